@@ -1,0 +1,34 @@
+PORT ?= 8080
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup serve test test-slow check protos bench
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+serve: setup
+	MODEL=$$($(BIN)/corral pull smollm2 | tail -n 1) && exec $(BIN)/corral serve -m "$$MODEL" --alias "smollm2=$$MODEL" --port $(PORT)
+
+test: setup
+	$(BIN)/corral pull smollm2 > /dev/null
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: setup
+	$(BIN)/python -m pytest -m slow
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+protos: setup
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/inference.proto
+
+bench: setup
+	$(BIN)/python -m bench.peers
