@@ -1,0 +1,76 @@
+"""What the gateway is told at start, as frozen values. Made by flags.py, read by everyone, never changed.
+
+Invariant: a GatewayConfig that exists is valid: names are unique, files were there, addresses make sense.
+"""
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One GGUF file and the names it answers to."""
+
+    path: Path
+    names: tuple[str, ...]  # the first is the model's own name, the others are further aliases
+    worker_arguments: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.names[0]
+
+
+@dataclass(frozen=True, slots=True)
+class CorsConfig:
+    """Which web pages of other origins may call the gateway. No origins: none."""
+
+    origins: tuple[str, ...] = ()  # "*" stands for all
+    methods: str = "GET, POST, OPTIONS"
+    headers: str = "*"
+    credentials: bool = False
+
+    @property
+    def any_origin(self) -> bool:
+        return "*" in self.origins
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisionConfig:
+    """How workers are started, watched and stopped. Times are in seconds."""
+
+    worker_command: tuple[str, ...] = (sys.executable, "-m", "worker")
+    first_delay: float = 0.5  # before the first restart; doubles with every crash in a row
+    longest_delay: float = 30.0
+    jitter: float = 0.25  # of the delay, either way
+    healthy_after: float = 60.0  # a life this long makes earlier crashes forgotten
+    max_crashes: int = 5  # more than this many within crash_window: failed
+    crash_window: float = 120.0
+    recovery_wait: float = 10.0  # a request waits this long for a model that was ready and crashed
+    stop_grace: float = 5.0  # between SIGTERM and SIGKILL
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    """Where the log goes and how much of it."""
+
+    level: str = "INFO"
+    json: bool = False
+    file: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Everything `corral serve` was told."""
+
+    models: tuple[ModelConfig, ...]
+    hosts: tuple[str, ...] = ("127.0.0.1",)  # addresses, or paths ending in .sock
+    port: int = 8080
+    key_digests: frozenset[bytes] = frozenset()  # sha256 of every valid key; none: no key is asked for
+    cors: CorsConfig = CorsConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+    log: LogConfig = LogConfig()
+    body_limit: int = 16 * 1024 * 1024  # bytes
+    lame_duck: float = 1.0  # seconds between /ready turning 503 and the closing of the port
+    drain_timeout: float = 60.0  # seconds that open requests get to finish
+    notes: tuple[str, ...] = field(default=())  # flags that were understood but do nothing here, one line each

@@ -1,0 +1,213 @@
+"""Everything that can go wrong in the gateway, as types, and the one function that renders them for HTTP.
+
+    CommandError                     a command cannot go on; it ends with one line and an exit code
+    RouterError                      a request failed; everything else goes on
+    ├── InvalidRequest      400      it can never succeed as written
+    │   └── ContextExceeded 400      its prompt does not fit the context
+    ├── Unauthorized        401      no valid key
+    ├── NotFound            404      no such path
+    ├── ModelNotFound       404      no such model
+    ├── MethodNotAllowed    405
+    ├── BodyTooLarge        413
+    ├── Overloaded          429      the waiting line is full; says when to come again
+    ├── InternalError       500      a fault of ours; the cause is in the log only
+    ├── WorkerFailed        500      the worker died, or its answer was cut
+    ├── ModelFailed         500      the model cannot be loaded; trying again is of no use
+    ├── NotSupported        501      this model or configuration cannot do it
+    └── Unavailable         503      not now; says when to come again
+        └── ModelLoading    503      at the start, as llama-server says it
+
+Raised by everyone in router/; rendered by app.py and, inside a stream that has begun, by router/api.
+Invariant: a client sees a RouterError's message and nothing else, never a traceback.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import orjson
+
+JSON_CONTENT_TYPE = "application/json; charset=utf-8"
+_NEVER_RETRY = {"x-should-retry": "false"}
+
+
+class CommandError(Exception):
+    """A command cannot go on. The message is one line for the user; the code becomes the exit status."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RouterError(Exception):
+    """Base of all errors a client may see. `headers` go with the answer when it has not begun."""
+
+    status: ClassVar[int] = 500
+    type: ClassVar[str] = "server_error"
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers: dict[str, str] = dict(headers or {})
+
+    def content(self) -> dict[str, Any]:
+        """What stands under "error", in the order llama-server writes it."""
+        return {"code": self.status, "message": self.message, "type": self.type}
+
+
+class _MessageFirst(RouterError):
+    """llama-server writes three of its bodies as literals, in another order."""
+
+    def content(self) -> dict[str, Any]:
+        return {"message": self.message, "type": self.type, "code": self.status}
+
+
+class InvalidRequest(RouterError):
+    """The request can never succeed as written."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class ContextExceeded(InvalidRequest):
+    """The prompt does not fit the context."""
+
+    type = "exceed_context_size_error"
+
+    def __init__(self, message: str, num_prompt_tokens: int, context_length: int) -> None:
+        super().__init__(message)
+        self.num_prompt_tokens = num_prompt_tokens
+        self.context_length = context_length
+
+    def content(self) -> dict[str, Any]:
+        return {**super().content(), "n_prompt_tokens": self.num_prompt_tokens, "n_ctx": self.context_length}
+
+
+class Unauthorized(_MessageFirst):
+    """No key, or a wrong one."""
+
+    status = 401
+    type = "authentication_error"
+
+    def __init__(self) -> None:
+        super().__init__("Invalid API Key")
+
+
+class NotFound(_MessageFirst):
+    """No such path."""
+
+    status = 404
+    type = "not_found_error"
+
+    def __init__(self) -> None:
+        super().__init__("File Not Found")
+
+
+class ModelNotFound(RouterError):
+    """No such model; names the nearest ones."""
+
+    status = 404
+    type = "not_found_error"
+
+    def __init__(self, name: str, nearest: Sequence[str]) -> None:
+        guess = f"; did you mean {_either(nearest)}?" if nearest else ""
+        super().__init__(f"model {_quoted(name)} not found{guess} (GET /v1/models lists the models)")
+        self.name = name
+        self.nearest = tuple(nearest)
+
+
+class MethodNotAllowed(RouterError):
+    """The path is known, but not with this method."""
+
+    status = 405
+    type = "invalid_request_error"
+
+    def __init__(self, allowed: str) -> None:
+        super().__init__(f"Method Not Allowed (allowed: {allowed})", headers={"Allow": allowed})
+
+
+class BodyTooLarge(RouterError):
+    """The request body exceeds the limit."""
+
+    status = 413
+    type = "invalid_request_error"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"request body is larger than {limit} bytes", headers={"Connection": "close"})
+
+
+class Overloaded(RouterError):
+    """The waiting line is full."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})
+
+
+class InternalError(RouterError):
+    """A fault of ours; the log has its cause."""
+
+    def __init__(self) -> None:
+        super().__init__("internal error", headers=_NEVER_RETRY)
+
+
+class WorkerFailed(RouterError):
+    """The worker died or cut its answer short: what the client has is not complete."""
+
+    code: ClassVar[str] = "worker_crashed"
+
+    def content(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "type": self.type}
+
+
+class ModelFailed(RouterError):
+    """The model cannot be loaded, or its worker has crashed too often."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"model {_quoted(name)} failed: {reason}", headers=_NEVER_RETRY)
+
+
+class NotSupported(RouterError):
+    """This model or this start-up configuration cannot do what was asked."""
+
+    status = 501
+    type = "not_supported_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=_NEVER_RETRY)
+
+
+class Unavailable(RouterError):
+    """Not now, but soon."""
+
+    status = 503
+    type = "unavailable_error"
+
+    def __init__(self, message: str, retry_after: int = 1) -> None:
+        super().__init__(message, headers={"Retry-After": str(retry_after)})
+
+
+class ModelLoading(Unavailable, _MessageFirst):
+    """The model is being loaded for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__("Loading model")
+
+    def content(self) -> dict[str, Any]:
+        return _MessageFirst.content(self)
+
+
+def error_body(error: RouterError) -> bytes:
+    """The JSON envelope of an error, compact."""
+    return orjson.dumps({"error": error.content()})
+
+
+def _quoted(name: str) -> str:
+    """A name from a client, fit for a one-line message."""
+    shown = name if len(name) <= 100 else name[:100] + "…"
+    return f"'{shown}'"
+
+
+def _either(names: Iterable[str]) -> str:
+    return " or ".join(f"'{name}'" for name in names)

@@ -1,0 +1,129 @@
+"""One worker seen over gRPC: calls go out, replies or RouterErrors come back.
+
+Owned by supervisor.WorkerProcess, called by dispatch.py. The channel outlives the process behind it: the address
+stays the same over restarts and the channel reconnects within a fraction of a second.
+Invariant: no grpc exception leaves this file.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, TypeVar
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+from router.errors import (
+    ContextExceeded,
+    InternalError,
+    InvalidRequest,
+    NotSupported,
+    Overloaded,
+    RouterError,
+    Unavailable,
+    WorkerFailed,
+)
+
+ERROR_DETAIL_KEY = "corral-error-bin"
+TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+UNARY_TIMEOUT = 60.0  # seconds
+_CHANNEL_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 200),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+_FROM_CODE: Mapping[int, Callable[[pb.ErrorDetail], RouterError]] = {
+    pb.INVALID_REQUEST: lambda detail: InvalidRequest(detail.message),
+    pb.CONTEXT_EXCEEDED: lambda detail: ContextExceeded(
+        detail.message, detail.num_prompt_tokens, detail.context_length
+    ),
+    pb.NOT_SUPPORTED: lambda detail: NotSupported(detail.message),
+    pb.OVERLOADED: lambda detail: Overloaded(detail.message),
+    pb.UNAVAILABLE: lambda detail: Unavailable(detail.message),
+    pb.INTERNAL: lambda _: InternalError(),
+}
+
+_Request = TypeVar("_Request")
+_Reply = TypeVar("_Reply")
+
+
+class Replica:
+    """A channel to one worker."""
+
+    def __init__(self, model: str, address: str, token: str) -> None:
+        self.model = model
+        self.address = address
+        self._metadata = ((TOKEN_KEY, token),)
+        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+
+    async def generate(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
+        """The worker's replies, the last of them Finished. Closing the generator cancels the call."""
+        call = self._inference.Generate(request, metadata=self._metadata)
+        finished = False
+        try:
+            async for reply in call:
+                finished = reply.HasField("finished")
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from None
+        finally:
+            call.cancel()
+        if not finished:
+            raise WorkerFailed(f"the worker of '{self.model}' ended its answer too early")
+
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeReply:
+        return await self._call(self._inference.Tokenize, request)
+
+    async def detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeReply:
+        return await self._call(self._inference.Detokenize, request)
+
+    async def apply_template(self, request: pb.ApplyTemplateRequest) -> pb.ApplyTemplateReply:
+        return await self._call(self._inference.ApplyTemplate, request)
+
+    async def describe(self, request: pb.DescribeRequest) -> pb.DescribeReply:
+        return await self._call(self._inference.Describe, request)
+
+    async def stats(self, request: pb.StatsRequest) -> pb.StatsReply:
+        return await self._call(self._inference.Stats, request)
+
+    async def serving(self) -> None:
+        """Returns once the worker says it serves. Raises WorkerFailed if the connection breaks after it stood."""
+        call = self._health.Watch(
+            health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=True
+        )
+        try:
+            async for reply in call:
+                if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    return
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from None
+        finally:
+            call.cancel()
+        raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def _call(self, method: Callable[..., Awaitable[_Reply]], request: _Request) -> _Reply:
+        try:
+            return await method(request, metadata=self._metadata, timeout=UNARY_TIMEOUT)
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from None
+
+    def _translated(self, error: grpc.aio.AioRpcError) -> RouterError:
+        """The worker's own words if it sent some; else the connection broke under it."""
+        for key, value in error.trailing_metadata() or ():
+            if key == ERROR_DETAIL_KEY and isinstance(value, bytes):
+                detail = pb.ErrorDetail.FromString(value)
+                return _FROM_CODE.get(detail.code, lambda _: InternalError())(detail)
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            return WorkerFailed(f"the worker of '{self.model}' stopped while it answered")
+        return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name})")
