@@ -1,6 +1,6 @@
 """The alias table: which model a name in a request means. Pure; built once from the configuration, never changed.
 
-Called by dispatch.py. Invariant: every name leads to exactly one model, and an unknown name never falls back to another.
+Called by dispatch.py. Invariant: a name leads to exactly one model, and an unknown name never falls back to another.
 """
 
 from collections.abc import Mapping, Sequence

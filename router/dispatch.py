@@ -10,11 +10,10 @@ from typing import TypeVar
 
 from protos import inference_pb2 as pb
 from router.aliases import AliasTable, Route
-from router.errors import WorkerFailed
+from router.errors import WorkerLost
 from router.replica import Replica
 from router.supervisor import Fleet, ModelStatus
 
-NUM_ATTEMPTS = 2
 _Reply = TypeVar("_Reply")
 
 
@@ -31,18 +30,21 @@ class Dispatcher:
 
     async def generate(self, route: Route, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
         """Started, any number of Delta, Finished. Closing the generator cancels the request. Raises RouterError."""
-        for attempt in range(1, NUM_ATTEMPTS + 1):
-            replica = await self._fleet.ready(route.model)
-            begun = False
-            try:
-                async with aclosing(replica.generate(request)) as replies:
-                    async for reply in replies:
-                        begun = True
-                        yield reply
-                return
-            except WorkerFailed:
-                if begun or attempt == NUM_ATTEMPTS:
-                    raise
+        replica = await self._fleet.ready(route.model)
+        begun = False
+        try:
+            async with aclosing(replica.generate(request)) as replies:
+                async for reply in replies:
+                    begun = True
+                    yield reply
+            return
+        except WorkerLost:
+            if begun:
+                raise
+        replica = await self._fleet.ready(route.model, lost=replica)
+        async with aclosing(replica.generate(request)) as replies:
+            async for reply in replies:
+                yield reply
 
     async def tokenize(self, route: Route, request: pb.TokenizeRequest) -> pb.TokenizeReply:
         return await self._ask(route, lambda replica: replica.tokenize(request))
@@ -73,9 +75,8 @@ class Dispatcher:
 
     async def _ask(self, route: Route, call: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply; a worker that died under the question is asked again once it is back."""
-        for _ in range(1, NUM_ATTEMPTS):
-            try:
-                return await call(await self._fleet.ready(route.model))
-            except WorkerFailed:
-                continue
-        return await call(await self._fleet.ready(route.model))
+        replica = await self._fleet.ready(route.model)
+        try:
+            return await call(replica)
+        except WorkerLost:
+            return await call(await self._fleet.ready(route.model, lost=replica))

@@ -11,7 +11,8 @@
     ├── BodyTooLarge        413
     ├── Overloaded          429      the waiting line is full; says when to come again
     ├── InternalError       500      a fault of ours; the cause is in the log only
-    ├── WorkerFailed        500      the worker died, or its answer was cut
+    ├── WorkerFailed        500      the worker's answer is not complete
+    │   └── WorkerLost      500      because the connection to it broke: it died
     ├── ModelFailed         500      the model cannot be loaded; trying again is of no use
     ├── NotSupported        501      this model or configuration cannot do it
     └── Unavailable         503      not now; says when to come again
@@ -153,12 +154,16 @@ class InternalError(RouterError):
 
 
 class WorkerFailed(RouterError):
-    """The worker died or cut its answer short: what the client has is not complete."""
+    """The worker cut its answer short: what the client has is not complete."""
 
     code: ClassVar[str] = "worker_crashed"
 
     def content(self) -> dict[str, Any]:
         return {"code": self.code, "message": self.message, "type": self.type}
+
+
+class WorkerLost(WorkerFailed):
+    """The connection to the worker broke. A request of which nothing was answered may go to another one."""
 
 
 class ModelFailed(RouterError):

@@ -1,11 +1,11 @@
 """One worker seen over gRPC: calls go out, replies or RouterErrors come back.
 
-Owned by supervisor.WorkerProcess, called by dispatch.py. The channel outlives the process behind it: the address
-stays the same over restarts and the channel reconnects within a fraction of a second.
+Made by supervisor.WorkerProcess, one per life of a worker; called by dispatch.py.
 Invariant: no grpc exception leaves this file.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 import grpc
@@ -22,6 +22,7 @@ from router.errors import (
     RouterError,
     Unavailable,
     WorkerFailed,
+    WorkerLost,
 )
 
 ERROR_DETAIL_KEY = "corral-error-bin"
@@ -59,12 +60,13 @@ class Replica:
     def __init__(self, model: str, address: str, token: str) -> None:
         self.model = model
         self.address = address
+        self._closed = False
         self._metadata = ((TOKEN_KEY, token),)
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-        self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
-    async def generate(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
+    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
         """The worker's replies, the last of them Finished. Closing the generator cancels the call."""
         call = self._inference.Generate(request, metadata=self._metadata)
         finished = False
@@ -74,6 +76,9 @@ class Replica:
                 yield reply
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from None
+        except asyncio.CancelledError:
+            self._raise_if_lost()
+            raise
         finally:
             call.cancel()
         if not finished:
@@ -95,7 +100,7 @@ class Replica:
         return await self._call(self._inference.Stats, request)
 
     async def serving(self) -> None:
-        """Returns once the worker says it serves. Raises WorkerFailed if the connection breaks after it stood."""
+        """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""
         call = self._health.Watch(
             health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=True
         )
@@ -110,6 +115,7 @@ class Replica:
         raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
 
     async def close(self) -> None:
+        self._closed = True
         await self._channel.close()
 
     async def _call(self, method: Callable[..., Awaitable[_Reply]], request: _Request) -> _Reply:
@@ -117,13 +123,26 @@ class Replica:
             return await method(request, metadata=self._metadata, timeout=UNARY_TIMEOUT)
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from None
+        except asyncio.CancelledError:
+            self._raise_if_lost()
+            raise
+
+    def _raise_if_lost(self) -> None:
+        """A closed channel cancels its calls; for the caller that is a lost worker, unless it was cancelled itself."""
+        task = asyncio.current_task()
+        if self._closed and task is not None and not task.cancelling():
+            raise self._lost()
+
+    def _lost(self) -> WorkerLost:
+        return WorkerLost(f"the worker of '{self.model}' stopped while it answered")
 
     def _translated(self, error: grpc.aio.AioRpcError) -> RouterError:
         """The worker's own words if it sent some; else the connection broke under it."""
         for key, value in error.trailing_metadata() or ():
             if key == ERROR_DETAIL_KEY and isinstance(value, bytes):
                 detail = pb.ErrorDetail.FromString(value)
-                return _FROM_CODE.get(detail.code, lambda _: InternalError())(detail)
+                make = _FROM_CODE.get(detail.code)
+                return make(detail) if make else InternalError()
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return WorkerFailed(f"the worker of '{self.model}' stopped while it answered")
+            return self._lost()
         return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name})")

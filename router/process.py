@@ -1,0 +1,103 @@
+"""One running worker process: spawned in a group of its own, heard line by line, stopped and reaped.
+
+Owned by supervisor.WorkerProcess. The child inherits the reading end of a pipe whose writing end only this process
+holds: when the gateway dies, however it dies, the child reads end of file and leaves.
+Invariant: after stop() no process of the group is left.
+"""
+
+import asyncio
+import os
+import signal
+from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+
+MAX_LINE_BYTES = 8192
+_DRAIN_SECONDS = 1.0  # for what an ended process left in its pipe
+
+
+class Child:
+    """A process group under this gateway."""
+
+    def __init__(self, process: asyncio.subprocess.Process, lifeline: int, on_line: Callable[[str], None]) -> None:
+        self._process = process
+        self._lifeline = lifeline
+        self._hearing = asyncio.create_task(self._hear(on_line))
+
+    @classmethod
+    async def spawn(
+        cls, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> "Child":
+        """Starts COMMAND --parent-fd N. Raises OSError if it cannot be executed."""
+        reading, writing = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                "--parent-fd",
+                str(reading),
+                stdin=DEVNULL,
+                stdout=PIPE,
+                stderr=STDOUT,
+                env=dict(environment),
+                pass_fds=(reading,),
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(writing)
+            raise
+        finally:
+            os.close(reading)
+        return cls(process, writing, on_line)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def wait(self) -> int:
+        """The exit status; negative for a signal."""
+        return await self._process.wait()
+
+    async def stop(self, grace: float) -> int:
+        """SIGTERM, `grace` seconds, SIGKILL, to the whole group; then the exit status. Also sweeps up after an exit."""
+        if grace > 0 and self._process.returncode is None:
+            self._signal(signal.SIGTERM)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._process.wait(), grace)
+        self.kill()
+        returncode = await self._process.wait()
+        await self._finish_hearing()
+        return returncode
+
+    def kill(self) -> None:
+        self._signal(signal.SIGKILL)
+
+    async def _finish_hearing(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._hearing, _DRAIN_SECONDS)
+        if self._lifeline >= 0:
+            os.close(self._lifeline)
+            self._lifeline = -1
+
+    def _signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, number)
+
+    async def _hear(self, on_line: Callable[[str], None]) -> None:
+        stream = self._process.stdout
+        assert stream is not None
+        async for line in _lines(stream):
+            on_line(line)
+
+
+async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:
+    """Lines of at most MAX_LINE_BYTES; a longer one comes in pieces, so that no output can fill the memory."""
+    rest = b""
+    while chunk := await stream.read(MAX_LINE_BYTES):
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip()
+    if rest:
+        yield rest.decode("utf-8", "replace").rstrip()

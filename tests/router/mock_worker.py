@@ -1,0 +1,259 @@
+# ruff: noqa: ASYNC110 (polling with a deadline)
+"""A worker without a model, for tests of the gateway: a real process that speaks the real protocol.
+
+    python -m tests.router.mock_worker -m FILE --listen unix:PATH --parent-fd N [options]
+
+It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ... Its behaviour follows from the options and
+from directives in the text of the prompt, so that a test chooses per request:
+    crash_after=N   dies (SIGKILL) after N tokens; with crash_once=PATH only if PATH can be created
+    end_after=N     ends the stream without Finished after N tokens
+    refuse=CODE     fails with that ErrorCode, as refuse=CONTEXT_EXCEEDED
+    delay=SECONDS   between tokens
+    stop_at=N       ends by itself after N tokens (else after 8, or max_tokens)
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from protos import inference_pb2 as pb
+from protos import inference_pb2_grpc
+
+STATUS = {
+    pb.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
+    pb.CONTEXT_EXCEEDED: grpc.StatusCode.INVALID_ARGUMENT,
+    pb.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
+    pb.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    pb.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    pb.INTERNAL: grpc.StatusCode.INTERNAL,
+}
+DEFAULT_NUM_TOKENS = 8
+
+
+def directives(text: str) -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+?)(?=[\s\"\\]|$)", text))
+
+
+def prompt_text(prompt: pb.Prompt) -> str:
+    if prompt.HasField("chat"):
+        return prompt.chat.messages_json
+    return "".join(part.text for part in prompt.parts.parts)
+
+
+def num_prompt_tokens(prompt: pb.Prompt) -> int:
+    if prompt.HasField("chat"):
+        return len(prompt.chat.messages_json.split())
+    return sum(len(part.tokens.ids) or len(part.text.split()) for part in prompt.parts.parts)
+
+
+class MockInference(inference_pb2_grpc.InferenceServicer):
+    """Counts how many requests run and were cancelled; Stats tells."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.num_running = 0
+        self.num_finished = 0
+        self.num_cancelled = 0
+
+    async def _guard(self, context: grpc.aio.ServicerContext) -> None:
+        if dict(context.invocation_metadata()).get("corral-token") != os.environ["CORRAL_WORKER_TOKEN"]:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
+
+    async def Generate(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateReply]:
+        await self._guard(context)
+        self.num_running += 1
+        try:
+            async for reply in self._replies(request, context):
+                yield reply
+            self.num_finished += 1
+        except asyncio.CancelledError:
+            self.num_cancelled += 1
+            raise
+        finally:
+            self.num_running -= 1
+
+    async def _replies(
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[pb.GenerateReply]:
+        text = prompt_text(request.prompt)
+        told = directives(text)
+        if "refuse" in told:
+            await refuse(context, pb.ErrorCode.Value(told["refuse"]))
+        num_prompt = num_prompt_tokens(request.prompt)
+        crash_after = int(told.get("crash_after", -1))
+        if crash_after == 0:
+            crash(told)
+        yield pb.GenerateReply(
+            started=pb.Started(
+                num_prompt_tokens=num_prompt,
+                seed=request.sampling.seed if request.sampling.has_seed else 7,
+                prompt=text if request.return_prompt else "",
+            )
+        )
+        stop_at = int(told.get("stop_at", DEFAULT_NUM_TOKENS))
+        num_tokens = stop_at if request.max_tokens < 0 else min(request.max_tokens, stop_at)
+        for token in range(num_tokens):
+            if token == crash_after:
+                crash(told)
+            if token == int(told.get("end_after", -1)):
+                return
+            yield delta(token, request)
+            await asyncio.sleep(float(told.get("delay", 0)))
+        reason = pb.END_OF_SEQUENCE if num_tokens == stop_at else pb.LENGTH
+        yield pb.GenerateReply(
+            finished=pb.Finished(
+                reason=reason,
+                num_prompt_tokens=num_prompt,
+                num_completion_tokens=num_tokens,
+                timings=pb.Timings(num_prompt=num_prompt, prompt_ms=1.0, num_predicted=num_tokens, predicted_ms=2.0),
+            )
+        )
+
+    async def Tokenize(self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext) -> pb.TokenizeReply:
+        await self._guard(context)
+        words = "".join(part.text for part in request.content.parts).split()
+        return pb.TokenizeReply(tokens=range(len(words)), pieces=[word.encode() for word in words])
+
+    async def Detokenize(self, request: pb.DetokenizeRequest, context: grpc.aio.ServicerContext) -> pb.DetokenizeReply:
+        await self._guard(context)
+        return pb.DetokenizeReply(text=" ".join(f"w{token}" for token in request.tokens))
+
+    async def ApplyTemplate(
+        self, request: pb.ApplyTemplateRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ApplyTemplateReply:
+        await self._guard(context)
+        return pb.ApplyTemplateReply(prompt=f"<chat>{request.chat.messages_json}")
+
+    async def Describe(self, request: pb.DescribeRequest, context: grpc.aio.ServicerContext) -> pb.DescribeReply:
+        await self._guard(context)
+        return pb.DescribeReply(
+            model_path=str(self.arguments.model),
+            architecture="mock",
+            file_type="Q4_1",
+            num_parameters=1_000_000,
+            size_bytes=2_000_000,
+            vocab_type=2,
+            vocab_size=1000,
+            embedding_length=64,
+            context_length=self.arguments.ctx_size or 2048,
+            trained_context_length=2048,
+            num_parallel=4,
+            chat_template="{{ messages }}",
+            bos_token="<s>",
+            eos_token="</s>",
+            num_threads=1,
+            instruction_set="portable",
+            name="Mock",
+        )
+
+    async def Stats(self, request: pb.StatsRequest, context: grpc.aio.ServicerContext) -> pb.StatsReply:
+        await self._guard(context)
+        return pb.StatsReply(
+            num_steps=self.num_finished,
+            num_running=self.num_running,
+            num_waiting=0,
+            predicted_tokens_total=self.num_cancelled,
+        )
+
+
+def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:
+    text = f"w{token}" if token == 0 else f" w{token}"
+    logprobs = []
+    if request.logprobs.enabled:
+        top = [
+            pb.TopLogprob(token=n, piece=f"t{n}".encode(), logprob=-n - 0.5) for n in range(request.logprobs.num_top)
+        ]
+        logprobs = [pb.TokenLogprob(token=token, piece=text.encode(), logprob=-0.5, top=top)]
+    return pb.GenerateReply(delta=pb.Delta(text=text, tokens=[token], num_draws=token + 1, logprobs=logprobs))
+
+
+def crash(told: dict[str, str]) -> None:
+    if "crash_once" in told:
+        try:
+            Path(told["crash_once"]).touch(exist_ok=False)
+        except FileExistsError:
+            return
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def refuse(context: grpc.aio.ServicerContext, code: "pb.ErrorCode") -> None:
+    detail = pb.ErrorDetail(
+        code=code, message=f"refused with {pb.ErrorCode.Name(code)}", num_prompt_tokens=5000, context_length=2048
+    )
+    context.set_trailing_metadata((("corral-error-bin", detail.SerializeToString()),))
+    await context.abort(STATUS[code], detail.message)
+
+
+def follow_parent(file_number: int) -> None:
+    """End of file on the pipe means that the gateway is gone."""
+
+    def gone() -> None:
+        if not os.read(file_number, 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.get_running_loop().add_reader(file_number, gone)
+
+
+async def serve(arguments: argparse.Namespace) -> None:
+    if arguments.parent_fd is not None:
+        follow_parent(arguments.parent_fd)
+    server = grpc.aio.server()
+    inference_pb2_grpc.add_InferenceServicer_to_server(MockInference(arguments), server)
+    report = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(report, server)
+    await report.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    server.add_insecure_port(arguments.listen)
+    await server.start()
+    for step in range(1, 5):
+        print(f'{{"progress": {step / 4}, "stage": "loading"}}', file=sys.stderr, flush=True)
+        await asyncio.sleep(arguments.load_seconds / 4)
+    if arguments.hold is not None:
+        while not arguments.hold.exists():
+            await asyncio.sleep(0.01)
+    await report.set("", health_pb2.HealthCheckResponse.SERVING)
+    stopping = asyncio.Event()
+    if not arguments.ignore_sigterm:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    await stopping.wait()
+    await server.stop(1.0)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("-m", "--model", type=Path, required=True)
+    parser.add_argument("--listen", required=True)
+    parser.add_argument("--parent-fd", type=int)
+    parser.add_argument("--ctx-size", type=int, default=0)
+    parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--hold", type=Path, help="serve only once this file exists")
+    parser.add_argument("--exit-code", type=int, help="end at once with this status")
+    parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    return parser.parse_known_args(arguments)[0]
+
+
+def main() -> None:
+    arguments = parse(sys.argv[1:])
+    if arguments.bad_model and arguments.bad_model in str(arguments.model):
+        print(f"error: {arguments.model}: not a GGUF file", file=sys.stderr)
+        sys.exit(2)
+    if arguments.exit_code is not None:
+        print("going down", file=sys.stderr)
+        sys.exit(arguments.exit_code)
+    asyncio.run(serve(arguments))
+
+
+if __name__ == "__main__":
+    main()
