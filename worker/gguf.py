@@ -1,0 +1,337 @@
+"""GGUF files, versions 2 and 3, little endian: metadata as Python values, tensors as views of a read-only mapping.
+
+Called when a worker starts: by the loader (tensors), the tokenizer and the chat template (metadata). Invariant: when
+`GGUF.open` returns, every count, length, offset and product in the file has been compared with the file's size, in
+Python integers; nothing that is read afterwards can leave the mapping, and nothing was allocated that the file's size
+does not justify. A file that fails is refused with one line: its path, what is wrong, the number, the byte offset.
+
+Metadata values are int, float, bool or str (invalid UTF-8 replaced); arrays of numbers are NumPy arrays; **arrays of
+strings are list[bytes]**, because vocabularies hold pieces of characters. All of them are copies and outlive the file.
+"""
+
+import mmap
+import re
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.cursor import UINT32, UINT64, Cursor, map_file, shown
+from worker.errors import GGUFError, UnsupportedModel
+from worker.quants import QuantType, quant_type
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MAX_DIMENSIONS = 4
+MAX_KEY_BYTES = 65535
+
+# The least that an entry can take, so that a count can be refused before the first entry is read.
+MIN_KEY_BYTES = 8 + 4 + 1  # name length, value type, value
+MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, number of dimensions, one dimension, type, offset
+
+_PART_NAME = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
+
+
+class ValueType(IntEnum):
+    """The types of metadata values, by their ids in the file."""
+
+    UINT8 = 0
+    INT8 = 1
+    UINT16 = 2
+    INT16 = 3
+    UINT32 = 4
+    INT32 = 5
+    FLOAT32 = 6
+    BOOL = 7
+    STRING = 8
+    ARRAY = 9
+    UINT64 = 10
+    INT64 = 11
+    FLOAT64 = 12
+
+
+_NUMBERS: Mapping[ValueType, struct.Struct] = {
+    ValueType.UINT8: struct.Struct("<B"),
+    ValueType.INT8: struct.Struct("<b"),
+    ValueType.UINT16: struct.Struct("<H"),
+    ValueType.INT16: struct.Struct("<h"),
+    ValueType.UINT32: UINT32,
+    ValueType.INT32: struct.Struct("<i"),
+    ValueType.FLOAT32: struct.Struct("<f"),
+    ValueType.BOOL: struct.Struct("<B"),  # checked to be 0 or 1
+    ValueType.UINT64: UINT64,
+    ValueType.INT64: struct.Struct("<q"),
+    ValueType.FLOAT64: struct.Struct("<d"),
+}
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor and its bytes. `shape` is in NumPy's order: the last axis is contiguous (the file's first dimension)."""
+
+    name: str
+    type: QuantType
+    shape: tuple[int, ...]
+    data: NDArray[np.uint8]  # (bytes,), read-only, a view of the mapping
+    part: int  # which file of a split model holds it, from 0
+    offset: int  # where its data begin in that file
+
+
+class GGUF:
+    """An open model: one file, or all parts of a split one. A context manager."""
+
+    def __init__(self, parts: list["_Part"]) -> None:
+        self._parts = parts
+        self.path: Path = parts[0].path
+        self.version: int = parts[0].version
+        self.metadata: Mapping[str, Any] = MappingProxyType(parts[0].metadata)
+        self.tensors: Mapping[str, TensorInfo] = MappingProxyType(_joined(parts))
+        self.size_bytes: int = sum(len(part.mapping) for part in parts)
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens the file, and with the first part of a split model all the others. GGUFError, UnsupportedModel."""
+        first = _Part.open(path, 0)
+        return cls([first, *_other_parts(first)])
+
+    def release(self, tensor: TensorInfo) -> None:
+        """Lets go of the memory behind a tensor that has been repacked; a later read fetches it from the file again."""
+        begin = tensor.offset - tensor.offset % mmap.PAGESIZE
+        self._parts[tensor.part].release(begin, tensor.offset + tensor.data.nbytes - begin)
+
+    def close(self) -> None:
+        """Forgets the tensors. A mapping goes away with the last view into it, at once if nobody kept one."""
+        self.tensors = MappingProxyType({})
+        self._parts.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One file of a model, fully checked."""
+
+    path: Path
+    mapping: mmap.mmap
+    version: int
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+
+    @classmethod
+    def open(cls, path: Path, number: int) -> "_Part":
+        mapping = map_file(path)
+        cursor = Cursor(path, mapping)
+        version = _read_version(cursor)
+        num_tensors = cursor.count(MIN_TENSOR_BYTES, "tensors")
+        num_keys = cursor.count(MIN_KEY_BYTES, "metadata keys")
+        metadata = _read_metadata(cursor, num_keys)
+        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        tensors = _read_tensors(cursor, num_tensors, alignment, number)
+        part = cls(path, mapping, version, metadata, tensors)
+        part.release(0, cursor.offset)
+        return part
+
+    def release(self, offset: int, length: int) -> None:
+        """`offset` is a multiple of the page size."""
+        if length:
+            self.mapping.madvise(mmap.MADV_DONTNEED, offset, length)
+
+
+def _read_version(cursor: Cursor) -> int:
+    begin = cursor.claim(len(MAGIC), "magic")
+    if (magic := cursor.data[begin : cursor.offset]) != MAGIC:
+        raise cursor.error(f"not a GGUF file: it begins with {magic!r}, not {MAGIC!r}", begin)
+    begin = cursor.offset
+    version: int = cursor.number(UINT32, "version")
+    if version in VERSIONS:
+        return version
+    if version and version % 65536 == 0:
+        raise cursor.error(f"a big-endian GGUF file (version {version:#x}); only little-endian ones are read", begin)
+    raise cursor.error(f"GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are read", begin)
+
+
+def _read_metadata(cursor: Cursor, num_keys: int) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    for number in range(num_keys):
+        begin = cursor.offset
+        key = cursor.name(f"metadata key {number} of {num_keys}", MAX_KEY_BYTES)
+        if key in metadata:
+            raise cursor.error(f"metadata key {shown(key)} appears twice", begin)
+        metadata[key] = _read_value(cursor, _read_value_type(cursor, f"metadata key {shown(key)}"), shown(key))
+        if key == "general.alignment" and not _is_power_of_two(metadata[key]):
+            raise cursor.error(f"general.alignment is {shown(metadata[key])}, not a power of two", begin)
+    return metadata
+
+
+def _is_power_of_two(value: object) -> bool:
+    return type(value) is int and value > 0 and value & (value - 1) == 0
+
+
+def _read_value_type(cursor: Cursor, what: str) -> ValueType:
+    begin = cursor.offset
+    id: int = cursor.number(UINT32, f"value type of {what}")
+    if id > max(ValueType):
+        raise cursor.error(f"{what} has the unknown value type {id}", begin)
+    return ValueType(id)
+
+
+def _read_value(cursor: Cursor, type: ValueType, what: str) -> Any:
+    begin = cursor.offset
+    if type is ValueType.STRING:
+        return cursor.string(what).decode(errors="replace")
+    if type is ValueType.ARRAY:
+        return _read_array(cursor, what)
+    value = cursor.number(_NUMBERS[type], what)
+    if type is not ValueType.BOOL:
+        return value
+    if value > 1:
+        raise cursor.error(f"{what} is a bool of value {value}", begin)
+    return bool(value)
+
+
+def _read_array(cursor: Cursor, what: str) -> NDArray[Any] | list[bytes]:
+    begin = cursor.offset
+    type = _read_value_type(cursor, f"array {what}")
+    if type is ValueType.ARRAY:
+        raise cursor.error(f"{what} is an array of arrays, which no model needs", begin)
+    if type is ValueType.STRING:
+        return cursor.strings(cursor.count(UINT64.size, f"strings of {what}"), what)
+    layout = _NUMBERS[type]
+    count = cursor.count(layout.size, f"elements of {what}")
+    begin = cursor.claim(count * layout.size, what)
+    values = np.frombuffer(cursor.data[begin : cursor.offset], layout.format).copy()
+    if type is not ValueType.BOOL:
+        return values
+    if count and (largest := values.max()) > 1:
+        raise cursor.error(f"{what} is an array of bools with a value of {largest}", begin)
+    return values.view(np.bool_)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What the file says of a tensor, before its data have been found."""
+
+    begin: int  # of the entry in the file
+    name: str
+    type: QuantType
+    shape: tuple[int, ...]
+    num_bytes: int
+    offset: int  # from the beginning of the data
+
+    @property
+    def shown(self) -> str:
+        return f"tensor {shown(self.name)}"
+
+
+def _read_tensors(cursor: Cursor, num_tensors: int, alignment: int, part: int) -> dict[str, TensorInfo]:
+    entries = {}
+    for number in range(num_tensors):
+        entry = _read_entry(cursor, f"tensor {number} of {num_tensors}")
+        if entry.name in entries:
+            raise cursor.error(f"{entry.shown} appears twice", entry.begin)
+        if entry.offset % alignment:
+            raise cursor.error(f"{entry.shown} has offset {entry.offset}, no multiple of {alignment}", entry.begin)
+        entries[entry.name] = entry
+    data_begin = cursor.offset + -cursor.offset % alignment
+    _check_places(cursor, sorted(entries.values(), key=lambda entry: entry.offset), data_begin)
+    data = np.frombuffer(cursor.data, np.uint8)
+    tensors = {}
+    for entry in entries.values():
+        begin = data_begin + entry.offset
+        view = data[begin : begin + entry.num_bytes]
+        tensors[entry.name] = TensorInfo(entry.name, entry.type, entry.shape, view, part, begin)
+    return tensors
+
+
+def _read_entry(cursor: Cursor, what: str) -> _Entry:
+    begin = cursor.offset
+    name = cursor.name(f"name of {what}")
+    label = f"tensor {shown(name)}"
+    num_dimensions: int = cursor.number(UINT32, f"number of dimensions of {label}")
+    if not 1 <= num_dimensions <= MAX_DIMENSIONS:
+        raise cursor.error(f"{label} has {num_dimensions} dimensions, not 1 to {MAX_DIMENSIONS}", begin)
+    dimensions = [cursor.number(UINT64, f"dimension {axis} of {label}") for axis in range(num_dimensions)]
+    if 0 in dimensions:
+        raise cursor.error(f"{label} has a dimension of 0", begin)
+    id: int = cursor.number(UINT32, f"type of {label}")
+    length, *outer = dimensions
+    try:
+        type = quant_type(id)
+        num_bytes = type.row_bytes(length)
+    except UnsupportedModel as error:
+        raise UnsupportedModel(f"{cursor.path}: {label}: {error} (at byte {begin})") from None
+    except ValueError as error:
+        raise cursor.error(f"{label}: {error}", begin) from None
+    for dimension in outer:
+        num_bytes *= dimension
+    offset = cursor.number(UINT64, f"offset of {label}")
+    return _Entry(begin, name, type, tuple(reversed(dimensions)), num_bytes, offset)
+
+
+def _check_places(cursor: Cursor, entries: list[_Entry], data_begin: int) -> None:
+    """The entries, in the order of their offsets, lie in the file and do not share bytes."""
+    end = 0
+    for entry in entries:
+        if entry.offset < end:
+            raise cursor.error(f"{entry.shown} with offset {entry.offset} overlaps the one before it", entry.begin)
+        end = entry.offset + entry.num_bytes
+        if data_begin + end > cursor.size:
+            raise cursor.error(
+                f"{entry.shown} ends at byte {data_begin + end}, the file at {cursor.size}: damaged or cut short",
+                entry.begin,
+            )
+
+
+def _other_parts(first: _Part) -> Iterator[_Part]:
+    """The parts after the first one; GGUFError names what is missing or does not belong."""
+    count = _split_number(first, "split.count", 1)
+    if count <= 1:
+        return
+    name = _PART_NAME.fullmatch(first.path.name)
+    if name is None or int(name["count"]) != count:
+        raise GGUFError(f"{first.path}: part of a model of {count} files, but not named NAME-00001-of-{count:05}.gguf")
+    paths = [first.path.with_name(f"{name['stem']}-{number:05}-of-{count:05}.gguf") for number in range(1, count + 1)]
+    if (number := _split_number(first, "split.no", 0)) != 0 or first.path != paths[0]:
+        raise GGUFError(f"{first.path}: part {number + 1} of {count} of a model; open the first, {paths[0].name}")
+    num_tensors = len(first.tensors)
+    for number, path in enumerate(paths[1:], 1):
+        if not path.exists():
+            raise GGUFError(f"{first.path}: part {number + 1} of {count} is missing: {path}")
+        part = _Part.open(path, number)
+        found = _split_number(part, "split.no", 0), _split_number(part, "split.count", 1)
+        if found != (number, count):
+            raise GGUFError(f"{path}: says it is part {found[0] + 1} of {found[1]}, not {number + 1} of {count}")
+        num_tensors += len(part.tensors)
+        yield part
+    expected = _split_number(first, "split.tensors.count", num_tensors)
+    if num_tensors != expected:
+        raise GGUFError(f"{first.path}: the {count} parts hold {num_tensors} tensors, not {expected}")
+
+
+def _split_number(part: _Part, key: str, default: int) -> int:
+    value = part.metadata.get(key, default)
+    if type(value) is not int or value < 0:
+        raise GGUFError(f"{part.path}: {key} is {shown(value)}, not a count")
+    return value
+
+
+def _joined(parts: list[_Part]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for part in parts:
+        if both := tensors.keys() & part.tensors.keys():
+            raise GGUFError(f"{part.path}: tensor {shown(min(both))} is also in another part")
+        tensors.update(part.tensors)
+    return tensors
