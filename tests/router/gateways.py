@@ -3,8 +3,7 @@
 
 import asyncio
 import socket
-import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,11 +13,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from router.app import create_app
-from router.config import GatewayConfig, ModelConfig, SupervisionConfig
-
-MOCK_COMMAND = (sys.executable, "-m", "tests.router.mock_worker")
-SUPERVISION = SupervisionConfig(worker_command=MOCK_COMMAND, first_delay=0.05, longest_delay=0.2, stop_grace=2.0)
-DEADLINE = 30.0  # seconds; only ever reached by a failing test
+from router.config import GatewayConfig, ModelConfig
+from tests.router.mocks import DEADLINE, SUPERVISION, until
 
 
 @dataclass
@@ -63,11 +59,4 @@ async def running(
 async def healthy(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(DEADLINE):
         while (await client.get("/health")).status_code != 200:
-            await asyncio.sleep(0.01)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Polls until the condition holds."""
-    async with asyncio.timeout(DEADLINE):
-        while not condition():
             await asyncio.sleep(0.01)
