@@ -5,8 +5,8 @@ Called when a worker starts: by the loader (tensors), the tokenizer and the chat
 Python integers; nothing that is read afterwards can leave the mapping, and nothing was allocated that the file's size
 does not justify. A file that fails is refused with one line: its path, what is wrong, the number, the byte offset.
 
-Metadata values are int, float, bool or str (invalid UTF-8 replaced); arrays of numbers are NumPy arrays; **arrays of
-strings are list[bytes]**, because vocabularies hold pieces of characters. All of them are copies and outlive the file.
+Metadata values are int, float, bool or str (invalid UTF-8 replaced); arrays of numbers are NumPy arrays (read-only);
+**arrays of strings are list[bytes]**, because vocabularies hold pieces of characters. All outlive the file.
 """
 
 import mmap
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.cursor import UINT32, UINT64, Cursor, map_file, shown
-from worker.errors import GGUFError, UnsupportedModel
+from worker.errors import GGUFError, ModelFileError, UnsupportedModel
 from worker.quants import QuantType, quant_type
 
 MAGIC = b"GGUF"
@@ -133,14 +133,22 @@ class _Part:
     @classmethod
     def open(cls, path: Path, number: int) -> "_Part":
         mapping = map_file(path)
-        cursor = Cursor(path, mapping)
+        try:
+            part = cls._read(Cursor(path, mapping), number)
+        except ModelFileError:
+            mapping.close()
+            raise
+        return part
+
+    @classmethod
+    def _read(cls, cursor: Cursor, number: int) -> "_Part":
         version = _read_version(cursor)
         num_tensors = cursor.count(MIN_TENSOR_BYTES, "tensors")
         num_keys = cursor.count(MIN_KEY_BYTES, "metadata keys")
         metadata = _read_metadata(cursor, num_keys)
         alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
         tensors = _read_tensors(cursor, num_tensors, alignment, number)
-        part = cls(path, mapping, version, metadata, tensors)
+        part = cls(cursor.path, cursor.data, version, metadata, tensors)
         part.release(0, cursor.offset)
         return part
 
@@ -212,7 +220,7 @@ def _read_array(cursor: Cursor, what: str) -> NDArray[Any] | list[bytes]:
     layout = _NUMBERS[type]
     count = cursor.count(layout.size, f"elements of {what}")
     begin = cursor.claim(count * layout.size, what)
-    values = np.frombuffer(cursor.data[begin : cursor.offset], layout.format).copy()
+    values = np.frombuffer(cursor.data[begin : cursor.offset], layout.format)
     if type is not ValueType.BOOL:
         return values
     if count and (largest := values.max()) > 1:
@@ -232,7 +240,7 @@ class _Entry:
     offset: int  # from the beginning of the data
 
     @property
-    def shown(self) -> str:
+    def label(self) -> str:
         return f"tensor {shown(self.name)}"
 
 
@@ -241,9 +249,9 @@ def _read_tensors(cursor: Cursor, num_tensors: int, alignment: int, part: int) -
     for number in range(num_tensors):
         entry = _read_entry(cursor, f"tensor {number} of {num_tensors}")
         if entry.name in entries:
-            raise cursor.error(f"{entry.shown} appears twice", entry.begin)
+            raise cursor.error(f"{entry.label} appears twice", entry.begin)
         if entry.offset % alignment:
-            raise cursor.error(f"{entry.shown} has offset {entry.offset}, no multiple of {alignment}", entry.begin)
+            raise cursor.error(f"{entry.label} has offset {entry.offset}, no multiple of {alignment}", entry.begin)
         entries[entry.name] = entry
     data_begin = cursor.offset + -cursor.offset % alignment
     _check_places(cursor, sorted(entries.values(), key=lambda entry: entry.offset), data_begin)
@@ -286,11 +294,11 @@ def _check_places(cursor: Cursor, entries: list[_Entry], data_begin: int) -> Non
     end = 0
     for entry in entries:
         if entry.offset < end:
-            raise cursor.error(f"{entry.shown} with offset {entry.offset} overlaps the one before it", entry.begin)
+            raise cursor.error(f"{entry.label} with offset {entry.offset} overlaps the one before it", entry.begin)
         end = entry.offset + entry.num_bytes
         if data_begin + end > cursor.size:
             raise cursor.error(
-                f"{entry.shown} ends at byte {data_begin + end}, the file at {cursor.size}: damaged or cut short",
+                f"{entry.label} ends at byte {data_begin + end}, the file at {cursor.size}: damaged or cut short",
                 entry.begin,
             )
 
