@@ -1,0 +1,150 @@
+"""POST /v1/chat/completions: OpenAI's chat format, with llama-server's fields and key order.
+
+Called by app.py's route table. Invariant: a stream carries the role once, no empty content, exactly one finish per
+choice, and [DONE] only after all of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protos import inference_pb2 as pb
+from router.api.fields import Body, Field, boolean, integer, json_body, read
+from router.api.generation import Run, run
+from router.api.messages import chat
+from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
+from router.api.streaming import DONE, answer
+from router.api.wire import (
+    FINGERPRINT,
+    FINISH_REASONS,
+    Completion,
+    Head,
+    Progress,
+    content_logprobs,
+    json_response,
+    timings,
+    total_usage,
+)
+from router.errors import InvalidRequest
+
+DEFAULT_TOP_LOGPROBS = 20
+LOGPROBS = (
+    Field("logprobs", boolean, False),
+    Field("top_logprobs", integer, None, 0, MAX_LOGPROBS),
+    Field("n_probs", integer, 0, 0, MAX_LOGPROBS),
+)
+
+
+async def chat_completions(request: Request) -> Response:
+    """The next message of a conversation."""
+    body = await json_body(request)
+    given = parameters(body, _num_logprobs(body))
+    begun = run(request, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
+    if given["stream"]:
+        events = [ChatEvents(begun.head, index, given) for index in range(len(begun.streams))]
+        return begun.event_stream(events, lambda: _closing(begun.head, events, given))
+    return await answer(request, _whole(begun))
+
+
+def _num_logprobs(body: Body) -> int | None:
+    given = read(LOGPROBS, body)
+    if given["top_logprobs"] is not None and not given["logprobs"]:
+        raise InvalidRequest("top_logprobs requires logprobs to be set to true")
+    if given["logprobs"]:
+        return DEFAULT_TOP_LOGPROBS if given["top_logprobs"] is None else int(given["top_logprobs"])
+    return given["n_probs"] or None
+
+
+async def _whole(begun: Run) -> Response:
+    completions = await begun.completions()
+    return json_response(
+        {
+            "choices": [_choice(index, completion) for index, completion in enumerate(completions)],
+            **_head(begun.head, "chat.completion"),
+            "usage": total_usage([(each.started, each.finished) for each in completions], len(completions)),
+            "id": begun.head.id,
+            "timings": timings(completions[-1].finished.timings),
+        }
+    )
+
+
+def _choice(index: int, completion: Completion) -> dict[str, Any]:
+    choice: dict[str, Any] = {
+        "finish_reason": FINISH_REASONS[completion.finished.reason],
+        "index": index,
+        "message": {"role": "assistant", "content": completion.text, "refusal": None},
+    }
+    if completion.logprobs:
+        choice["logprobs"] = content_logprobs(completion.logprobs)
+    return choice
+
+
+def _head(head: Head, kind: str) -> Mapping[str, Any]:
+    return {"created": head.created, "model": head.model, "system_fingerprint": FINGERPRINT, "object": kind}
+
+
+class ChatEvents:
+    """One choice of a chat stream. What all its chunks share is rendered once."""
+
+    def __init__(self, head: Head, index: int, given: Parameters) -> None:
+        self._given = given
+        self._progress = Progress()
+        self._pending: list[pb.TokenLogprob] = []
+        self._prefix = b'data: {"choices":[{"finish_reason":null,"index":%d,"delta":' % index
+        self._finish = b'data: {"choices":[{"finish_reason":"%%s","index":%d,"delta":{}' % index
+        self._suffix = _chunk_suffix(head)
+        self.end = pb.Finished()
+
+    @property
+    def ends(self) -> tuple[pb.Started, pb.Finished]:
+        return self._progress.started, self.end
+
+    def started(self, started: pb.Started) -> bytes:
+        self._progress.start(started)
+        return self._prefix + b'{"role":"assistant","content":null}}]' + self._suffix + b"}\n\n"
+
+    def delta(self, delta: pb.Delta) -> bytes:
+        self._progress.add(len(delta.tokens))
+        self._pending.extend(delta.logprobs)
+        if not delta.text:
+            return b""
+        content = b'{"content":' + orjson.dumps(delta.text) + b"}"
+        return self._prefix + content + self._logprobs() + b"}]" + self._suffix + self._running() + b"}\n\n"
+
+    def finished(self, finished: pb.Finished) -> bytes:
+        self.end = finished
+        reason = self._finish % FINISH_REASONS[finished.reason].encode()
+        tail = b"" if self._given.include_usage else _timings(finished.timings)
+        return reason + self._logprobs() + b"}]" + self._suffix + tail + b"}\n\n"
+
+    def _logprobs(self) -> bytes:
+        """Of the text now sent, and of tokens before it whose text was held back."""
+        if not self._pending:
+            return b""
+        entries, self._pending = self._pending, []
+        return b',"logprobs":' + orjson.dumps(content_logprobs(entries))
+
+    def _running(self) -> bytes:
+        return _timings(self._progress.timings()) if self._given["timings_per_token"] else b""
+
+
+def _closing(head: Head, events: Sequence[ChatEvents], given: Parameters) -> bytes:
+    """The last chunk with the usage, if asked for, and the end mark."""
+    if not given.include_usage:
+        return DONE
+    totals = orjson.dumps(total_usage([each.ends for each in events], len(events)))
+    chunk = b'data: {"choices":[]' + _chunk_suffix(head) + b',"usage":' + totals
+    return chunk + _timings(events[-1].end.timings) + b"}\n\n" + DONE
+
+
+def _chunk_suffix(head: Head) -> bytes:
+    """A chunk after its choices, but for the closing brace."""
+    shared = {"created": head.created, "id": head.id, "model": head.model, "system_fingerprint": FINGERPRINT}
+    return b"," + orjson.dumps({**shared, "object": "chat.completion.chunk"})[1:-1]
+
+
+def _timings(given: pb.Timings) -> bytes:
+    return b',"timings":' + orjson.dumps(timings(given))

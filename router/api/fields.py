@@ -1,0 +1,185 @@
+"""Reading a JSON body: one table row per field says its type, default and range; this module applies the rows.
+
+Called by every endpoint of router/api that has a body. Invariant: a value that leaves `read` has the row's type and
+lies in the row's range; everything else became an InvalidRequest or NotSupported naming the field.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from router.errors import InvalidRequest, NotSupported
+
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+FLOAT32_MAX = 3.4028234663852886e38
+MAX_SHOWN = 60  # characters of a bad value repeated in a message
+
+Body = Mapping[str, Any]
+Reader = Callable[["Field", Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a body. Absent and null mean the default; `hard` ranges refuse, soft ones clamp.
+
+    `neutral`, where given, tells the values that ask for nothing: any other is refused as not supported.
+    """
+
+    name: str
+    reader: Reader
+    default: Any = None
+    low: float = -math.inf
+    high: float = math.inf
+    hard: bool = True
+    aliases: tuple[str, ...] = ()
+    neutral: Callable[[Any], bool] | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The field's names; the first one present in a body counts."""
+        return (self.name, *self.aliases)
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The request's body, which must be one JSON object."""
+    try:
+        body = orjson.loads(await request.body())
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise InvalidRequest(f"the request body must be a JSON object, but is {kind_of(body)}")
+    return body
+
+
+def read(fields: Sequence[Field], body: Body) -> dict[str, Any]:
+    """Every field's value, by its first name."""
+    return {field.name: _value(field, body) for field in fields}
+
+
+def _value(field: Field, body: Body) -> Any:
+    value, found = field.default, False
+    for name in reversed(field.names):
+        given = body.get(name)
+        if given is not None:
+            value, found = field.reader(field, given), True
+    if found and field.neutral is not None and not field.neutral(value):
+        raise NotSupported(f"Field '{field.name}': {shown(value)} is not supported yet")
+    return value
+
+
+# ---- readers: (row, JSON value) -> value ------------------------------------------------------
+
+
+def boolean(field: Field, value: Any) -> bool:
+    """true or false."""
+    if not isinstance(value, bool):
+        raise wrong_type(field.name, "a boolean", value)
+    return value
+
+
+def integer(field: Field, value: Any) -> int:
+    """A whole number in the row's range; 40.0 is one, true is not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
+        raise wrong_type(field.name, "an integer", value)
+    return int(_ranged(field, value, -INT32_MAX - 1, INT32_MAX))
+
+
+def long(field: Field, value: Any) -> int:
+    """A whole number of up to 64 bits."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise wrong_type(field.name, "a 64-bit integer", value)
+    return int(_ranged(field, value, -INT64_MAX - 1, INT64_MAX))
+
+
+def number(field: Field, value: Any) -> float:
+    """A number that a float32 can hold, in the row's range."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise wrong_type(field.name, "a number", value)
+    return float(_ranged(field, value, -FLOAT32_MAX, FLOAT32_MAX))
+
+
+def string(field: Field, value: Any) -> str:
+    """Text."""
+    if not isinstance(value, str):
+        raise wrong_type(field.name, "a string", value)
+    return value
+
+
+def strings(field: Field, value: Any) -> list[str]:
+    """A string, or an array of at most `high` strings; empty ones say nothing and are left out."""
+    values = [value] if isinstance(value, str) else array(field, value)
+    for index, item in enumerate(values):
+        if not isinstance(item, str):
+            raise wrong_type(f"{field.name}[{index}]", "a string", item)
+    return [item for item in values if item]
+
+
+def array(field: Field, value: Any) -> list[Any]:
+    """An array of at most `high` items."""
+    if not isinstance(value, list):
+        raise wrong_type(field.name, "an array", value)
+    if len(value) > field.high:
+        raise InvalidRequest(f"Field '{field.name}': at most {field.high:.0f} items, but got {len(value)}")
+    return value
+
+
+def mapping(field: Field, value: Any) -> dict[str, Any]:
+    """An object."""
+    if not isinstance(value, dict):
+        raise wrong_type(field.name, "an object", value)
+    return value
+
+
+def anything(field: Field, value: Any) -> Any:
+    """Any JSON value."""
+    return value
+
+
+def _ranged(field: Field, value: float, low: float, high: float) -> float:
+    low, high = max(field.low, low), min(field.high, high)
+    if low <= value <= high:
+        return value
+    if not field.hard:
+        return min(max(value, low), high)
+    raise out_of_range(field.name, low, high, value)
+
+
+# ---- what a client reads ----------------------------------------------------------------------
+
+
+def wrong_type(name: str, expected: str, value: Any) -> InvalidRequest:
+    """A value of another type than the field's."""
+    return InvalidRequest(f"Field '{name}': expected {expected}, but got {kind_of(value)}: {shown(value)}")
+
+
+def out_of_range(name: str, low: float, high: float, value: Any) -> InvalidRequest:
+    """A value outside the allowed range, both ends of which belong to it."""
+    return InvalidRequest(f"Field '{name}': Value must be between {low} <= value <= {high}, but got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A client's value as JSON, cut to a length fit for a message."""
+    text = orjson.dumps(value).decode()
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "…"
+
+
+def kind_of(value: Any) -> str:
+    """A JSON value's type, with its article."""
+    for types, name in _KINDS:
+        if isinstance(value, types):
+            return name
+    return "null"
+
+
+_KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
+    (bool, "a boolean"),
+    ((int, float), "a number"),
+    (str, "a string"),
+    (list, "an array"),
+    (dict, "an object"),
+)

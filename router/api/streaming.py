@@ -1,0 +1,196 @@
+"""Answers that outlive a function call: server-sent events, and work that ends when its client leaves.
+
+Called by the completion routes. Starlette's own streaming is not used: this class sends no byte before the first
+reply, so that a request which fails early gets a plain HTTP error; keeps silence and slow readers in bounds; and
+never ends a cut answer as if it were whole. Invariant: however an answer ends, its generator has been closed, and
+with it every call to a worker.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, Protocol, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from protos import inference_pb2 as pb
+from router.errors import InternalError, RouterError, error_body
+
+DONE = b"data: [DONE]\n\n"
+COMMENT = b":\n\n"
+CLIENT_LEFT = 499  # what nginx writes for it; nobody receives it
+PENDING_REPLIES = 16  # between the calls of one answer and its writer
+HEADERS = [
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-store"),
+    (b"x-accel-buffering", b"no"),
+]
+
+Replies = AsyncGenerator[pb.GenerateReply, None]
+_T = TypeVar("_T")
+_log = logging.getLogger(__name__)
+
+
+class Events(Protocol):
+    """One generation's replies as frames of one wire format. An empty frame is not sent."""
+
+    def started(self, started: pb.Started) -> bytes: ...
+
+    def delta(self, delta: pb.Delta) -> bytes: ...
+
+    def finished(self, finished: pb.Finished) -> bytes: ...
+
+
+class EventStream(Response):
+    """Sends frames as they come. `ping_interval` is in seconds of silence; 0 or less sends no comments."""
+
+    send_timeout = 30.0  # seconds a reader may let a frame wait
+    tick = 0.5  # seconds between looks at the clock
+
+    def __init__(self, frames: AsyncGenerator[bytes, None], ping_interval: float = 30.0) -> None:
+        super().__init__()
+        self._frames = frames
+        self._ping_interval = ping_interval
+        self._begun = False
+        self._sending = False
+        self._since = 0.0  # when the last send began, or ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        writer = asyncio.create_task(self._write(send))
+        watchers = asyncio.create_task(_gone(receive)), asyncio.create_task(self._watch(send))
+        try:
+            await asyncio.wait((writer, *watchers), return_when=asyncio.FIRST_COMPLETED)
+            if writer.done():
+                writer.result()
+        finally:
+            await _cancel(writer, *watchers)
+
+    async def _write(self, send: Send) -> None:
+        """Raises RouterError if nothing has been sent yet; later errors become the last event."""
+        async with aclosing(self._frames) as frames:
+            try:
+                async for frame in frames:
+                    if not self._begun:
+                        await self._begin(send)
+                    if frame:
+                        await self._send(send, frame)
+            except RouterError as error:
+                await self._fail(send, error)
+            except Exception:
+                _log.exception("a stream failed")
+                await self._fail(send, InternalError())
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        self._begun = True
+
+    async def _fail(self, send: Send, error: RouterError) -> None:
+        if not self._begun:
+            raise error
+        await self._send(send, b"data: " + error_body(error) + b"\n\n")
+
+    async def _send(self, send: Send, frame: bytes) -> None:
+        clock = asyncio.get_running_loop().time
+        self._sending, self._since = True, clock()
+        await send({"type": "http.response.body", "body": frame, "more_body": True})
+        self._sending, self._since = False, clock()
+
+    async def _watch(self, send: Send) -> None:
+        """Fills silence with comments. Returns when a reader takes too long."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self.tick)
+            waited = clock() - self._since
+            if self._sending and waited > self.send_timeout:
+                return
+            if self._begun and not self._sending and 0 < self._ping_interval < waited:
+                async with asyncio.timeout(self.send_timeout):
+                    await self._send(send, COMMENT)
+
+
+async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The response of `work`, which is cancelled when the client leaves first."""
+    task = asyncio.create_task(work)
+    gone = asyncio.create_task(_gone(request.receive))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else Response(status_code=CLIENT_LEFT)
+    finally:
+        await _cancel(task, gone)
+
+
+async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """All results in order; the first failure cancels the rest."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        await _cancel(*tasks)
+
+
+async def encoded(
+    streams: Sequence[Replies], events: Sequence[Events], closing: Callable[[], bytes]
+) -> AsyncGenerator[bytes, None]:
+    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`."""
+    async with aclosing(_interleaved(streams)) as replies:
+        async for index, reply in replies:
+            if reply.HasField("delta"):
+                yield events[index].delta(reply.delta)
+            elif reply.HasField("started"):
+                yield events[index].started(reply.started)
+            else:
+                yield events[index].finished(reply.finished)
+    yield closing()
+
+
+async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, pb.GenerateReply], None]:
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as replies:
+            async for reply in replies:
+                yield 0, reply
+        return
+    queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]] = asyncio.Queue(PENDING_REPLIES)
+    pumps = [asyncio.create_task(_pump(index, replies, queue)) for index, replies in enumerate(streams)]
+    try:
+        num_open = len(pumps)
+        while num_open:
+            index, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield index, item
+    finally:
+        await _cancel(*pumps)
+
+
+async def _pump(
+    index: int, stream: Replies, queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]]
+) -> None:
+    """Puts a stream's replies into the queue, and after them None or what ended it."""
+    end: Exception | None = None
+    try:
+        async with aclosing(stream) as replies:
+            async for reply in replies:
+                await queue.put((index, reply))
+    except Exception as error:
+        end = error
+    await queue.put((index, end))
+
+
+async def _gone(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    """Ends tasks and waits until they have cleaned up."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,164 @@
+"""The JSON pieces the completion formats share: ids, usage, timings, log probabilities, and the gathering of replies.
+
+Called by api/chat.py, completions.py and native.py. Key order is llama-server's. Invariant: pure; no I/O but the
+clock of Progress.
+"""
+
+import secrets
+import string
+import time
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from protos import inference_pb2 as pb
+from router.api.fields import FLOAT32_MAX
+from router.errors import JSON_CONTENT_TYPE
+
+FINGERPRINT = "b0-corral"
+FINISH_REASONS: Mapping[int, str] = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
+_ID_LETTERS = string.ascii_letters + string.digits
+
+
+def json_response(content: Any) -> Response:
+    """A 200 with compact JSON."""
+    return Response(orjson.dumps(content), headers={"content-type": JSON_CONTENT_TYPE})
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What every object and chunk of one answer repeats."""
+
+    model: str
+    id: str = field(default_factory=lambda: "chatcmpl-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(32)))
+    created: int = field(default_factory=lambda: int(time.time()))
+
+
+@dataclass(slots=True)
+class Completion:
+    """A generation that came to its end."""
+
+    started: pb.Started
+    text: str
+    tokens: list[int]
+    logprobs: list[pb.TokenLogprob]
+    finished: pb.Finished
+
+
+async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion:
+    """All replies of one generation, put together."""
+    started, finished = pb.Started(), pb.Finished()
+    texts: list[str] = []
+    tokens: list[int] = []
+    logprobs: list[pb.TokenLogprob] = []
+    async with aclosing(replies):
+        async for reply in replies:
+            if reply.HasField("delta"):
+                texts.append(reply.delta.text)
+                tokens.extend(reply.delta.tokens)
+                logprobs.extend(reply.delta.logprobs)
+            elif reply.HasField("started"):
+                started = reply.started
+            else:
+                finished = reply.finished
+    return Completion(started, "".join(texts), tokens, logprobs, finished)
+
+
+class Progress:
+    """Counts and clock of one generation in flight, for timings before its end."""
+
+    def __init__(self) -> None:
+        self._begun = self._first = time.perf_counter()
+        self.started = pb.Started()
+        self.num_tokens = 0
+
+    def start(self, started: pb.Started) -> None:
+        self.started = started
+
+    def add(self, num_tokens: int) -> None:
+        if self.num_tokens == 0:
+            self._first = time.perf_counter()
+        self.num_tokens += num_tokens
+
+    def timings(self) -> pb.Timings:
+        """As seen from here; the worker's own come with Finished."""
+        return pb.Timings(
+            num_cached=self.started.num_cached_tokens,
+            num_prompt=self.started.num_prompt_tokens - self.started.num_cached_tokens,
+            prompt_ms=1e3 * (self._first - self._begun),
+            num_predicted=self.num_tokens,
+            predicted_ms=1e3 * (time.perf_counter() - self._first),
+        )
+
+
+def usage(num_prompt: int, num_cached: int, num_completion: int) -> dict[str, Any]:
+    """The usage object."""
+    return {
+        "completion_tokens": num_completion,
+        "prompt_tokens": num_prompt,
+        "total_tokens": num_prompt + num_completion,
+        "prompt_tokens_details": {"cached_tokens": num_cached},
+    }
+
+
+def total_usage(ends: Iterable[tuple[pb.Started, pb.Finished]], num_choices: int) -> dict[str, Any]:
+    """Usage over all choices; a prompt shared by `num_choices` of them, in a row, counts once."""
+    pairs = list(ends)
+    firsts = pairs[::num_choices]
+    return usage(
+        sum(finished.num_prompt_tokens for _, finished in firsts),
+        sum(started.num_cached_tokens for started, _ in firsts),
+        sum(finished.num_completion_tokens for _, finished in pairs),
+    )
+
+
+def timings(given: pb.Timings) -> dict[str, Any]:
+    """The timings object; rates of nothing are 0."""
+    return {
+        "cache_n": given.num_cached,
+        "prompt_n": given.num_prompt,
+        "prompt_ms": given.prompt_ms,
+        "prompt_per_token_ms": _ratio(given.prompt_ms, given.num_prompt),
+        "prompt_per_second": _ratio(1e3 * given.num_prompt, given.prompt_ms),
+        "predicted_n": given.num_predicted,
+        "predicted_ms": given.predicted_ms,
+        "predicted_per_token_ms": _ratio(given.predicted_ms, given.num_predicted),
+        "predicted_per_second": _ratio(1e3 * given.num_predicted, given.predicted_ms),
+    }
+
+
+def _ratio(number: float, by: float) -> float:
+    return number / by if by > 0 else 0.0
+
+
+def probabilities(entries: Iterable[pb.TokenLogprob]) -> list[dict[str, Any]]:
+    """llama-server's list of tokens with their log probabilities and alternatives."""
+    return [{**_probability(entry), "top_logprobs": [_probability(top) for top in entry.top]} for entry in entries]
+
+
+def _probability(entry: pb.TokenLogprob | pb.TopLogprob) -> dict[str, Any]:
+    return {
+        "id": entry.token,
+        "token": piece_text(entry.piece),
+        "bytes": list(entry.piece),
+        "logprob": finite(entry.logprob),
+    }
+
+
+def piece_text(piece: bytes) -> str:
+    """A token's bytes as text; halves of characters become U+FFFD."""
+    return piece.decode(errors="replace")
+
+
+def finite(logprob: float) -> float:
+    """The logarithm of nothing is shown as the lowest float32, since JSON has no infinity."""
+    return max(logprob, -FLOAT32_MAX)
+
+
+def content_logprobs(entries: Iterable[pb.TokenLogprob]) -> dict[str, Any]:
+    """The chat format's logprobs object."""
+    return {"content": probabilities(entries), "refusal": None}
