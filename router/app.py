@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from router.aliases import AliasTable
-from router.api import chat, completions, models, native, status
+from router.api import chat, completions, models, native, status, text
 from router.auth import Auth, Keys
 from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
 from router.config import GatewayConfig
@@ -33,17 +33,20 @@ ROUTES: Sequence[tuple[str, str, Endpoint]] = (
     ("GET", "/v1/health", status.health),
     ("GET", "/live", status.live),
     ("GET", "/ready", status.ready),
+    ("GET", "/props", status.props),
+    ("GET", "/slots", status.slots),
+    ("GET", "/metrics", status.metrics),
     ("GET", "/v1/models", models.list_models),
     ("GET", "/models", models.list_models),
-    ("GET", "/v1/models/{model:path}", models.retrieve_model),
+    ("GET", "/v1/models/{model:path}", models.get_model),
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
     ("POST", "/completion", native.completion),
     ("POST", "/completions", native.completion),
-    ("POST", "/tokenize", native.tokenize),
-    ("POST", "/detokenize", native.detokenize),
-    ("POST", "/apply-template", native.apply_template),
+    ("POST", "/tokenize", text.tokenize),
+    ("POST", "/detokenize", text.detokenize),
+    ("POST", "/apply-template", text.apply_template),
 )
 
 
