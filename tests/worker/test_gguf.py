@@ -236,20 +236,29 @@ def test_metadata_and_kept_tensors_outlive_the_open_model(path):
     assert norm.data.view("<f4").tolist() == list(range(8))
 
 
-def resident_file_kilobytes() -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("RssFile")).split()[1])
+def resident_bytes(path: Path) -> int:
+    """How much of this file, mapped once, is in this process's memory."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    next(line for line in lines if line.endswith(str(path)))
+    return 1024 * int(next(line for line in lines if line.startswith("Rss:")).split()[1])
 
 
-def test_released_tensors_leave_resident_memory_and_can_be_read_again(path):
-    numbers = np.arange(4 * MEBIBYTE, dtype=np.float32)
-    with open_bytes(path, file([], [Tensor(shape=[numbers.size])], numbers.tobytes())) as model:
-        tensor = model.tensors["weight"]
-        tensor.data.sum()
-        read = resident_file_kilobytes()
-        model.release(tensor)
-        assert read - resident_file_kilobytes() > 15 * 1024
-        np.testing.assert_array_equal(tensor.data.view(np.float32), numbers)
+def test_a_released_tensor_leaves_memory_without_the_others_and_can_be_read_again(path):
+    numbers = np.arange(MEBIBYTE, dtype=np.float32)
+    tensors = [Tensor("a", [numbers.size]), Tensor("b", [numbers.size], offset=numbers.nbytes)]
+    with open_bytes(path, file([], tensors, numbers.tobytes() * 2)) as model:
+        for tensor in model.tensors.values():
+            tensor.data.sum()
+        assert resident_bytes(path) >= 2 * numbers.nbytes
+        model.release(model.tensors["b"])
+        assert resident_bytes(path) == pytest.approx(numbers.nbytes, rel=0.1)
+        np.testing.assert_array_equal(model.tensors["b"].data.view(np.float32), numbers)
+
+
+def test_opening_keeps_no_part_of_the_file_in_memory(path):
+    words = b"".join(text(b"word") for _ in range(MEBIBYTE // 12))
+    with open_bytes(path, file([key("words", ValueType.ARRAY, array(ValueType.STRING, MEBIBYTE // 12, words))])):
+        assert resident_bytes(path) == 0
 
 
 def test_a_file_replaced_by_renaming_stays_as_it_was_opened(path, tmp_path):
@@ -467,6 +476,16 @@ def test_the_parts_of_a_split_model_read_like_one_file(tmp_path, first_part):
         assert split.size_bytes == sum(part(first_part, number).stat().st_size for number in (1, 2, 3))
 
 
+def test_a_tensor_is_released_in_its_own_part(first_part):
+    with GGUF.open(first_part) as model:
+        for tensor in model.tensors.values():
+            tensor.data.sum()
+        for tensor in model.tensors.values():
+            if tensor.part == 1:
+                model.release(tensor)
+        assert [resident_bytes(part(first_part, number)) > 0 for number in (1, 2, 3)] == [True, False, True]
+
+
 def test_a_missing_part_is_named(first_part):
     part(first_part, 2).unlink()
     with pytest.raises(GGUFError, match=r"part 2 of 3 is missing: .*split-00002-of-00003\.gguf"):
@@ -482,6 +501,11 @@ def test_a_renamed_first_part_says_how_it_must_be_named(first_part):
     renamed = first_part.rename(first_part.with_name("renamed.gguf"))
     with pytest.raises(GGUFError, match=r"part of a model of 3 files, but not named NAME-00001-of-00003\.gguf"):
         GGUF.open(renamed)
+
+
+def test_a_first_part_under_the_name_of_the_second_is_refused(first_part):
+    with pytest.raises(GGUFError, match=r"open the first, split-00001-of-00003\.gguf"):
+        GGUF.open(first_part.replace(part(first_part, 2)))
 
 
 def test_a_part_in_the_place_of_another_is_refused(first_part):
