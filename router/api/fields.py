@@ -6,7 +6,7 @@ lies in the row's range; everything else became an InvalidRequest or NotSupporte
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -66,7 +66,8 @@ def _value(field: Field, body: Body) -> Any:
     for name in reversed(field.names):
         given = body.get(name)
         if given is not None:
-            value, found = field.reader(field, given), True
+            row = field if name == field.name else replace(field, name=name)  # errors speak of the name given
+            value, found = field.reader(row, given), True
     if found and field.neutral is not None and not field.neutral(value):
         raise NotSupported(f"Field '{field.name}': {shown(value)} is not supported yet")
     return value
