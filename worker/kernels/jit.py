@@ -16,7 +16,8 @@ from typing import Any
 
 import llvmlite.binding
 import numba
-import numba.config
+import numba.core.config
+
 
 # No nnan and no ninf: masks are made of infinities, and a NaN must stay visible.
 # No reassoc: a sum has one order, so that a token's result does not depend on what else is in the step.
@@ -43,6 +44,29 @@ def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:
     return decorate
 
 
+def choose(cases: dict[int, Any]) -> Any:
+    """A kernel (key, *arguments) that calls the case of that key: numba has no table of functions, so it compares."""
+    (key, case), *others = cases.items()
+    if not others:
+
+        @kernel
+        def last(wanted, *arguments):  # type: ignore[no-untyped-def]
+            if wanted == key:
+                case(*arguments)
+
+        return last
+    rest = choose(dict(others))
+
+    @kernel
+    def either(wanted, *arguments):  # type: ignore[no-untyped-def]
+        if wanted == key:
+            case(*arguments)
+        else:
+            rest(wanted, *arguments)
+
+    return either
+
+
 def compile_entries(progress: Callable[[int, int, str], None]) -> None:
     """Compiles every entry point, or loads it from the cache. `progress` gets (done, total, name) before each and once at the end."""
     for done, (dispatcher, signature) in enumerate(_entries):
@@ -52,7 +76,14 @@ def compile_entries(progress: Callable[[int, int, str], None]) -> None:
     progress(len(_entries), len(_entries), "")
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Where this user's Corral keeps what it can make again."""
+    if folder := os.environ.get("CORRAL_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corral"
+
+
+def _kernel_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
@@ -62,14 +93,13 @@ def _cache_folder() -> Path:
     facts = (numba.__version__, platform.machine(), llvmlite.binding.get_host_cpu_name(), features,
              os.environ.get("CORRAL_ISA", ""))
     digest.update("\0".join(facts).encode())
-    root = Path(os.environ.get("CORRAL_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corral")
-    return root / "kernels" / digest.hexdigest()[:20]
+    return cache_folder() / "kernels" / digest.hexdigest()[:20]
 
 
 def _use_private_cache() -> None:
-    folder = _cache_folder()
+    folder = _kernel_folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    numba.config.CACHE_DIR = str(folder)
+    numba.core.config.CACHE_DIR = str(folder)
 
 
 _use_private_cache()

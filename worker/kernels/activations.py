@@ -1,0 +1,79 @@
+"""Activations as the matrix products want them: int8 in blocks of 32, in tiles of tokens.
+
+Tokens are cut into tiles, largest first, so that a product keeps a tile's sums in registers. A tile of c tokens lies as
+    codes    [k / 4][c][4] int8
+    factors  [k / 32][3][c]: the f32 scale, scale * sum of codes (f32), sum of codes (i32)
+A token's numbers depend on that token alone; only their address depends on the tile.
+"""
+
+import numpy as np
+
+from worker.kernels.jit import kernel
+from worker.kernels.panels import BLOCK
+from worker.kernels.simd import (
+    LANES,
+    MAX_TILE,
+    absolute,
+    load,
+    max_lanes,
+    maximum,
+    round_even,
+    splat,
+    store_quads,
+    store_scalar,
+    store_scalar_i32,
+    sum_lanes_i32,
+)
+
+TILE_SIZES = tuple(size for size in (12, 8, 4, 2, 1) if size <= MAX_TILE)
+FACTOR_BYTES = 12  # of a token and block
+
+_LARGEST, _SMALLER = TILE_SIZES[0], TILE_SIZES[1:]
+
+
+@kernel
+def tile_at(token, num_tokens):
+    """(first token, size) of the tile that holds a token."""
+    first = num_tokens // _LARGEST * _LARGEST
+    if token < first:
+        return token // _LARGEST * _LARGEST, _LARGEST
+    for size in _SMALLER:
+        while num_tokens - first >= size:
+            if token < first + size:
+                return first, size
+            first += size
+    return first, 1
+
+
+@kernel
+def quantize_block(low, high, codes, factors, size):
+    """Writes one block of 32 values (two vectors) of one token, to its places in a tile of `size` tokens."""
+    largest = max_lanes(maximum(absolute(low), absolute(high)))
+    scale = largest / np.float32(127)
+    inverse = splat(np.float32(127) / largest if largest > np.float32(0) else np.float32(0))
+    low_codes, high_codes = round_even(low * inverse), round_even(high * inverse)
+    store_quads(codes, 4 * size, low_codes)
+    store_quads(codes + 16 * size, 4 * size, high_codes)
+    total = sum_lanes_i32(low_codes + high_codes)
+    store_scalar(factors, scale)
+    store_scalar(factors + 4 * size, scale * np.float32(total))
+    store_scalar_i32(factors + 8 * size, total)
+
+
+@kernel
+def place(codes, factors, num_columns, token, num_tokens):
+    """(address of the token's first codes, of its first factors, size of its tile) in the tiled buffers."""
+    first, size = tile_at(token, num_tokens)
+    within = 4 * (token - first)
+    return codes + first * num_columns + within, factors + first * (num_columns // BLOCK) * FACTOR_BYTES + within, size
+
+
+@kernel
+def quantize_row(values, num_columns, codes, factors, token, num_tokens):
+    """Quantises f32 values [num_columns] of one token into the tiled buffers of all tokens."""
+    code, factor, size = place(codes, factors, num_columns, token, num_tokens)
+    for _ in range(num_columns // BLOCK):
+        quantize_block(load(values), load(values + 4 * LANES), code, factor, size)
+        values += 4 * BLOCK
+        code += BLOCK * size
+        factor += FACTOR_BYTES * size

@@ -1,0 +1,138 @@
+"""The paged key-value cache and attention over it.
+
+A cache block holds 16 positions of one layer and one KV head: keys as [head_dim][16 positions], so that 16 scores lie in
+the lanes of a vector without a transpose, and values as [16 positions][head_dim]; both f16.
+
+The query heads that share a KV head, and neighbouring tokens, are computed together as rows of a tile. A row's
+arithmetic runs over the positions in order and is the same in any tile: positions beyond a row's own contribute
+exactly 0.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from worker.kernels.jit import kernel
+from worker.kernels.ops import exp
+from worker.kernels.simd import (
+    LANES,
+    MAX_TILE,
+    fma,
+    load,
+    load_f16,
+    load_scalar,
+    load_scalar_i32,
+    max_lanes,
+    maximum,
+    pick,
+    select_below,
+    splat,
+    splats,
+    splats_strided,
+    store,
+    store_rows,
+    store_scalar,
+    store_scalar_f16,
+    sum_lanes,
+    zeros,
+)
+
+BLOCK_SIZE = LANES  # positions in a cache block
+ROW_TILE = 4  # query rows computed together
+HALF = 2  # bytes of an f16
+
+_NO_SCORE = np.float32(-np.inf)
+
+
+@kernel
+def write_key_value(key, value, keys, values, position, head_dim):
+    """Stores one head of one token, f32 [head_dim] each, in its cache block; keys, values: addresses of the block."""
+    lane = position % BLOCK_SIZE
+    for i in range(head_dim):
+        store_scalar_f16(keys + (i * BLOCK_SIZE + lane) * HALF, load_scalar(key + 4 * i))
+        store_scalar_f16(values + (lane * head_dim + i) * HALF, load_scalar(value + 4 * i))
+
+
+@kernel
+def block_address(table, position, block_bytes):
+    """Offset of the cache block of a position; table: address of the sequence's i32 block numbers."""
+    return np.int64(load_scalar_i32(table + position // BLOCK_SIZE * 4)) * block_bytes
+
+
+@kernel
+def gather_queries(queries, row_stride, head_dim, scale, out):
+    """ROW_TILE rows f32 [head_dim] at addresses queries[0..3] -> out [head_dim][ROW_TILE], scaled."""
+    for row in range(ROW_TILE):
+        source = queries[row]
+        for i in range(head_dim):
+            store_scalar(out + (i * ROW_TILE + row) * 4, load_scalar(source + 4 * i) * scale)
+
+
+@kernel
+def score_rows(queries, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride):
+    """scores[row][position] = query . key, or -inf at and beyond the row's limit.
+
+    queries: [head_dim][ROW_TILE]; limits: ROW_TILE position counts; scores: f32 rows `stride` bytes apart.
+    """
+    for position in range(0, num_positions, BLOCK_SIZE):
+        key = keys + block_address(table, position, block_bytes)
+        total = zeros(ROW_TILE)
+        for i in range(head_dim):
+            total = fma(load_f16(key + i * (BLOCK_SIZE * HALF)), splats(queries + i * (ROW_TILE * 4), ROW_TILE), total)
+        store_rows(scores + 4 * position, stride, total)
+        if position + BLOCK_SIZE > limits[0]:  # limits grow with the row: the first is the smallest
+            for row in range(ROW_TILE):
+                at = scores + 4 * position + row * stride
+                store(at, select_below(np.int32(limits[row] - position), load(at), splat(_NO_SCORE)))
+
+
+@kernel
+def soften(scores, num_positions):
+    """Turns a row of scores, whole blocks, into e^(score - largest); the sum of these."""
+    largest = load(scores)
+    for position in range(BLOCK_SIZE, num_positions, BLOCK_SIZE):
+        largest = maximum(largest, load(scores + 4 * position))
+    top = splat(max_lanes(largest))
+    total = pick(zeros(1), 0)
+    for position in range(0, num_positions, BLOCK_SIZE):
+        weight = exp(load(scores + 4 * position) - top)
+        store(scores + 4 * position, weight)
+        total = total + weight
+    return sum_lanes(total)
+
+
+@kernel
+def weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, column):
+    """Sum over positions of weight * value for 16 columns of the head: Tile(f32, ROW_TILE)."""
+    total = zeros(ROW_TILE)
+    for position in range(0, num_positions, BLOCK_SIZE):
+        value = values + block_address(table, position, block_bytes) + column * HALF
+        weight = scores + 4 * position
+        for _ in range(BLOCK_SIZE):
+            total = fma(load_f16(value), splats_strided(weight, stride, ROW_TILE), total)
+            value += head_dim * HALF
+            weight += 4
+    return total
+
+
+@kernel
+def attend_rows(queries, limits, outputs, head_dim, scale, keys, values, table, block_bytes, scratch, stride):
+    """Attention of ROW_TILE rows of one KV head.
+
+    queries, outputs: addresses of the rows, f32 [head_dim]; limits: positions each row sees, growing; keys, values:
+    this layer's and head's cache; scratch: [head_dim][ROW_TILE] f32, then ROW_TILE score rows `stride` bytes apart.
+    """
+    scores = scratch + 4 * ROW_TILE * head_dim
+    num_positions = (limits[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
+    gather_queries(queries, 0, head_dim, scale, scratch)
+    score_rows(scratch, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride)
+    sums = scratch  # the queries are read; their place holds the sums now
+    for row in range(ROW_TILE):
+        store_scalar(sums + 4 * row, np.float32(1) / soften(scores + row * stride, num_positions))
+    for column in range(0, head_dim, LANES):
+        total = weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, column)
+        total = total * splats(sums, ROW_TILE)
+        store(outputs[0] + 4 * column, pick(total, 0))
+        store(outputs[1] + 4 * column, pick(total, 1))
+        store(outputs[2] + 4 * column, pick(total, 2))
+        store(outputs[3] + 4 * column, pick(total, 3))

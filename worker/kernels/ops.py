@@ -1,0 +1,181 @@
+"""Everything of a layer that is neither a matrix product nor attention: norms, rotation, activation functions, rows.
+
+Called by model/decoder.py, for one token at a time, so that every token is computed alike. Addresses are bytes, values
+f32.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from worker.kernels.activations import FACTOR_BYTES, place, quantize_block
+from worker.kernels.jit import choose, kernel
+from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
+from worker.kernels.simd import (
+    LANES,
+    add,
+    bits_to_float,
+    fma,
+    load,
+    load_scalar,
+    load_scalar_bf16,
+    load_scalar_f16,
+    load_scalar_u8,
+    maximum,
+    pick,
+    round_even,
+    shift_left,
+    splat,
+    splat_i32,
+    store,
+    store_scalar,
+    sum_lanes,
+    to_float,
+    where_below,
+    zeros,
+)
+
+VECTOR = 4 * LANES  # bytes
+
+_LOWEST = np.float32(-87.0)  # exp of less is 0: what f32 could still show of it is denormal
+_LOG2_E = np.float32(1.4426950408889634)
+_LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+# Minimax coefficients of exp on [-ln 2 / 2, ln 2 / 2], from Cephes (expf.c).
+_EXP = tuple(np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2,
+                                     1.6666665459e-1, 5.0000001201e-1))
+
+
+@kernel
+def exp(x):
+    """e to the power of 16 lanes, x <= 88, within 2 units of the last place; exactly 0 below -87."""
+    bounded = maximum(x, splat(_LOWEST))
+    whole = round_even(bounded * splat(_LOG2_E))
+    n = to_float(whole)
+    r = fma(n, splat(-_LN2_HIGH), bounded)
+    r = fma(n, splat(-_LN2_LOW), r)
+    p = splat(_EXP[0])
+    p = fma(p, r, splat(_EXP[1]))
+    p = fma(p, r, splat(_EXP[2]))
+    p = fma(p, r, splat(_EXP[3]))
+    p = fma(p, r, splat(_EXP[4]))
+    p = fma(p, r, splat(_EXP[5]))
+    p = fma(p, r * r, r) + splat(np.float32(1))
+    power = bits_to_float(shift_left(add(whole, splat_i32(127)), 23))
+    nothing = splat(np.float32(0))
+    return where_below(x, splat(_LOWEST), nothing, p * power)
+
+
+@kernel
+def root_mean_square(values, num_columns, epsilon):
+    """1 / sqrt(mean of squares + epsilon) of [num_columns] values, a multiple of 16."""
+    total = pick(zeros(1), 0)
+    for i in range(0, 4 * num_columns, VECTOR):
+        x = load(values + i)
+        total = fma(x, x, total)
+    return np.float32(1) / np.sqrt(sum_lanes(total) / np.float32(num_columns) + epsilon)
+
+
+@kernel
+def norm_row(values, weight, out, num_columns, epsilon):
+    """RMS norm of a row, times weight."""
+    factor = splat(root_mean_square(values, num_columns, epsilon))
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(out + i, load(values + i) * factor * load(weight + i))
+
+
+@kernel
+def norm_quantize_row(values, weight, num_columns, epsilon, codes, factors, token, num_tokens):
+    """RMS norm of a token's row, times weight, quantised into the tiled buffers."""
+    scale = splat(root_mean_square(values, num_columns, epsilon))
+    code, factor, size = place(codes, factors, num_columns, token, num_tokens)
+    for i in range(0, 4 * num_columns, 2 * VECTOR):
+        low = load(values + i) * scale * load(weight + i)
+        high = load(values + i + VECTOR) * scale * load(weight + i + VECTOR)
+        quantize_block(low, high, code, factor, size)
+        code += BLOCK * size
+        factor += FACTOR_BYTES * size
+
+
+@kernel
+def silu(x):
+    """x / (1 + e^-x), 16 lanes."""
+    one = splat(np.float32(1))
+    return x / (one + exp(splat(np.float32(0)) - x))
+
+
+@kernel
+def gated_row(gate, up, out, num_columns):
+    """out = silu(gate) * up."""
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(out + i, silu(load(gate + i)) * load(up + i))
+
+
+@kernel
+def gated_quantize_row(gate, up, num_columns, codes, factors, token, num_tokens):
+    """silu(gate) * up of a token, quantised into the tiled buffers."""
+    code, factor, size = place(codes, factors, num_columns, token, num_tokens)
+    for i in range(0, 4 * num_columns, 2 * VECTOR):
+        low = silu(load(gate + i)) * load(up + i)
+        high = silu(load(gate + i + VECTOR)) * load(up + i + VECTOR)
+        quantize_block(low, high, code, factor, size)
+        code += BLOCK * size
+        factor += FACTOR_BYTES * size
+
+
+@kernel
+def rotate_pairs(head, num_pairs, cosines_sines):
+    """Rotary embedding of neighbouring pairs (2i, 2i + 1), in place; cosines_sines: [pairs][2]."""
+    for _ in range(num_pairs):
+        x, y = load_scalar(head), load_scalar(head + 4)
+        c, s = load_scalar(cosines_sines), load_scalar(cosines_sines + 4)
+        store_scalar(head, x * c - y * s)
+        store_scalar(head + 4, x * s + y * c)
+        head += 8
+        cosines_sines += 8
+
+
+_READ_NUMBER = {"F32": load_scalar, "F16": load_scalar_f16, "BF16": load_scalar_bf16}
+
+
+def _float_row_reader(format: PanelFormat) -> Any:
+    read, size = _READ_NUMBER[format.name], format.bits // 8
+
+    @kernel
+    def read_row(panel, lane, num_columns, out):
+        for column in range(num_columns):
+            store_scalar(out + 4 * column, read(panel + (column * LANES + lane) * size))
+
+    return read_row
+
+
+def _code_row_reader(format: PanelFormat) -> Any:
+    quads_per_byte, mask = 8 // format.bits, (1 << format.bits) - 1
+    bits, bias, has_minimum = format.bits, format.bias, format.has_minimum
+    code_bytes, block_bytes = format.code_bytes, format.block_bytes
+
+    @kernel
+    def read_row(panel, lane, num_columns, out):
+        for column in range(num_columns):
+            block = panel + column // BLOCK * block_bytes
+            quad = column % BLOCK // 4
+            packed = load_scalar_u8(block + quad // quads_per_byte * 64 + 4 * lane + column % 4)
+            code = packed >> (quad % quads_per_byte * bits) & mask
+            value = load_scalar_f16(block + code_bytes + 2 * lane) * np.float32(code - bias)
+            if has_minimum:
+                value += load_scalar_f16(block + code_bytes + SCALES + 2 * lane)
+            store_scalar(out + 4 * column, np.float32(value))
+
+    return read_row
+
+
+_read_row = choose({
+    format.id: _float_row_reader(format) if format.unpack is None else _code_row_reader(format)
+    for format in FORMATS.values()
+})
+
+
+@kernel
+def read_row(matrix, row, out):
+    """Writes row number `row` of a packed matrix (a MATRIX record) as f32 [num_columns]: a token's embedding."""
+    panel = matrix.panels + row // LANES * matrix.panel_bytes
+    _read_row(matrix.format_id, panel, row % LANES, matrix.num_columns, out)

@@ -1,0 +1,652 @@
+"""SIMD values for numba: vectors of 16 lanes and tiles of them, as ordinary values inside kernels.
+
+This module alone knows the instruction set. A `Vector` is 16 lanes of f32 or i32; a `Tile` is an array of vectors, one
+per token of a small group. Arithmetic is lanewise; a vector combines with every vector of a tile. Addresses are plain
+integers, so that no kernel carries array structs or reference counts.
+
+The only operation that differs between processors is `block_dot`, the integer product of 32 k-values of 16 weight rows
+with a tile of tokens. Its result is an exact integer in all three lowerings, and everything else is IEEE arithmetic in
+an order fixed by the kernel: the instruction set changes the speed and never a bit.
+"""
+
+import functools
+import operator
+import os
+from collections.abc import Callable
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, models, overload, register_model
+
+from worker.errors import UnsupportedModel
+
+LANES = 16
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOAT, _HALF = ir.FloatType(), ir.HalfType()
+_ELEMENTS = {"f32": _FLOAT, "i32": _I32}
+
+
+class Vector(types.Type):  # type: ignore[misc]
+    """16 lanes of one element type."""
+
+    def __init__(self, element: str) -> None:
+        self.element = element
+        self.llvm = ir.VectorType(_ELEMENTS[element], LANES)
+        super().__init__(name=f"{element}x{LANES}")
+
+
+class Tile(types.Type):  # type: ignore[misc]
+    """`count` vectors, one per token."""
+
+    def __init__(self, vector: Vector, count: int) -> None:
+        self.vector, self.count = vector, count
+        self.llvm = ir.ArrayType(vector.llvm, count)
+        super().__init__(name=f"Tile({vector.name}, {count})")
+
+
+@register_model(Vector)
+@register_model(Tile)
+class _RegisterModel(models.PrimitiveModel):  # type: ignore[misc]
+    def __init__(self, manager: Any, frontend: Any) -> None:
+        super().__init__(manager, frontend, frontend.llvm)
+
+
+F32, I32 = Vector("f32"), Vector("i32")
+
+
+# ---- the instruction set ----------------------------------------------------------------------
+
+# name -> (processor features it needs, tokens in the largest tile that stays in registers)
+INSTRUCTION_SETS: dict[str, tuple[frozenset[str], int]] = {
+    "avx512-vnni": (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}), 12),
+    "avx-vnni": (frozenset({"avx2", "fma", "f16c", "avxvnni"}), 4),
+    "avx2": (frozenset({"avx2", "fma", "f16c"}), 4),
+    "portable": (frozenset(), 4),
+}
+
+
+def choose_instruction_set(wanted: str, features: frozenset[str]) -> str:
+    """The first set of the table that the processor has, or the wanted one if it has it.
+
+    Raises UnsupportedModel if `wanted` is unknown or not to be had here.
+    """
+    usable = [name for name, (needs, _) in INSTRUCTION_SETS.items() if needs <= features]
+    if not wanted:
+        return usable[0]
+    if wanted not in usable:
+        raise UnsupportedModel(f"CORRAL_ISA={wanted!r} cannot be used on this processor; usable: {', '.join(usable)}")
+    return wanted
+
+
+_features = frozenset(name for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
+INSTRUCTION_SET = choose_instruction_set(os.environ.get("CORRAL_ISA", ""), _features)
+MAX_TILE = INSTRUCTION_SETS[INSTRUCTION_SET][1]
+
+
+# ---- building blocks of the lowerings ---------------------------------------------------------
+
+
+def _pointer(b: Any, address: Any, element: Any) -> Any:
+    return b.inttoptr(address, element.as_pointer())
+
+
+def _load(b: Any, address: Any, element: Any, align: int) -> Any:
+    instruction = b.load(_pointer(b, address, element))
+    instruction.align = align
+    return instruction
+
+
+def _splat(b: Any, value: Any, lanes: int) -> Any:
+    vector = ir.VectorType(value.type, lanes)
+    undefined = ir.Constant(vector, ir.Undefined)
+    single = b.insert_element(undefined, value, _I32(0))
+    return b.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_I32, lanes), [0] * lanes))
+
+
+def _offset(b: Any, address: Any, distance: int) -> Any:
+    return b.add(address, _I64(distance))
+
+
+def _constant(vector: Any, value: float) -> Any:
+    return ir.Constant(vector, [value] * vector.count)
+
+
+def _call(b: Any, name: str, result: Any, *arguments: Any) -> Any:
+    signature = ir.FunctionType(result, [a.type for a in arguments])
+    return b.call(cgutils.get_or_insert_function(b.module, signature, name), arguments)
+
+
+def _slice(b: Any, vector: Any, first: int, count: int) -> Any:
+    mask = ir.Constant(ir.VectorType(_I32, count), list(range(first, first + count)))
+    return b.shuffle_vector(vector, ir.Constant(vector.type, ir.Undefined), mask)
+
+
+def _join(b: Any, low: Any, high: Any) -> Any:
+    count = low.type.count * 2
+    return b.shuffle_vector(low, high, ir.Constant(ir.VectorType(_I32, count), list(range(count))))
+
+
+def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
+    return _call(b, f"llvm.fma.v{LANES}f32", F32.llvm, x, y, z)
+
+
+# ---- the integer product of a block -----------------------------------------------------------
+#
+# A block of a weight panel is 16 rows x 32 k. Four k-values of a row ("quad") lie in one 32-bit lane, so 64 bytes hold
+# a quad of all 16 rows. Codes of 4 bits share the bytes of two quads: low nibbles quad 2j, high nibbles quad 2j + 1.
+# Activations are int8, [quad][token][4]: the four bytes of a quad and token are broadcast to all lanes.
+
+QUADS = 8
+
+
+def _codes(b: Any, panel: Any, bits: int) -> list[Any]:
+    """The block's codes as 8 values of <64 x i8>, one per quad."""
+    bytes64 = ir.VectorType(_I8, 64)
+    if bits == 8:
+        return [_load(b, _offset(b, panel, 64 * quad), bytes64, 1) for quad in range(QUADS)]
+    quads = []
+    for pair in range(QUADS // 2):
+        packed = _load(b, _offset(b, panel, 64 * pair), bytes64, 1)
+        quads += [_low_nibble(b, packed), _high_nibble(b, packed)]
+    return quads
+
+
+def _low_nibble(b: Any, packed: Any) -> Any:
+    return b.and_(packed, _constant(packed.type, 15))
+
+
+def _high_nibble(b: Any, packed: Any) -> Any:
+    return b.lshr(packed, _constant(packed.type, 4))
+
+
+def _activation(b: Any, x: Any, quad: int, token: int, count: int, lanes: int) -> Any:
+    quad_value = _load(b, _offset(b, x, 4 * (quad * count + token)), _I32, 4)
+    return _splat(b, quad_value, lanes)
+
+
+def _block_dot_vnni(width: int) -> Callable[..., list[Any]]:
+    """vpdpbusd on 512 or 256 bits: four products a lane, summed to i32 without saturation."""
+    lanes = width // 32
+
+    def lower(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
+        lane_vector = ir.VectorType(_I32, lanes)
+        parts = LANES // lanes
+        sums = [[_constant(lane_vector, 0)] * count for _ in range(parts)]
+        for quad, codes in enumerate(_codes(b, panel, bits)):
+            weights = [b.bitcast(_slice(b, codes, 64 // parts * part, 64 // parts), lane_vector) if parts > 1
+                       else b.bitcast(codes, lane_vector) for part in range(parts)]
+            for token in range(count):
+                activation = _activation(b, x, quad, token, count, lanes)
+                for part in range(parts):
+                    sums[part][token] = _call(b, f"llvm.x86.avx512.vpdpbusd.{width}", lane_vector,
+                                              sums[part][token], weights[part], activation)
+        return sums[0] if parts == 1 else [_join(b, low, high) for low, high in zip(*sums, strict=True)]
+
+    return lower
+
+
+def _rolled_loop(b: Any, trips: int, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
+    """Runs body(index, values) -> values `trips` times, and keeps LLVM from unrolling it.
+
+    Unrolled, LLVM regroups the additions token by token and spills the weights, at half the speed: the loop pins the
+    order. A single token has nothing to regroup and is faster unrolled.
+    """
+    before = b.block
+    loop = b.append_basic_block("quads")
+    after = b.append_basic_block("quads.end")
+    b.branch(loop)
+    b.position_at_end(loop)
+    index = b.phi(_I64)
+    values = [b.phi(value.type) for value in initial]
+    updated = body(index, values)
+    following = b.add(index, _I64(1))
+    branch = b.cbranch(b.icmp_unsigned("<", following, _I64(trips)), loop, after)
+    keep = b.module.add_metadata([ir.MetaDataString(b.module, "llvm.loop.unroll.disable")])
+    identity = ir.MDValue(b.module, [], name=str(len(b.module.metadata)))
+    identity.operands = (identity, keep)
+    branch.set_metadata("llvm.loop", identity)
+    for phi, first, later in zip([index, *values], [_I64(0), *initial], [following, *updated], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, b.block)
+    b.position_at_end(after)
+    return updated
+
+
+def _block_dot_avx2(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
+    """vpmaddubsw sums pairs of u8 x s8 in 16 bits, where 4-bit codes leave room for a whole block: 8 x 2 x 15 x 127 < 2^15.
+
+    Codes of 8 bits are two planes of 4: the sum is low + 16 x high, and vpmaddwd multiplies by 16 while it widens.
+    """
+    words, lanes = ir.VectorType(_I16, 16), ir.VectorType(_I32, 8)
+    bytes32 = ir.VectorType(_I8, 32)
+    halves = range(2)
+
+    def pass_over(planes: list[Callable[[Any, Any], Any]], trips: int) -> list[Any]:
+        """One 16-bit sum for each half and token; `planes` unpack the quads that share 64 bytes."""
+
+        def body(index: Any, sums: list[Any]) -> list[Any]:
+            sums = list(sums)
+            address = b.add(panel, b.shl(index, _I64(6)))
+            packed = [_load(b, _offset(b, address, 32 * half), bytes32, 1) for half in halves]
+            tokens = b.add(x, b.mul(index, _I64(4 * count * len(planes))))
+            for place, unpack in enumerate(planes):
+                weights = [unpack(b, packed[half]) for half in halves]
+                for token in range(count):
+                    activation = b.bitcast(_activation(b, tokens, place, token, count, 8), bytes32)
+                    for half in halves:
+                        pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", words, weights[half], activation)
+                        sums[half * count + token] = b.add(sums[half * count + token], pairs)
+            return sums
+
+        initial = [_constant(words, 0)] * (2 * count)
+        if count > 1:
+            return _rolled_loop(b, trips, initial, body)
+        return functools.reduce(lambda sums, index: body(_I64(index), sums), range(trips), initial)
+
+    def widen(sums: list[Any], factor: int) -> list[Any]:
+        return [_call(b, "llvm.x86.avx2.pmadd.wd", lanes, value, _constant(words, factor)) for value in sums]
+
+    if bits == 4:
+        totals = widen(pass_over([_low_nibble, _high_nibble], QUADS // 2), 1)
+    else:
+        low = widen(pass_over([_low_nibble], QUADS), 1)
+        totals = [b.add(*both) for both in zip(low, widen(pass_over([_high_nibble], QUADS), 16), strict=True)]
+    return [_join(b, totals[token], totals[count + token]) for token in range(count)]
+
+
+def _block_dot_portable(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
+    """Shifts, multiplications and additions in 32 bits, left to LLVM."""
+    sums = [_constant(I32.llvm, 0)] * count
+    for quad, codes in enumerate(_codes(b, panel, bits)):
+        lanes = b.bitcast(codes, I32.llvm)
+        for byte in range(4):
+            weights = b.and_(b.lshr(lanes, _constant(I32.llvm, 8 * byte)), _constant(I32.llvm, 255))
+            for token in range(count):
+                value = _load(b, _offset(b, x, 4 * (quad * count + token) + byte), _I8, 1)
+                activation = _splat(b, b.sext(value, _I32), LANES)
+                sums[token] = b.add(sums[token], b.mul(weights, activation))
+    return sums
+
+
+_BLOCK_DOT: dict[str, Callable[..., list[Any]]] = {
+    "avx512-vnni": _block_dot_vnni(512),
+    "avx-vnni": _block_dot_vnni(256),
+    "avx2": _block_dot_avx2,
+    "portable": _block_dot_portable,
+}
+
+
+@intrinsic(prefer_literal=True)
+def block_dot(typing: Any, bits: Any, count: Any, panel: Any, x: Any) -> Any:
+    """Exact integer products of one block of unsigned codes (16 rows x 32 k) with `count` tokens: Tile(i32, count).
+
+    panel: address of the codes, 4 or 8 bits each; x: address of the block's activations, int8 [8 quads][count][4].
+    """
+    num_bits, num_tokens = bits.literal_value, count.literal_value
+    result = Tile(I32, num_tokens)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        sums = _BLOCK_DOT[INSTRUCTION_SET](b, num_bits, num_tokens, arguments[2], arguments[3])
+        return cgutils.pack_array(b, sums) if num_tokens else None
+
+    return result(bits, count, types.intp, types.intp), lower
+
+
+# ---- values -----------------------------------------------------------------------------------
+
+
+@intrinsic(prefer_literal=True)
+def zeros(typing: Any, count: Any) -> Any:
+    """Tile(f32, count) of zeros."""
+    result = Tile(F32, count.literal_value)
+    return result(count), lambda context, b, signature, arguments: ir.Constant(result.llvm, None)
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """All 16 lanes hold `value` (f32)."""
+    return F32(types.float32), lambda context, b, signature, arguments: _splat(b, arguments[0], LANES)
+
+
+@intrinsic
+def load(typing: Any, address: Any) -> Any:
+    """16 f32 at an address."""
+    return F32(types.intp), lambda context, b, signature, arguments: _load(b, arguments[0], F32.llvm, 4)
+
+
+@intrinsic
+def load_f16(typing: Any, address: Any) -> Any:
+    """16 f16 at an address, widened to f32."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.fpext(_load(b, arguments[0], ir.VectorType(_HALF, LANES), 2), F32.llvm)
+
+    return F32(types.intp), lower
+
+
+@intrinsic
+def load_bf16(typing: Any, address: Any) -> Any:
+    """16 bf16 at an address, widened to f32."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        words = _load(b, arguments[0], ir.VectorType(_I16, LANES), 2)
+        return b.bitcast(b.shl(b.zext(words, I32.llvm), _constant(I32.llvm, 16)), F32.llvm)
+
+    return F32(types.intp), lower
+
+
+def _loader(element: Any, read: Callable[[Any, Any], Any], result: Any) -> Any:
+    @intrinsic
+    def scalar(typing: Any, address: Any) -> Any:
+        def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            return read(b, _load(b, arguments[0], element, 1))
+
+        return result(types.intp), lower
+
+    return scalar
+
+
+load_scalar = _loader(_FLOAT, lambda b, value: value, types.float32)
+load_scalar_f16 = _loader(_HALF, lambda b, value: b.fpext(value, _FLOAT), types.float32)
+load_scalar_bf16 = _loader(_I16, lambda b, value: b.bitcast(b.shl(b.zext(value, _I32), _I32(16)), _FLOAT), types.float32)
+load_scalar_u8 = _loader(_I8, lambda b, value: b.zext(value, _I32), types.int32)
+load_scalar_i32 = _loader(_I32, lambda b, value: value, types.int32)
+load_scalar_i64 = _loader(_I64, lambda b, value: value, types.int64)
+
+
+@intrinsic
+def store(typing: Any, address: Any, value: Any) -> Any:
+    """Writes 16 f32."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        b.store(arguments[1], _pointer(b, arguments[0], F32.llvm)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(types.intp, F32), lower
+
+
+@intrinsic
+def store_f16(typing: Any, address: Any, value: Any) -> Any:
+    """Writes 16 f32 as f16, rounded to nearest even."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        halves = b.fptrunc(arguments[1], ir.VectorType(_HALF, LANES))
+        b.store(halves, _pointer(b, arguments[0], halves.type)).align = 2
+        return context.get_dummy_value()
+
+    return types.void(types.intp, F32), lower
+
+
+@intrinsic
+def store_i8(typing: Any, address: Any, value: Any) -> Any:
+    """Writes 16 i32 lanes as int8; they must be in range."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        narrow = b.trunc(arguments[1], ir.VectorType(_I8, LANES))
+        b.store(narrow, _pointer(b, arguments[0], narrow.type)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.intp, I32), lower
+
+
+def _storer(element: Any, argument: Any, convert: Callable[[Any, Any], Any]) -> Any:
+    @intrinsic
+    def scalar(typing: Any, address: Any, value: Any) -> Any:
+        def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            b.store(convert(b, arguments[1]), _pointer(b, arguments[0], element)).align = 1
+            return context.get_dummy_value()
+
+        return types.void(types.intp, argument), lower
+
+    return scalar
+
+
+store_scalar = _storer(_FLOAT, types.float32, lambda b, value: value)
+store_scalar_f16 = _storer(_HALF, types.float32, lambda b, value: b.fptrunc(value, _HALF))
+store_scalar_i32 = _storer(_I32, types.int32, lambda b, value: value)
+
+
+@intrinsic(prefer_literal=True)
+def splats(typing: Any, address: Any, count: Any) -> Any:
+    """`count` consecutive f32, each broadcast to a vector: Tile(f32, count)."""
+    result = Tile(F32, count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return cgutils.pack_array(b, [
+            _splat(b, _load(b, _offset(b, arguments[0], 4 * token), _FLOAT, 4), LANES) for token in range(result.count)
+        ])
+
+    return result(types.intp, count), lower
+
+
+@intrinsic(prefer_literal=True)
+def splats_i32(typing: Any, address: Any, count: Any) -> Any:
+    """`count` consecutive i32, each broadcast to a vector: Tile(i32, count)."""
+    result = Tile(I32, count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return cgutils.pack_array(b, [
+            _splat(b, _load(b, _offset(b, arguments[0], 4 * token), _I32, 4), LANES) for token in range(result.count)
+        ])
+
+    return result(types.intp, count), lower
+
+
+@intrinsic(prefer_literal=True)
+def splats_strided(typing: Any, address: Any, stride: Any, count: Any) -> Any:
+    """`count` f32 at distances of `stride` bytes, each broadcast to a vector: Tile(f32, count)."""
+    result = Tile(F32, count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, distance, _ = arguments
+        return cgutils.pack_array(b, [
+            _splat(b, _load(b, b.add(address, b.mul(distance, _I64(token))), _FLOAT, 4), LANES)
+            for token in range(result.count)
+        ])
+
+    return result(types.intp, types.intp, count), lower
+
+
+@intrinsic
+def store_rows(typing: Any, address: Any, stride: Any, tile: Any) -> Any:
+    """Writes vector t of a tile at address + t * stride."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, distance, values = arguments
+        for token in range(tile.count):
+            target = b.add(address, b.mul(distance, _I64(token)))
+            b.store(b.extract_value(values, token), _pointer(b, target, F32.llvm)).align = 4
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, tile), lower
+
+
+@intrinsic(prefer_literal=True)
+def load_rows(typing: Any, address: Any, stride: Any, count: Any) -> Any:
+    """Reads `count` vectors at address + t * stride: Tile(f32, count)."""
+    result = Tile(F32, count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, distance, _ = arguments
+        return cgutils.pack_array(b, [
+            _load(b, b.add(address, b.mul(distance, _I64(token))), F32.llvm, 4) for token in range(result.count)
+        ])
+
+    return result(types.intp, types.intp, count), lower
+
+
+@intrinsic(prefer_literal=True)
+def pick(typing: Any, tile: Any, index: Any) -> Any:
+    """Vector number `index` (a constant) of a tile."""
+    position = index.literal_value
+    return tile.vector(tile, index), lambda context, b, signature, arguments: b.extract_value(arguments[0], position)
+
+
+# ---- lanewise arithmetic on vectors and tiles -------------------------------------------------
+
+
+def _lanewise(name: str, arity: int, operation: Callable[..., Any], result: Vector | None = None) -> Any:
+    """An intrinsic that applies `operation` to every vector; plain vectors serve every vector of a tile."""
+
+    def typed(typing: Any, *operands: Any) -> Any:
+        tile = next((o for o in operands if isinstance(o, Tile)), None)
+        if not all(isinstance(o, Vector | Tile) for o in operands):
+            return None
+        first = operands[0] if tile is None else tile
+        vector = result or (first.vector if tile is not None else first)
+        returned = vector if tile is None else Tile(vector, tile.count)
+
+        def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            if tile is None:
+                return operation(b, *arguments)
+            return cgutils.pack_array(b, [
+                operation(b, *[b.extract_value(a, index) if isinstance(o, Tile) else a
+                               for a, o in zip(arguments, operands, strict=True)])
+                for index in range(tile.count)
+            ])
+
+        return returned(*operands), lower
+
+    signatures = {
+        1: lambda typing, x: typed(typing, x),
+        2: lambda typing, x, y: typed(typing, x, y),
+        3: lambda typing, x, y, z: typed(typing, x, y, z),
+    }
+    function = signatures[arity]
+    function.__name__ = name
+    return intrinsic(function)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value.type.element, ir.FloatType)
+
+
+def _maximum(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered(">", x, y), x, y)
+
+
+add = _lanewise("add", 2, lambda b, x, y: b.fadd(x, y) if _is_float(x) else b.add(x, y))
+subtract = _lanewise("subtract", 2, lambda b, x, y: b.fsub(x, y) if _is_float(x) else b.sub(x, y))
+multiply = _lanewise("multiply", 2, lambda b, x, y: b.fmul(x, y) if _is_float(x) else b.mul(x, y))
+divide = _lanewise("divide", 2, lambda b, x, y: b.fdiv(x, y))
+maximum = _lanewise("maximum", 2, _maximum)
+fma = _lanewise("fma", 3, _fma)
+to_float = _lanewise("to_float", 1, lambda b, x: b.sitofp(x, F32.llvm), result=F32)
+absolute = _lanewise("absolute", 1, lambda b, x: _call(b, f"llvm.fabs.v{LANES}f32", F32.llvm, x))
+round_even = _lanewise(
+    "round_even", 1,
+    lambda b, x: b.fptosi(_call(b, f"llvm.rint.v{LANES}f32", F32.llvm, x), I32.llvm), result=I32,
+)
+
+
+def _operator(symbol: Any, function: Any) -> None:
+    @overload(symbol, strict=False)  # strict would compare annotations, which a lambda cannot have
+    def typed(x: Any, y: Any) -> Any:
+        if isinstance(x, Vector | Tile) and isinstance(y, Vector | Tile):
+            return lambda x, y: function(x, y)
+        return None
+
+
+for _symbol, _function in ((operator.add, add), (operator.sub, subtract), (operator.mul, multiply),
+                           (operator.truediv, divide)):
+    _operator(_symbol, _function)
+
+
+@intrinsic(prefer_literal=True)
+def shift_left(typing: Any, value: Any, bits: Any) -> Any:
+    """i32 lanes shifted left by a constant."""
+    distance = bits.literal_value
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.shl(arguments[0], _constant(I32.llvm, distance))
+
+    return I32(I32, bits), lower
+
+
+def _reduction(combine: Callable[[Any, Any, Any], Any], element: Any, result: Any, argument: Vector) -> Any:
+    """Combines the 16 lanes pairwise, halves first: one fixed order."""
+
+    @intrinsic
+    def reduce(typing: Any, value: Any) -> Any:
+        def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+            vector, width = arguments[0], LANES
+            while width > 1:
+                width //= 2
+                vector = combine(b, _slice(b, vector, 0, width), _slice(b, vector, width, width))
+            return b.extract_element(vector, _I32(0))
+
+        return result(argument), lower
+
+    return reduce
+
+
+sum_lanes = _reduction(lambda b, x, y: b.fadd(x, y), _FLOAT, types.float32, F32)
+max_lanes = _reduction(_maximum, _FLOAT, types.float32, F32)
+sum_lanes_i32 = _reduction(lambda b, x, y: b.add(x, y), _I32, types.int32, I32)
+
+
+@intrinsic
+def select_below(typing: Any, limit: Any, inside: Any, outside: Any) -> Any:
+    """Lane i is `inside` where i < limit (i32), else `outside`."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        lanes = ir.Constant(I32.llvm, list(range(LANES)))
+        return b.select(b.icmp_signed("<", lanes, _splat(b, arguments[0], LANES)), arguments[1], arguments[2])
+
+    return F32(types.int32, F32, F32), lower
+
+
+@intrinsic
+def bits_to_float(typing: Any, value: Any) -> Any:
+    """Reads the bits of i32 lanes as f32."""
+    return F32(I32), lambda context, b, signature, arguments: b.bitcast(arguments[0], F32.llvm)
+
+
+@intrinsic(prefer_literal=True)
+def splat_i32(typing: Any, value: Any) -> Any:
+    """All 16 lanes hold the constant `value` (i32)."""
+    number = value.literal_value
+    return I32(value), lambda context, b, signature, arguments: _constant(I32.llvm, number)
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Asks for the cache line at an address."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        pointer = _pointer(b, arguments[0], _I8)
+        signature_ = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(b.module, signature_, "llvm.prefetch.p0")
+        b.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), lower
+
+
+@intrinsic
+def store_quads(typing: Any, address: Any, stride: Any, value: Any) -> Any:
+    """Writes 16 i32 lanes, which must be in range, as int8: four at address, four at address + stride, and so on."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, distance, lanes = arguments
+        quads = b.bitcast(b.trunc(lanes, ir.VectorType(_I8, LANES)), ir.VectorType(_I32, 4))
+        for quad in range(4):
+            target = b.add(address, b.mul(distance, _I64(quad)))
+            b.store(b.extract_element(quads, _I32(quad)), _pointer(b, target, _I32)).align = 1
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, I32), lower
+
+
+@intrinsic
+def where_below(typing: Any, x: Any, limit: Any, low: Any, high: Any) -> Any:
+    """Lane by lane: `low` where x < limit, else `high`; all f32."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return b.select(b.fcmp_ordered("<", arguments[0], arguments[1]), arguments[2], arguments[3])
+
+    return F32(F32, F32, F32, F32), lower

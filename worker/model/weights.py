@@ -1,0 +1,172 @@
+"""Packed weights: the model's tensors as the kernels read them, in one file that all replicas map.
+
+The file is written once, next to other models' in the cache folder, under a name made of the GGUF's content; it appears
+by an atomic rename, so that a reader sees a whole file or none. Where it cannot be written, the same bytes live in
+anonymous memory. load.py decides what is packed; this module knows how it lies. Invariant: what is mapped was
+completely written by this version of the layout.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worker.errors import GGUFError
+from worker.gguf import GGUF, TensorInfo
+from worker.kernels import panels
+
+LAYOUT_VERSION = 1
+ALIGNMENT = 4096  # of the data and of every tensor's start: whole pages can be shared and dropped
+_MAGIC = b"CORRALPK"
+_SAMPLE = 4096
+
+
+@dataclass(frozen=True)
+class PackedTensor:
+    """A matrix in panels, or a vector of f32 (format is None)."""
+
+    address: int
+    format: panels.PanelFormat | None
+    num_rows: int
+    num_columns: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    tensor: TensorInfo
+    format: panels.PanelFormat | None
+    num_rows: int
+    num_columns: int
+    offset: int
+    num_bytes: int
+
+
+class PackedWeights:
+    """The packed tensors of one model by GGUF name, mapped or in memory until `close`."""
+
+    def __init__(self, memory: mmap.mmap, places: list[_Place]) -> None:
+        self._memory = memory
+        self._view = np.frombuffer(memory, np.uint8)
+        base = self._view.ctypes.data
+        self.num_bytes = len(memory)
+        self.tensors: Mapping[str, PackedTensor] = {
+            p.tensor.name: PackedTensor(base + p.offset, p.format, p.num_rows, p.num_columns) for p in places
+        }
+
+    def vector(self, name: str) -> NDArray[np.float32]:
+        """A packed vector's values, as a view."""
+        tensor = self.tensors[name]
+        start = tensor.address - self._view.ctypes.data
+        return self._view[start : start + 4 * tensor.num_columns].view(np.float32)
+
+    def close(self) -> None:
+        """Unmaps. No address may be used afterwards."""
+        self.tensors = {}
+        del self._view
+        self._memory.close()
+
+
+def pack_weights(gguf: GGUF, folder: Path | None, progress: Callable[[float], None]) -> PackedWeights:
+    """Maps the model's packed file from `folder`, writing it first if it is not there."""
+    places, size = _lay_out(gguf)
+    if folder is not None:
+        path = folder / f"{_fingerprint(gguf)}.panels"
+        try:
+            if not _is_whole(path, size):
+                _write_file(path, gguf, places, size, progress)
+            return PackedWeights(_map(path), places)
+        except OSError as error:
+            print(f"warning: packed weights stay in memory: {path}: {error.strerror}", file=sys.stderr)
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    _fill(np.frombuffer(memory, np.uint8), gguf, places, progress)
+    return PackedWeights(memory, places)
+
+
+def _lay_out(gguf: GGUF) -> tuple[list[_Place], int]:
+    places, offset = [], ALIGNMENT  # the first page is the header
+    for tensor in gguf.tensors.values():
+        if len(tensor.shape) == 1:
+            form, num_rows, num_columns = None, 1, tensor.shape[0]
+            if tensor.type.name != "F32":
+                raise GGUFError(f"tensor {tensor.name} is a vector of {tensor.type.name}, expected F32")
+            num_bytes = 4 * num_columns
+        elif len(tensor.shape) == 2:
+            num_rows, num_columns = tensor.shape
+            form = panels.panel_format(tensor.name, tensor.type.name, num_columns)
+            num_bytes = form.matrix_bytes(num_rows, num_columns)
+        else:
+            raise GGUFError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, expected 1 or 2")
+        places.append(_Place(tensor, form, num_rows, num_columns, offset, num_bytes))
+        offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
+    return places, offset
+
+
+def _fill(out: NDArray[np.uint8], gguf: GGUF, places: list[_Place], progress: Callable[[float], None]) -> None:
+    for done, place in enumerate(places):
+        progress(done / len(places))
+        target = out[place.offset : place.offset + place.num_bytes]
+        blocks = place.tensor.data.view(place.tensor.type.dtype)
+        if place.format is None:
+            target[:] = place.tensor.data
+        else:
+            panels.pack(place.format, blocks.reshape(place.num_rows, -1), target)
+        gguf.release(place.tensor)
+    progress(1.0)
+
+
+def _fingerprint(gguf: GGUF) -> str:
+    """A name for the content: every tensor's name, type, shape and a sample of its bytes, and the panel layout."""
+    digest = hashlib.sha256(f"{LAYOUT_VERSION} {gguf.size_bytes} {sys.byteorder}".encode())
+    for tensor in gguf.tensors.values():
+        digest.update(f"\0{tensor.name} {tensor.type.name} {tensor.shape}\0".encode())
+        middle = max(0, (tensor.data.size - _SAMPLE) // 2)
+        digest.update(tensor.data[middle : middle + _SAMPLE])
+    return digest.hexdigest()[:32]
+
+
+def _header(size: int) -> bytes:
+    return _MAGIC + json.dumps({"version": LAYOUT_VERSION, "size": size}).encode()
+
+
+def _is_whole(path: Path, size: int) -> bool:
+    try:
+        with path.open("rb") as file:
+            header = _header(size)
+            return file.read(len(header)) == header and os.fstat(file.fileno()).st_size == size
+    except FileNotFoundError:
+        return False
+
+
+def _write_file(
+    path: Path, gguf: GGUF, places: list[_Place], size: int, progress: Callable[[float], None]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".packing-")
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here, not a SIGBUS while packing
+        with mmap.mmap(descriptor, size) as memory:
+            view = np.frombuffer(memory, np.uint8)
+            _fill(view, gguf, places, progress)
+            del view
+            memory.flush()
+            memory[: len(_header(size))] = _header(size)
+        os.rename(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
