@@ -51,7 +51,7 @@ ROUTES: Sequence[tuple[str, str, Endpoint]] = (
 
 
 def create_app(config: GatewayConfig) -> FastAPI:
-    """The application; its lifespan starts and stops the workers. app.state: dispatcher, fleet."""
+    """The application; its lifespan starts and stops the workers. app.state: config, fleet, dispatcher."""
     fleet = Fleet(config.models, config.supervision)
 
     @asynccontextmanager
@@ -76,6 +76,7 @@ def create_app(config: GatewayConfig) -> FastAPI:
             Middleware(BodyLimit, limit=config.body_limit),
         ],
     )
+    app.state.config = config
     app.state.fleet = fleet
     app.state.dispatcher = Dispatcher(AliasTable(config.models), fleet)
     return app

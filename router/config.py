@@ -1,11 +1,19 @@
-"""What the gateway is told at start, as frozen values. Made by flags.py, read by everyone, never changed.
+"""What the gateway is told at start, as frozen values. Made by settings.py, read by everyone, never changed.
 
 Invariant: a GatewayConfig that exists is valid: names are unique, files were there, addresses make sense.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 8080
+DEFAULT_BODY_LIMIT = 16 * 1024 * 1024  # bytes
+DEFAULT_LAME_DUCK = 1.0  # seconds
+DEFAULT_DRAIN_TIMEOUT = 60.0  # seconds
+DEFAULT_CORS_METHODS = "GET, POST, OPTIONS"
+DEFAULT_CORS_HEADERS = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +34,8 @@ class CorsConfig:
     """Which web pages of other origins may call the gateway. No origins: none."""
 
     origins: tuple[str, ...] = ()  # "*" stands for all
-    methods: str = "GET, POST, OPTIONS"
-    headers: str = "*"
+    methods: str = DEFAULT_CORS_METHODS
+    headers: str = DEFAULT_CORS_HEADERS
     credentials: bool = False
 
     @property
@@ -39,7 +47,7 @@ class CorsConfig:
 class SupervisionConfig:
     """How workers are started, watched and stopped. Times are in seconds."""
 
-    worker_command: tuple[str, ...] = (sys.executable, "-m", "worker")
+    worker_command: tuple[str, ...] = (sys.executable, "-P", "-m", "worker")
     first_delay: float = 0.5  # before the first restart; doubles with every crash in a row
     longest_delay: float = 30.0
     jitter: float = 0.25  # of the delay, either way
@@ -60,17 +68,28 @@ class LogConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """For https."""
+
+    key_file: Path
+    cert_file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class GatewayConfig:
     """Everything `corral serve` was told."""
 
     models: tuple[ModelConfig, ...]
-    hosts: tuple[str, ...] = ("127.0.0.1",)  # addresses, or paths ending in .sock
-    port: int = 8080
+    hosts: tuple[str, ...] = (DEFAULT_HOST,)  # addresses, or paths ending in .sock
+    port: int = DEFAULT_PORT
     key_digests: frozenset[bytes] = frozenset()  # sha256 of every valid key; none: no key is asked for
     cors: CorsConfig = CorsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
     log: LogConfig = LogConfig()
-    body_limit: int = 16 * 1024 * 1024  # bytes
-    lame_duck: float = 1.0  # seconds between /ready turning 503 and the closing of the port
-    drain_timeout: float = 60.0  # seconds that open requests get to finish
-    notes: tuple[str, ...] = field(default=())  # flags that were understood but do nothing here, one line each
+    tls: TlsConfig | None = None
+    metrics: bool = False  # whether GET /metrics answers
+    slots: bool = True  # whether GET /slots answers
+    body_limit: int = DEFAULT_BODY_LIMIT
+    lame_duck: float = DEFAULT_LAME_DUCK  # seconds between /ready turning 503 and the closing of the port
+    drain_timeout: float = DEFAULT_DRAIN_TIMEOUT  # seconds that open requests get to finish
+    notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

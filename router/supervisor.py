@@ -67,10 +67,9 @@ class ModelStatus:
 class WorkerProcess:
     """One model's worker through all its lives."""
 
-    def __init__(self, model: ModelConfig, config: SupervisionConfig, socket: Path) -> None:
+    def __init__(self, model: ModelConfig, config: SupervisionConfig) -> None:
         self.model = model
         self._config = config
-        self._socket = socket
         self._policy = RestartPolicy(config)
         self._state = ModelState.LOADING
         self._changed = asyncio.Event()
@@ -130,13 +129,13 @@ class WorkerProcess:
         if grace <= 0 and self._child is not None:
             self._child.kill()
 
-    async def run(self) -> None:
-        """Lives, one after the other, until stop()."""
+    async def run(self, socket: Path) -> None:
+        """Lives, one after the other, until stop(); each listens on the socket."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             began = loop.time()
             try:
-                returncode = await self._live()
+                returncode = await self._live(socket)
             except OSError as error:
                 self._enter(ModelState.FAILED, f"cannot start the worker: {error}")
                 break
@@ -149,13 +148,13 @@ class WorkerProcess:
         await self._stopping.wait()
         self._enter(ModelState.STOPPED, self._reason)
 
-    async def _live(self) -> int:
+    async def _live(self, socket: Path) -> int:
         """One life, from spawn to exit status."""
         self._progress = None
         self._enter(ModelState.LOADING, self._reason)
-        self._socket.unlink(missing_ok=True)
+        socket.unlink(missing_ok=True)
         token = secrets.token_hex(32)
-        address = f"unix:{self._socket}"
+        address = f"unix:{socket}"
         child = self._child = await Child.spawn(self._command(address), _environment(os.environ, token), self._hear)
         replica = Replica(self.model.name, address, token)
         tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._announce(replica))]
@@ -263,19 +262,17 @@ class Fleet:
     """Every model's worker. An async context: entering starts them, leaving stops them."""
 
     def __init__(self, models: Sequence[ModelConfig], config: SupervisionConfig) -> None:
-        self._models = models
         self._config = config
-        self._workers: dict[str, WorkerProcess] = {}
+        self._workers = {model.name: WorkerProcess(model, config) for model in models}
         self._tasks: list[asyncio.Task[None]] = []
         self._folder: RunFolder | None = None
         self._draining = False
 
     async def __aenter__(self) -> Self:
         self._folder = RunFolder(os.environ)
-        for number, model in enumerate(self._models):
-            worker = WorkerProcess(model, self._config, self._folder.socket(number))
-            self._workers[model.name] = worker
-            self._tasks.append(asyncio.create_task(worker.run(), name=f"worker {model.name}"))
+        for number, (name, worker) in enumerate(self._workers.items()):
+            run = worker.run(self._folder.socket(number))
+            self._tasks.append(asyncio.create_task(run, name=f"worker {name}"))
         return self
 
     async def __aexit__(

@@ -1,0 +1,61 @@
+"""The `corral` command: picks the subcommand and imports nothing else, so that it answers at once.
+
+`python -m router` is the same command. Invariant: the gateway's process never imports the worker; `corral worker`
+becomes another process.
+"""
+
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    module: str
+    summary: str
+
+
+COMMANDS: Mapping[str, Command] = {
+    "serve": Command("router.serve", "serve models over HTTP: OpenAI's and llama-server's interfaces on one port"),
+    "worker": Command("worker", "serve one model over gRPC"),
+    "pull": Command("router.pull", "fetch a model: a name of the catalogue, hf:USER/REPO[:QUANT] or a URL"),
+}
+
+
+def main() -> int:
+    """Runs the subcommand named by the first argument."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"corral {version('corral')}")
+        return 0
+    name, *rest = arguments
+    command = COMMANDS.get(name)
+    if command is None:
+        print(f"error: no command '{name}' (commands: {', '.join(COMMANDS)})", file=sys.stderr)
+        return 2
+    run(name, command, rest)
+    return 0
+
+
+def run(name: str, command: Command, arguments: Sequence[str]) -> None:
+    """Does not return for a worker; the others end by SystemExit."""
+    if name == "worker":
+        os.execv(sys.executable, [sys.executable, "-P", "-m", command.module, *arguments])  # noqa: S606
+    sys.argv = [f"corral {name}", *arguments]
+    runpy.run_module(command.module, run_name="__main__")
+
+
+def usage() -> str:
+    lines = ["usage: corral COMMAND ...", "", "commands:"]
+    lines += [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    lines += ["", "corral COMMAND --help tells more; corral --version the version."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Reads a command line and the environment by the table of flags. Pure.
+
+Called by serve.py; settings.py makes sense of the values. Precedence: flag, then environment.
+Invariant: every word of the command line is understood or refused; none is skipped.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from router.errors import CommandError
+from router.flagtable import FLAGS, Effect, Flag, Takes
+
+EXIT_USAGE = 2
+_ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
+_OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
+_BY_NAME: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in (*flag.names, *flag.off)}
+
+
+@dataclass(slots=True)
+class Given:
+    """What was given: the values of each key in order, and the flags without effect by the reason for it."""
+
+    values: dict[str, list[str]] = field(default_factory=dict)
+    inert: dict[str, list[str]] = field(default_factory=dict)
+
+    def last(self, key: str) -> str | None:
+        found = self.values.get(key)
+        return found[-1] if found else None
+
+    def on(self, key: str, default: bool = False) -> bool:
+        found = self.last(key)
+        return default if found is None else found == "on"
+
+    def notes(self) -> tuple[str, ...]:
+        """One line per reason."""
+        return tuple(f"no effect: {', '.join(names)} ({note})" for note, names in self.inert.items())
+
+    def take(self, flag: Flag, name: str, value: str) -> None:
+        """Files one flag as given; an off-name or an off-word turns it around."""
+        if flag.effect is not Effect.NONE:
+            self.values.setdefault(flag.key, []).append(value)
+            return
+        off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value.lower() in _OFF_WORDS)
+        note = flag.off_note if off else flag.note
+        if note and name not in self.inert.setdefault(note, []):
+            self.inert[note].append(name)
+
+
+def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Given:
+    """Raises CommandError for a word that is no flag or a flag without its value."""
+    given = Given()
+    for flag, name, value in _words(arguments):
+        given.take(flag, name, value)
+    seen = {_BY_NAME[word.partition("=")[0]].key for word in arguments if word.partition("=")[0] in _BY_NAME}
+    for flag in FLAGS:
+        if flag.key not in seen:
+            _take_variable(given, flag, environment)
+    return given
+
+
+def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:
+    """The flags of a command line: (flag, the name used, its value; "on" or "off" for a switch)."""
+    rest = list(reversed(arguments))
+    while rest:
+        word = rest.pop()
+        name, joined, value = word.partition("=") if word.startswith("--") else (word, "", "")
+        flag = _BY_NAME.get(name)
+        if flag is None:
+            raise CommandError(_unknown(name), EXIT_USAGE)
+        yield flag, name, value if joined else _value(flag, name, rest)
+
+
+def _value(flag: Flag, name: str, rest: list[str]) -> str:
+    """Takes the flag's value off the reversed rest of the line."""
+    match flag.takes:
+        case Takes.NOTHING:
+            return "off" if name in flag.off else "on"
+        case Takes.WORD:
+            return rest.pop() if rest and rest[-1].lower() in flag.words else "on"
+        case _:
+            num_values = 2 if flag.takes is Takes.PAIR else 1
+            if len(rest) < num_values:
+                raise CommandError(f"{name} needs {'two values' if num_values == 2 else 'a value'}", EXIT_USAGE)
+            return " ".join(rest.pop() for _ in range(num_values))
+
+
+def _take_variable(given: Given, flag: Flag, environment: Mapping[str, str]) -> None:
+    for variable in flag.variables:
+        value = environment.get(variable)
+        if value is None:
+            continue
+        if flag.takes is Takes.NOTHING:
+            value = _switch(variable, value)
+        given.take(flag, variable, value)
+        return
+
+
+def _switch(variable: str, value: str) -> str:
+    if value.lower() in _ON_WORDS:
+        return "on"
+    if value.lower() in _OFF_WORDS:
+        return "off"
+    raise CommandError(f"{variable} must be 1 or 0, but is '{value}'", EXIT_USAGE)
+
+
+def _unknown(word: str) -> str:
+    if not word.startswith("-"):
+        return f"unexpected argument '{word}'; a model is given with -m FILE"
+    nearest = difflib.get_close_matches(word, _BY_NAME, n=1, cutoff=0.5)
+    return f"unknown flag '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
+
+
+def usage() -> str:
+    """The text of `corral serve --help`: every flag with an effect."""
+    lines = ["usage: corral serve -m FILE [-m FILE ...] [--alias NAME=FILE ...] [flags]", ""]
+    for title, effect in (("the gateway", Effect.SERVE), ("every worker", Effect.WORKER)):
+        lines.append(f"{title}:")
+        lines += [line for flag in FLAGS if flag.effect is effect for line in _help_lines(flag)]
+        lines.append("")
+    lines.append("llama-server's other flags are understood too; one that cannot apply says so at the start.")
+    return "\n".join(lines)
+
+
+def _help_lines(flag: Flag) -> Iterator[str]:
+    names = ", ".join((*flag.names, *flag.off))
+    left = f"  {names} {flag.metavar}".rstrip()
+    variable = f" [{flag.variables[0]}]" if flag.variables else ""
+    if len(left) > 38:
+        yield left
+        left = ""
+    yield f"{left:<40}{flag.help}{variable}"

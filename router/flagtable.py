@@ -1,0 +1,365 @@
+"""llama-server's flags, and ours, as one table: what each is called, what it takes, and what it means here.
+
+Read by flags.py. Both of llama-server's spellings are in it, the older and today's. A flag without an effect here has a
+note that says why; an empty note means that things are always so. Invariant: no name stands in two rows.
+"""
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+class Takes(enum.Enum):
+    NOTHING = 0
+    VALUE = 1
+    PAIR = 2
+    WORD = 3  # one of `words`, or nothing
+
+
+class Effect(enum.Enum):
+    SERVE = "serve"  # a setting of the gateway
+    WORKER = "worker"  # handed on to every worker
+    NONE = "none"  # understood, without effect
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One row: `key` is what settings.py asks for; `off` are the names that mean the opposite."""
+
+    key: str
+    names: tuple[str, ...]
+    effect: Effect
+    takes: Takes = Takes.VALUE
+    off: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
+    variables: tuple[str, ...] = ()  # environment
+    metavar: str = ""
+    help: str = ""
+    note: str = ""
+    off_note: str = ""
+
+
+ON_OFF = frozenset({"on", "off", "auto", "true", "false", "0", "1", "enabled", "disabled"})
+
+
+def _names(spec: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """ "-x --name ! --no-name $ VARIABLE": names, names that mean the opposite, environment variables."""
+    names, _, variables = spec.partition("$")
+    on, _, off = names.partition("!")
+    return tuple(on.split()), tuple(off.split()), tuple(variables.split())
+
+
+def _key(names: tuple[str, ...]) -> str:
+    return names[-1].lstrip("-").replace("-", "_")
+
+
+def _active(effect: Effect, rows: str) -> Iterator[Flag]:
+    """Rows with an effect, one a line: names : value (empty for a switch) : help."""
+    for row in rows.strip().splitlines():
+        spec, metavar, text = (part.strip() for part in row.split(" : ", 2))
+        names, off, variables = _names(spec)
+        takes = Takes.VALUE if metavar else Takes.NOTHING
+        yield Flag(_key(names), names, effect, takes, off, variables=variables, metavar=metavar, help=text)
+
+
+def _inert(note: str, rows: str, takes: Takes, off_note: str | None = None) -> Iterator[Flag]:
+    """Rows without effect, one a line."""
+    for row in rows.strip().splitlines():
+        names, off, variables = _names(row)
+        yield Flag(
+            key=_key(names),
+            names=names,
+            effect=Effect.NONE,
+            takes=takes,
+            off=off,
+            words=ON_OFF if takes is Takes.WORD else frozenset(),
+            variables=variables,
+            note=note,
+            off_note=note if off_note is None else off_note,
+        )
+
+
+_SERVE = """
+    -m --model $ LLAMA_ARG_MODEL LLAMA_MODEL_PATH : FILE : a GGUF file to serve; give it again for more
+    -hf -hfr --hf-repo $ LLAMA_ARG_HF_REPO : USER/REPO[:QUANT] : a model to fetch first, as `corral pull hf:...`
+    -mu --model-url $ LLAMA_ARG_MODEL_URL : URL : a model to fetch first, as `corral pull URL`
+    -a --alias $ LLAMA_ARG_ALIAS : NAME=FILE : a name for a model; with one model also NAME[,NAME...]
+    --host $ LLAMA_ARG_HOST : HOST[,...] : addresses to listen on (127.0.0.1), or paths ending in .sock
+    --port $ LLAMA_ARG_PORT : PORT : port to listen on (8080); 0 takes a free one
+    --api-key $ LLAMA_API_KEY : KEY[,...] : keys that may call (visible in ps: better a file)
+    --api-key-file $ LLAMA_ARG_API_KEY_FILE : FILE : keys that may call, one a line; # begins a comment
+    --insecure-no-auth :  : listen beyond loopback without any key
+    --cors :  : let web pages of every origin call
+    --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : let web pages of these origins call
+    --cors-methods $ LLAMA_ARG_CORS_METHODS : METHOD[,...] : methods they may use
+    --cors-headers $ LLAMA_ARG_CORS_HEADERS : HEADER[,...] : headers they may send
+    --cors-credentials ! --no-cors-credentials $ LLAMA_ARG_CORS_CREDENTIALS :  : let listed origins send credentials
+    --ssl-key-file $ LLAMA_ARG_SSL_KEY_FILE : FILE : private key, to serve https
+    --ssl-cert-file $ LLAMA_ARG_SSL_CERT_FILE : FILE : certificate, to serve https
+    --metrics $ LLAMA_ARG_ENDPOINT_METRICS :  : serve GET /metrics
+    --slots ! --no-slots $ LLAMA_ARG_ENDPOINT_SLOTS :  : serve GET /slots (the default)
+    --body-limit : BYTES : largest request body (16777216)
+    --lame-duck : SECONDS : after SIGTERM: from /ready saying 503 to closing the port (1)
+    --drain-timeout : SECONDS : after that: what open requests get to finish (60)
+    --worker-command : COMMAND : what starts a worker, for running it under another program
+    -v --log-verbose --verbose :  : log everything
+    -lv --log-verbosity --verbosity $ LLAMA_ARG_LOG_VERBOSITY : N : 1 errors, 2 warnings, 3 more (default), 4 all
+    --log-disable :  : no log
+    --log-file $ LLAMA_ARG_LOG_FILE : FILE : log to a file instead of standard error
+    --log-format : text|json : a line of text, or a JSON object, per event
+    --log-jsonl ! --no-log-jsonl $ LLAMA_ARG_LOG_JSONL :  : the same as --log-format json
+"""
+
+_WORKER = """
+    -t --threads $ LLAMA_ARG_THREADS : N : threads of every worker (one per core)
+    -c --ctx-size $ LLAMA_ARG_CTX_SIZE : N : context length in tokens (what the model was trained for)
+    -np --parallel $ LLAMA_ARG_N_PARALLEL : N : sequences computed at once
+    -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, at most (512)
+    -ctk --cache-type-k $ LLAMA_ARG_CACHE_TYPE_K : TYPE : type of the KV cache (f16)
+    -ctv --cache-type-v $ LLAMA_ARG_CACHE_TYPE_V : TYPE : the same: keys and values have one type
+    --memory-f32 :  : the same as --cache-type-k f32
+"""
+
+_NO_GPU = "models run on the processor; there is no GPU backend"
+_OWN_MEMORY = "memory is managed by the worker itself"
+_OWN_THREADS = "the worker places its threads itself"
+_IN_REQUEST = "give it with each request instead"
+_FROM_FILE = "the model file decides"
+_NO_ENDPOINT = "this version has no such endpoint"
+_NO_FEATURE = "this version has no such feature"
+_ALWAYS = "this is always on"
+_NEVER = "this is always off"
+_BY_PROXY = "leave that to the reverse proxy"
+
+FLAGS: tuple[Flag, ...] = (
+    *_active(Effect.SERVE, _SERVE),
+    *_active(Effect.WORKER, _WORKER),
+    *_inert("", """
+        -cb --cont-batching ! -nocb --no-cont-batching $ LLAMA_ARG_CONT_BATCHING
+        -kvu --kv-unified ! -no-kvu --no-kv-unified $ LLAMA_ARG_KV_UNIFIED
+        --jinja ! --no-jinja $ LLAMA_ARG_JINJA
+        --warmup ! --no-warmup
+        --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
+        --mmap ! --no-mmap $ LLAMA_ARG_MMAP
+        --cache-prompt ! --no-cache-prompt $ LLAMA_ARG_CACHE_PROMPT
+        --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT
+        --log-timestamps ! --no-log-timestamps $ LLAMA_ARG_LOG_TIMESTAMPS
+        --log-prefix ! --no-log-prefix $ LLAMA_ARG_LOG_PREFIX
+        -e --escape ! --no-escape
+        --perf ! --no-perf $ LLAMA_ARG_PERF
+        """, Takes.NOTHING, _ALWAYS),
+    *_inert("", """
+        -fa --flash-attn ! --no-flash-attn $ LLAMA_ARG_FLASH_ATTN
+        --log-colors $ LLAMA_ARG_LOG_COLORS
+        """, Takes.WORD, _ALWAYS),
+    *_inert(_NEVER, """
+        --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT
+        """, Takes.NOTHING),
+    *_inert(_NO_GPU, """
+        -ngl --gpu-layers --n-gpu-layers $ LLAMA_ARG_N_GPU_LAYERS
+        -sm --split-mode $ LLAMA_ARG_SPLIT_MODE
+        -ts --tensor-split $ LLAMA_ARG_TENSOR_SPLIT
+        -mg --main-gpu $ LLAMA_ARG_MAIN_GPU
+        -dev --device $ LLAMA_ARG_DEVICE
+        -ot --override-tensor $ LLAMA_ARG_OVERRIDE_TENSOR
+        -ncmoe --n-cpu-moe $ LLAMA_ARG_N_CPU_MOE
+        -ncffn --n-cpu-ffn $ LLAMA_ARG_N_CPU_FFN
+        -fitt --fit-target $ LLAMA_ARG_FIT_TARGET
+        -fitc --fit-ctx $ LLAMA_ARG_FIT_CTX
+        --rpc $ LLAMA_ARG_RPC
+        """, Takes.VALUE),
+    *_inert(_NO_GPU, """
+        --metal
+        -cmoe --cpu-moe $ LLAMA_ARG_CPU_MOE
+        -kvo --kv-offload ! -nkvo --no-kv-offload $ LLAMA_ARG_KV_OFFLOAD
+        --op-offload ! --no-op-offload
+        --no-host $ LLAMA_ARG_NO_HOST
+        -bs --backend-sampling --backend_sampling $ LLAMA_ARG_BACKEND_SAMPLING
+        """, Takes.NOTHING),
+    *_inert(_NO_GPU, "-fit --fit $ LLAMA_ARG_FIT", Takes.WORD),
+    *_inert(_OWN_MEMORY, """
+        --mlock $ LLAMA_ARG_MLOCK
+        --swa-full $ LLAMA_ARG_SWA_FULL
+        --cache-idle-slots ! --no-cache-idle-slots $ LLAMA_ARG_CACHE_IDLE_SLOTS
+        --check-tensors
+        """, Takes.NOTHING),
+    *_inert(_OWN_MEMORY, """
+        -lm --load-mode $ LLAMA_ARG_LOAD_MODE
+        -lzm --lazy-mode $ LLAMA_ARG_LAZY_MODE
+        -dt --defrag-thold $ LLAMA_ARG_DEFRAG_THOLD
+        -ub --ubatch-size $ LLAMA_ARG_UBATCH
+        --keep
+        --kv-unified-per-slot $ LLAMA_ARG_KV_UNIFIED_PER_SLOT
+        -ctxcp --ctx-checkpoints --swa-checkpoints $ LLAMA_ARG_CTX_CHECKPOINTS
+        -cms --checkpoint-min-step $ LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT
+        -cram --cache-ram $ LLAMA_ARG_CACHE_RAM
+        --cache-reuse $ LLAMA_ARG_CACHE_REUSE
+        -sps --slot-prompt-similarity
+        -gan --grp-attn-n $ LLAMA_ARG_GRP_ATTN_N
+        -gaw --grp-attn-w $ LLAMA_ARG_GRP_ATTN_W
+        """, Takes.VALUE),
+    *_inert(_OWN_THREADS, """
+        -tb --threads-batch
+        -C --cpu-mask
+        -Cr --cpu-range
+        --cpu-strict
+        --prio
+        --poll
+        -Cb --cpu-mask-batch
+        -Crb --cpu-range-batch
+        --cpu-strict-batch
+        --prio-batch
+        --poll-batch
+        --threads-http $ LLAMA_ARG_THREADS_HTTP
+        """, Takes.VALUE),
+    *_inert(_FROM_FILE, """
+        --rope-scaling $ LLAMA_ARG_ROPE_SCALING_TYPE
+        --rope-scale $ LLAMA_ARG_ROPE_SCALE
+        --rope-freq-base $ LLAMA_ARG_ROPE_FREQ_BASE
+        --rope-freq-scale $ LLAMA_ARG_ROPE_FREQ_SCALE
+        --yarn-orig-ctx $ LLAMA_ARG_YARN_ORIG_CTX
+        --yarn-ext-factor $ LLAMA_ARG_YARN_EXT_FACTOR
+        --yarn-attn-factor $ LLAMA_ARG_YARN_ATTN_FACTOR
+        --yarn-beta-slow $ LLAMA_ARG_YARN_BETA_SLOW
+        --yarn-beta-fast $ LLAMA_ARG_YARN_BETA_FAST
+        --override-kv
+        --chat-template $ LLAMA_ARG_CHAT_TEMPLATE
+        --chat-template-file $ LLAMA_ARG_CHAT_TEMPLATE_FILE
+        --pooling $ LLAMA_ARG_POOLING
+        """, Takes.VALUE),
+    *_inert(_IN_REQUEST, """
+        -n --predict --n-predict $ LLAMA_ARG_N_PREDICT
+        --samplers
+        -s --seed
+        --sampler-seq --sampling-seq
+        --temp --temperature $ LLAMA_ARG_TEMPERATURE
+        --top-k $ LLAMA_ARG_TOP_K
+        --top-p $ LLAMA_ARG_TOP_P
+        --min-p $ LLAMA_ARG_MIN_P
+        --top-nsigma --top-n-sigma
+        --xtc-probability
+        --xtc-threshold
+        --typical --typical-p
+        --repeat-last-n
+        --repeat-penalty $ LLAMA_ARG_REPEAT_PENALTY
+        --presence-penalty $ LLAMA_ARG_PRESENCE_PENALTY
+        --frequency-penalty $ LLAMA_ARG_FREQUENCY_PENALTY
+        --dry-multiplier
+        --dry-base
+        --dry-allowed-length
+        --dry-penalty-last-n
+        --dry-sequence-breaker
+        --adaptive-target
+        --adaptive-decay
+        --dynatemp-range
+        --dynatemp-exp
+        --mirostat
+        --mirostat-lr
+        --mirostat-ent
+        -l --logit-bias
+        --grammar
+        --grammar-file
+        -j --json-schema
+        -jf --json-schema-file
+        -r --reverse-prompt
+        --chat-template-kwargs $ LLAMA_ARG_CHAT_TEMPLATE_KWARGS
+        --reasoning-format $ LLAMA_ARG_THINK
+        --reasoning-effort $ LLAMA_ARG_REASONING_EFFORT
+        --reasoning-budget $ LLAMA_ARG_THINK_BUDGET
+        --reasoning-budget-message $ LLAMA_ARG_THINK_BUDGET_MESSAGE
+        """, Takes.VALUE),
+    *_inert(_IN_REQUEST, """
+        --ignore-eos
+        -sp --special
+        --reasoning-preserve ! --no-reasoning-preserve $ LLAMA_ARG_REASONING_PRESERVE
+        """, Takes.NOTHING),
+    *_inert(_IN_REQUEST, "-rea --reasoning $ LLAMA_ARG_REASONING", Takes.WORD),
+    *_inert(_NO_ENDPOINT, """
+        --props $ LLAMA_ARG_ENDPOINT_PROPS
+        --embedding --embeddings $ LLAMA_ARG_EMBEDDINGS
+        --rerank --reranking $ LLAMA_ARG_RERANKING
+        --ui --webui ! --no-ui --no-webui $ LLAMA_ARG_UI
+        --ui-mcp-proxy --webui-mcp-proxy ! --no-ui-mcp-proxy --no-webui-mcp-proxy $ LLAMA_ARG_UI_MCP_PROXY
+        -ag --agent ! -no-ag --no-agent $ LLAMA_ARG_AGENT
+        """, Takes.NOTHING, ""),
+    *_inert(_NO_ENDPOINT, """
+        --slot-save-path
+        --media-path
+        --embd-normalize
+        --path $ LLAMA_ARG_STATIC_PATH
+        --ui-config --webui-config $ LLAMA_ARG_UI_CONFIG
+        --ui-config-file --webui-config-file $ LLAMA_ARG_UI_CONFIG_FILE
+        --tools $ LLAMA_ARG_TOOLS
+        --tools-runtime $ LLAMA_ARG_TOOLS_RUNTIME
+        --mcp-servers-config $ LLAMA_ARG_MCP_SERVERS_CONFIG
+        --mcp-servers-json $ LLAMA_ARG_MCP_SERVERS_JSON
+        """, Takes.VALUE),
+    *_inert(_BY_PROXY, """
+        --api-prefix $ LLAMA_ARG_API_PREFIX
+        -to --timeout $ LLAMA_ARG_TIMEOUT
+        """, Takes.VALUE),
+    *_inert(_NO_FEATURE, """
+        -hff --hf-file $ LLAMA_ARG_HF_FILE
+        -hft --hf-token
+        -dr --docker-repo $ LLAMA_ARG_DOCKER_REPO
+        --tags $ LLAMA_ARG_TAGS
+        --lora
+        --lora-scaled
+        --control-vector
+        --control-vector-scaled
+        -mm --mmproj $ LLAMA_ARG_MMPROJ
+        -mmu --mmproj-url $ LLAMA_ARG_MMPROJ_URL
+        -mmdev --mmproj-device
+        --image-min-tokens $ LLAMA_ARG_IMAGE_MIN_TOKENS
+        --image-max-tokens $ LLAMA_ARG_IMAGE_MAX_TOKENS
+        --mtmd-batch-max-tokens $ LLAMA_ARG_MTMD_BATCH_MAX_TOKENS
+        --video-fps $ LLAMA_ARG_VIDEO_FPS
+        --video-timestamp-interval $ LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL
+        --video-ffmpeg-dir $ LLAMA_ARG_VIDEO_FFMPEG_DIR
+        --models-dir $ LLAMA_ARG_MODELS_DIR
+        --models-preset $ LLAMA_ARG_MODELS_PRESET
+        --models-max $ LLAMA_ARG_MODELS_MAX
+        --sleep-idle-seconds
+        --log-prompts-dir
+        --sse-ping-interval $ LLAMA_ARG_SSE_PING_INTERVAL
+        -lcs --lookup-cache-static
+        -lcd --lookup-cache-dynamic
+        -hfd -hfrd --hf-repo-draft --spec-draft-hf $ LLAMA_ARG_SPEC_DRAFT_HF_REPO
+        -md --model-draft --spec-draft-model $ LLAMA_ARG_SPEC_DRAFT_MODEL
+        -td --threads-draft --spec-draft-threads
+        -tbd --threads-batch-draft --spec-draft-threads-batch
+        -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl $ LLAMA_ARG_N_GPU_LAYERS_DRAFT
+        -devd --device-draft --spec-draft-device
+        -ctkd --cache-type-k-draft --spec-draft-type-k $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K
+        -ctvd --cache-type-v-draft --spec-draft-type-v $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V
+        --spec-type $ LLAMA_ARG_SPEC_TYPE
+        --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX
+        --draft-min --draft-n-min --spec-draft-n-min $ LLAMA_ARG_DRAFT_MIN LLAMA_ARG_SPEC_DRAFT_N_MIN
+        --draft-p-min --spec-draft-p-min $ LLAMA_ARG_SPEC_DRAFT_P_MIN
+        --draft-p-split --spec-draft-p-split $ LLAMA_ARG_SPEC_DRAFT_P_SPLIT
+        --spec-draft-sampling $ LLAMA_ARG_SPEC_DRAFT_SAMPLING
+        --spec-synth-len $ LLAMA_ARG_SPEC_SYNTH_LEN
+        --spec-synth-rates $ LLAMA_ARG_SPEC_SYNTH_RATES
+        """, Takes.VALUE),
+    *_inert(_NO_FEATURE, """
+        --offline $ LLAMA_ARG_OFFLINE
+        --reuse-port $ LLAMA_ARG_REUSE_PORT
+        --spm-infill
+        --lora-init-without-apply
+        --skip-chat-parsing ! --no-skip-chat-parsing $ LLAMA_ARG_SKIP_CHAT_PARSING
+        --models-autoload ! --no-models-autoload $ LLAMA_ARG_MODELS_AUTOLOAD
+        --mmproj-auto ! --no-mmproj --no-mmproj-auto $ LLAMA_ARG_MMPROJ_AUTO
+        --mmproj-offload ! --no-mmproj-offload $ LLAMA_ARG_MMPROJ_OFFLOAD
+        --spec-default
+        """, Takes.NOTHING, ""),
+    *_inert(_NO_FEATURE, "--control-vector-layer-range", Takes.PAIR),
+    Flag(
+        key="numa",
+        names=("--numa",),
+        effect=Effect.NONE,
+        takes=Takes.WORD,
+        words=frozenset({"distribute", "isolate", "numactl"}),
+        variables=("LLAMA_ARG_NUMA",),
+        note=_OWN_THREADS,
+    ),
+)  # fmt: skip
