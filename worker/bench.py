@@ -24,7 +24,6 @@ import orjson
 from worker.config import WorkerConfig
 from worker.errors import InvalidRequest, WorkerError
 from worker.gguf import GGUF
-from worker.kernels.jit import compile_entries
 from worker.model.decoder import Decoder
 from worker.model.load import load_model
 from worker.workload import Trial, measure
@@ -113,7 +112,6 @@ def _rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _load(gguf: GGUF, config: WorkerConfig, planned: Sequence[Trial]) -> Decoder:
     """One decoder with room for the largest of the trials."""
-    compile_entries(lambda done, total, name: _say(f"compiling kernels {done}/{total} {name}"))
     decoder = load_model(gguf, config, lambda what, _: _say(what))
     decoder.reserve(
         num_blocks=max((trial.num_blocks * trial.num_parallel for trial in planned), default=0),
