@@ -4,7 +4,7 @@ Called by app.py's route table. Invariant: nothing here generates, and /live dep
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -14,6 +14,7 @@ from protos import inference_pb2 as pb
 from router.aliases import Route
 from router.api.sampling import generation_settings, parameters
 from router.api.wire import FINGERPRINT, json_response
+from router.config import GatewayConfig
 from router.dispatch import Dispatcher
 from router.errors import ModelLoading, NotSupported, RouterError
 from router.supervisor import ModelState, ModelStatus
@@ -48,7 +49,7 @@ async def props(request: Request) -> Response:
     known = _status(dispatcher, route).description
     if known is None:
         raise ModelLoading
-    return json_response(_model_props(route.alias, known, _flags(request)))
+    return json_response(_model_props(route.alias, known, _config(request)))
 
 
 def _gateway_props(num_models: int) -> dict[str, Any]:
@@ -65,7 +66,7 @@ def _gateway_props(num_models: int) -> dict[str, Any]:
     }
 
 
-def _model_props(alias: str, known: pb.DescribeReply, flags: Mapping[str, bool]) -> dict[str, Any]:
+def _model_props(alias: str, known: pb.DescribeReply, config: GatewayConfig) -> dict[str, Any]:
     settings = generation_settings(parameters({}, None), brief=True)
     return {
         "default_generation_settings": {"params": settings, "n_ctx": known.context_length},
@@ -75,9 +76,9 @@ def _model_props(alias: str, known: pb.DescribeReply, flags: Mapping[str, bool])
         "model_path": known.model_path,
         "modalities": {"vision": False, "video": False, "audio": False},
         "media_marker": MEDIA_MARKER,
-        "endpoint_slots": flags["slots"],
+        "endpoint_slots": config.slots,
         "endpoint_props": False,
-        "endpoint_metrics": flags["metrics"],
+        "endpoint_metrics": config.metrics,
         "ui": False,
         "ui_settings": {},
         "chat_template": known.chat_template,
@@ -92,7 +93,7 @@ def _model_props(alias: str, known: pb.DescribeReply, flags: Mapping[str, bool])
 
 async def slots(request: Request) -> Response:
     """A model's places for running requests. There are no fixed ones: the busy ones are shown first."""
-    if not _flags(request)["slots"]:
+    if not _config(request).slots:
         raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
     dispatcher = _dispatcher(request)
     route = dispatcher.resolve(request.query_params.get("model"))
@@ -108,7 +109,7 @@ async def slots(request: Request) -> Response:
 
 # ---- metrics ----------------------------------------------------------------------------------
 
-METRICS: Sequence[tuple[str, str, str, Any]] = (
+METRICS: Sequence[tuple[str, str, str, Callable[[pb.StatsReply], float]]] = (
     ("prompt_tokens_total", "counter", "Number of prompt tokens processed.", lambda s: s.prompt_tokens_total),
     ("prompt_tokens_cached_total", "counter", "Number of prompt tokens reused.", lambda s: s.cached_tokens_total),
     ("prompt_seconds_total", "counter", "Prompt process time", lambda s: s.prompt_seconds_total),
@@ -134,7 +135,7 @@ METRICS: Sequence[tuple[str, str, str, Any]] = (
 
 async def metrics(request: Request) -> Response:
     """llama-server's metrics: with ?model= its exact text, else every ready model's with a label."""
-    if not _flags(request)["metrics"]:
+    if not _config(request).metrics:
         raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
     dispatcher, name = _dispatcher(request), request.query_params.get("model")
     if name:
@@ -184,7 +185,6 @@ def _status(dispatcher: Dispatcher, route: Route) -> ModelStatus:
     return next(status for status in dispatcher.models() if status.name == route.model)
 
 
-def _flags(request: Request) -> Mapping[str, bool]:
-    """Which of the optional endpoints the command line turned on."""
-    config = getattr(request.app.state, "config", None)
-    return {"slots": getattr(config, "slots", True), "metrics": getattr(config, "metrics", False)}
+def _config(request: Request) -> GatewayConfig:
+    config: GatewayConfig = request.app.state.config
+    return config

@@ -1,0 +1,93 @@
+"""POST /completion: llama-server's own shape, whole and streamed."""
+
+from typing import Any
+
+import pytest
+
+from tests.router.api.clients import Gateway, events, masked
+
+SETTINGS = (
+    '{"seed":42,"temperature":0.800000011920929,"dynatemp_range":0.0,"dynatemp_exponent":1.0,"top_k":40,'
+    '"top_p":0.949999988079071,"min_p":0.05000000074505806,"top_n_sigma":-1.0,"xtc_probability":0.0,'
+    '"xtc_threshold":0.10000000149011612,"typical_p":1.0,"repeat_last_n":64,"repeat_penalty":1.0,'
+    '"presence_penalty":0.0,"frequency_penalty":0.0,"dry_multiplier":0.0,"dry_base":1.75,"dry_allowed_length":2,'
+    '"dry_penalty_last_n":64,"dry_sequence_breakers":["\\n",":","\\"","*"],"mirostat":0,"mirostat_tau":5.0,'
+    '"mirostat_eta":0.10000000149011612,"stop":["x"],"max_tokens":2,"n_predict":2,"n_keep":0,"n_discard":0,'
+    '"ignore_eos":false,"stream":%s,"logit_bias":[{"bias":1.5,"token":7}],"n_probs":0,"min_keep":0,"grammar":"",'
+    '"grammar_lazy":false,"grammar_triggers":[],"preserved_tokens":[],"chat_format":"Content-only",'
+    '"reasoning_format":"none","reasoning_in_content":false,"generation_prompt":"",'
+    '"samplers":["penalties","dry","top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],'
+    '"speculative.n_max":0,"speculative.n_min":0,"speculative.p_min":0.0,"timings_per_token":false,'
+    '"post_sampling_probs":false,"backend_sampling":false,"lora":[]}'
+)
+TIMINGS = (
+    '{"cache_n":0,"prompt_n":2,"prompt_ms":0,"prompt_per_token_ms":0,"prompt_per_second":0,'
+    '"predicted_n":2,"predicted_ms":0,"predicted_per_token_ms":0,"predicted_per_second":0}'
+)
+ASKED: dict[str, Any] = {"prompt": "a b", "n_predict": 2, "seed": 42, "stop": "x", "logit_bias": [[7, 1.5]]}
+
+
+def final(content: str, stream: str) -> str:
+    return (
+        f'{{"index":0,"content":"{content}","tokens":[],"id_slot":0,"stop":true,"model":"tiny","tokens_predicted":2,'
+        f'"tokens_evaluated":2,"generation_settings":{SETTINGS % stream},"prompt":"a b","has_new_line":false,'
+        f'"truncated":false,"stop_type":"limit","stopping_word":"","tokens_cached":3,"timings":{TIMINGS}}}'
+    )
+
+
+@pytest.mark.parametrize("path", ["/completion", "/completions"])
+def test_a_whole_answer_is_llama_servers_to_the_byte(tiny: Gateway, path: str) -> None:
+    assert masked(tiny.post(path, **ASKED).text) == final("w0 w1", "false")
+
+
+def test_a_stream_is_llama_servers_to_the_byte_and_has_no_end_mark(tiny: Gateway) -> None:
+    middle = '"stop":false,"id_slot":0,'
+    assert masked(tiny.post("/completion", **ASKED, stream=True).text) == (
+        f'data: {{"index":0,"content":"w0","tokens":[0],{middle}"tokens_predicted":1,"tokens_evaluated":2}}\n\n'
+        f'data: {{"index":0,"content":" w1","tokens":[1],{middle}"tokens_predicted":2,"tokens_evaluated":2}}\n\n'
+        f"data: {final('', 'true')}\n\n"
+    )
+
+
+def test_tokens_are_returned_when_asked_for(tiny: Gateway) -> None:
+    assert tiny.post("/completion", prompt="a", n_predict=3, return_tokens=True).json()["tokens"] == [0, 1, 2]
+
+
+def test_an_end_of_the_models_own_is_told_as_such(tiny: Gateway) -> None:
+    assert tiny.post("/completion", prompt="stop_at=2").json()["stop_type"] == "eos"
+
+
+def test_several_prompts_make_an_array_in_their_order(tiny: Gateway) -> None:
+    answer = tiny.post("/completion", prompt=["stop_at=1", "stop_at=2", [1, 2, 3]], n_predict=3).json()
+    assert [(each["index"], each["content"]) for each in answer] == [(0, "w0"), (1, "w0 w1"), (2, "w0 w1 w2")]
+
+
+def test_several_streamed_prompts_share_a_stream_each_with_its_index(tiny: Gateway) -> None:
+    stream = events(tiny.post("/completion", prompt=["stop_at=1", "stop_at=2"], stream=True).text)
+    ends = {event["index"]: event["tokens_predicted"] for event in stream if event["stop"]}
+    assert ends == {0: 1, 1: 2}
+
+
+def test_probabilities_stand_at_the_end_or_in_their_chunks(tiny: Gateway) -> None:
+    top = [{"id": 0, "token": "t0", "bytes": [116, 48], "logprob": -0.5}]
+    expected = [{"id": 0, "token": "w0", "bytes": [119, 48], "logprob": -0.5, "top_logprobs": top}]
+    for name in ("n_probs", "logprobs"):
+        asked = {"prompt": "a", "n_predict": 1, name: 1}
+        assert tiny.post("/completion", **asked).json()["completion_probabilities"] == expected
+        stream = events(tiny.post("/completion", **asked, stream=True).text)
+        assert stream[0]["completion_probabilities"] == expected
+
+
+def test_response_fields_select_and_lift(tiny: Gateway) -> None:
+    fields = ["content", "generation_settings/n_predict", "timings/prompt_n", "absent", "content/deeper"]
+    answer = tiny.post("/completion", prompt="a", n_predict=1, response_fields=fields)
+    assert answer.json() == {"content": "w0", "generation_settings/n_predict": 1, "timings/prompt_n": 1}
+
+
+def test_timings_of_every_token_come_when_asked_for(tiny: Gateway) -> None:
+    stream = events(tiny.post("/completion", prompt="a", n_predict=2, stream=True, timings_per_token=True).text)
+    assert [event["timings"]["predicted_n"] for event in stream] == [1, 2, 2]
+
+
+def test_without_a_seed_the_drawn_one_is_reported(tiny: Gateway) -> None:
+    assert tiny.post("/completion", prompt="a", n_predict=1).json()["generation_settings"]["seed"] == 7
