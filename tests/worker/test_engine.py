@@ -1,0 +1,402 @@
+import random
+import threading
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
+
+from worker.engine import Capacity, ComputeFailed, Engine
+from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
+from worker.generation import Failed, Finished, FinishReason, Request, Started, Token
+from worker.sampler import Sampling
+
+BLOCK = 4
+
+
+@dataclass
+class Inbox:
+    """What one request got; the engine thread fills it."""
+
+    events: list = field(default_factory=list)
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def put(self, event) -> None:
+        with self.changed:
+            self.events.append(event)
+            self.changed.notify_all()
+
+    def wait_for(self, condition, timeout: float = 60) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: condition(self), timeout), f"only got {self.events}"
+
+    def result(self):
+        self.wait_for(lambda inbox: inbox.has_ended)
+        return self.events[-1]
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self.events) and isinstance(self.events[-1], Finished | Failed)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [event.token for event in self.events if isinstance(event, Token)]
+
+    @property
+    def text(self) -> str:
+        return "".join(event.text for event in self.events if isinstance(event, Token))
+
+
+class Bench:
+    """An engine with a fake model, and the ends of its wires."""
+
+    def __init__(self, **changes) -> None:
+        eog_odds = changes.pop("eog_odds", 0.0)
+        settings = {"context_length": 64, "num_blocks": 16, "max_running": 4, "max_waiting": 100, "step_tokens": 8}
+        self.capacity = Capacity(block_size=BLOCK, **settings | changes)
+        self.model = FakeModel(self.capacity.num_blocks, BLOCK, eog_odds=eog_odds)
+        self.deaths: list[BaseException] = []
+        self.posts: list[list] = []
+        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append)
+
+    def _post(self, events) -> None:
+        self.posts.append(events)
+        for sink, event in events:
+            sink(event)
+
+    def __enter__(self) -> "Bench":
+        self.engine.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.model.gate.set()
+        self.engine.stop()
+        assert not self.deaths
+
+    def submit(self, prompt, seed=1, **request) -> Inbox:
+        self.last, inbox = None, Inbox()
+        sampling = request.pop("sampling", Sampling(seed))
+        request.setdefault("detokenizer", FakeDetokenizer())
+        self.last = self.engine.submit(Request(prompt, sampling, **request), inbox.put)
+        return inbox
+
+    def wait_until(self, condition, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while not condition(self.engine.stats()):
+            assert time.monotonic() < deadline, self.engine.stats()
+            threading.Event().wait(0.001)
+
+    def wait_until_idle(self) -> None:
+        self.wait_until(
+            lambda s: s.num_running == s.num_waiting == 0 and s.num_free_blocks + s.num_cached_blocks == s.num_blocks
+        )
+
+
+def alone(prompt, **request) -> Inbox:
+    """What the request gives with the engine for itself, its prompt in one piece and nothing to reuse."""
+    with Bench(step_tokens=256, max_running=1, num_blocks=64) as bench:
+        inbox = bench.submit(prompt, **request)
+        inbox.result()
+    return inbox
+
+
+def test_a_request_starts_gives_its_tokens_and_finishes():
+    with Bench() as bench:
+        inbox = bench.submit([5, 6, 7], max_tokens=5)
+        finished = inbox.result()
+    assert inbox.events[0] == Started(3, 0, 1)
+    assert len(inbox.tokens) == 5
+    assert finished.reason is FinishReason.LENGTH
+    assert (finished.num_prompt_tokens, finished.num_completion_tokens, finished.num_predicted) == (3, 5, 5)
+    assert finished.prompt_seconds > 0 and finished.predicted_seconds > 0
+
+
+def test_each_delta_counts_the_draws_made_so_far():
+    with Bench() as bench:
+        inbox = bench.submit([5], max_tokens=3)
+        inbox.result()
+        greedy = bench.submit([5], max_tokens=3, sampling=Sampling(1, temperature=0))
+        greedy.result()
+    assert [e.num_draws for e in inbox.events if isinstance(e, Token)] == [1, 2, 3]
+    assert [e.num_draws for e in greedy.events if isinstance(e, Token)] == [0, 0, 0]
+
+
+def test_chunks_of_a_prompt_give_what_the_whole_prompt_gives():
+    prompt = [2 + i % 40 for i in range(50)]
+    with Bench(step_tokens=4) as bench:
+        inbox = bench.submit(prompt, max_tokens=10)
+        inbox.result()
+    assert inbox.tokens == alone(prompt, max_tokens=10).tokens
+
+
+def test_a_prompt_read_before_is_not_computed_again():
+    prompt = [2 + i % 40 for i in range(33)]
+    with Bench() as bench:
+        bench.submit(prompt, max_tokens=1).result()
+        before = bench.model.num_computed
+        inbox = bench.submit(prompt, max_tokens=1)
+        finished = inbox.result()
+        assert bench.model.num_computed - before == 1
+    assert inbox.events[0].num_cached_tokens == finished.num_cached_tokens == 32
+    assert inbox.tokens == alone(prompt, max_tokens=1).tokens
+
+
+def test_a_request_that_forbids_reuse_computes_everything():
+    prompt = [2 + i % 40 for i in range(33)]
+    with Bench() as bench:
+        bench.submit(prompt, max_tokens=1).result()
+        inbox = bench.submit(prompt, max_tokens=1, cache_prompt=False)
+        assert inbox.result().num_cached_tokens == 0
+
+
+def test_a_full_context_ends_with_length():
+    with Bench() as bench:
+        inbox = bench.submit([3] * 60, max_tokens=-1)
+        finished = inbox.result()
+    assert (finished.reason, finished.num_completion_tokens) == (FinishReason.LENGTH, 4)
+
+
+def test_no_tokens_wanted_computes_the_prompt_and_ends():
+    with Bench() as bench:
+        inbox = bench.submit([3] * 9, max_tokens=0)
+        assert inbox.result().num_completion_tokens == 0
+        assert inbox.tokens == []
+        assert bench.submit([3] * 9, max_tokens=1).result().num_cached_tokens == 8
+
+
+@pytest.mark.parametrize("length", [64, 65, 1000])
+def test_a_prompt_that_does_not_fit_is_refused_with_its_numbers(length):
+    with Bench() as bench:
+        with pytest.raises(ContextExceeded) as caught:
+            bench.submit([3] * length)
+        assert (caught.value.num_prompt_tokens, caught.value.context_length) == (length, 64)
+
+
+def test_an_empty_prompt_is_refused():
+    with Bench() as bench, pytest.raises(InvalidRequest, match="prompt"):
+        bench.submit([])
+
+
+def test_resumed_tokens_beyond_the_context_are_refused():
+    with Bench() as bench, pytest.raises(InvalidRequest, match="resume"):
+        bench.submit([3] * 60, resumed=[3] * 5)
+
+
+def test_an_end_token_ends_the_sequence_without_text():
+    with Bench(eog_odds=1.0) as bench:
+        inbox = bench.submit([3, 4], max_tokens=10)
+        finished = inbox.result()
+    assert (inbox.tokens, inbox.text) == ([EOG], "")
+    assert (finished.reason, finished.num_completion_tokens) == (FinishReason.END_OF_SEQUENCE, 1)
+
+
+def test_ignoring_the_end_goes_on_to_the_length():
+    with Bench(eog_odds=1.0) as bench:
+        inbox = bench.submit([3, 4], max_tokens=10, sampling=Sampling(1, ignore_eos=True))
+        assert inbox.result().reason is FinishReason.LENGTH
+    assert len(inbox.tokens) == 10 and EOG not in inbox.tokens
+
+
+def test_a_stop_string_ends_the_sequence_and_is_not_sent():
+    text = alone([9, 8], max_tokens=20).text
+    stop = text[6:8]
+    with Bench() as bench:
+        inbox = bench.submit([9, 8], max_tokens=20, detokenizer=FakeDetokenizer([stop]))
+        finished = inbox.result()
+    assert (finished.reason, finished.stop_string) == (FinishReason.STOP_STRING, stop)
+    assert inbox.text == text[: text.index(stop)]
+
+
+def test_what_was_held_back_is_sent_at_the_length():
+    text = alone([9, 8], max_tokens=5).text
+    with Bench() as bench:
+        inbox = bench.submit([9, 8], max_tokens=5, detokenizer=FakeDetokenizer([text[4] + "never"]))
+        inbox.result()
+    assert inbox.text == text
+
+
+@pytest.mark.parametrize("num_resumed", [1, 7, 19, 20])
+def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
+    whole = alone([4, 5, 6], max_tokens=20)
+    emitted = whole.tokens[:num_resumed]
+    with Bench() as bench:
+        inbox = bench.submit([4, 5, 6], max_tokens=20, resumed=emitted, num_draws=num_resumed)
+        finished = inbox.result()
+    assert inbox.tokens == whole.tokens[num_resumed:]
+    assert (finished.num_prompt_tokens, finished.num_completion_tokens) == (3, 20)
+    assert finished.num_predicted == 20 - num_resumed
+
+
+def test_log_probabilities_come_with_each_token():
+    with Bench() as bench:
+        inbox = bench.submit([4, 5], max_tokens=3, num_logprobs=2)
+        inbox.result()
+    for event in inbox.events[1:-1]:
+        assert event.logprob.token == event.token
+        assert len(event.logprob.top) == 2
+        assert event.logprob.top[0][1] >= event.logprob.top[1][1]
+
+
+def test_cancelling_while_running_frees_blocks_and_place():
+    with Bench(max_running=1) as bench:
+        inbox = bench.submit([3] * 9, max_tokens=-1)
+        inbox.wait_for(lambda i: len(i.tokens) >= 2)
+        bench.model.gate.clear()
+        running = bench.last
+        waiting = bench.submit([4] * 9, max_tokens=1)
+        bench.engine.cancel(running)
+        bench.model.gate.set()
+        waiting.result()
+        bench.wait_until_idle()
+    assert not isinstance(inbox.events[-1], Finished)
+
+
+def test_cancelling_takes_effect_before_the_next_step():
+    with Bench(max_running=1) as bench:
+        bench.model.gate.clear()
+        bench.submit([3] * 9, max_tokens=50)
+        assert bench.model.entered.wait(60)
+        bench.engine.cancel(bench.last)
+        bench.model.gate.set()
+        bench.wait_until_idle()
+        assert bench.engine.stats().num_steps == 1
+
+
+def test_cancelling_while_waiting_leaves_the_line():
+    with Bench(max_running=1) as bench:
+        bench.model.gate.clear()
+        first = bench.submit([3] * 9, max_tokens=2)
+        bench.submit([4] * 9, max_tokens=2)
+        bench.engine.cancel(bench.last)
+        bench.model.gate.set()
+        first.result()
+        bench.wait_until_idle()
+        assert max(bench.model.batch_sizes) == 1
+
+
+def test_cancelling_a_finished_request_does_nothing():
+    with Bench() as bench:
+        bench.submit([3], max_tokens=1).result()
+        bench.engine.cancel(bench.last)
+        assert isinstance(bench.submit([3], max_tokens=1).result(), Finished)
+
+
+def test_a_full_line_refuses_and_those_in_it_are_served():
+    with Bench(max_running=1, max_waiting=2) as bench:
+        bench.model.gate.clear()
+        first = bench.submit([3], max_tokens=1)
+        assert bench.model.entered.wait(60)
+        inboxes = [bench.submit([3 + i], max_tokens=1) for i in range(4)]
+        bench.model.gate.set()
+        results = [first.result(), *[inbox.result() for inbox in inboxes]]
+    assert [isinstance(r, Finished) for r in results] == [True, True, True, False, False]
+    assert isinstance(results[-1].error, Overloaded)
+
+
+def test_a_failing_step_fails_its_sequences_and_the_engine_goes_on():
+    with Bench() as bench:
+        bench.model.fail_on = 33
+        inbox = bench.submit([3, 33], max_tokens=5)
+        assert isinstance(inbox.result().error, ComputeFailed)
+        assert "told to fail" not in str(inbox.events[-1].error)
+        bench.model.fail_on = None
+        assert bench.submit([3, 4], max_tokens=5).result().num_completion_tokens == 5
+        bench.wait_until_idle()
+
+
+def test_logits_that_are_no_numbers_fail_only_their_sequence():
+    with Bench() as bench:
+        bench.model.nan_on = 33
+        bench.model.gate.clear()
+        good, bad = bench.submit([3, 4], max_tokens=5), bench.submit([4, 33], max_tokens=5)
+        bench.model.gate.set()
+        assert isinstance(bad.result().error, ComputeFailed)
+        assert isinstance(good.result(), Finished)
+    assert good.tokens == alone([3, 4], max_tokens=5).tokens
+
+
+def test_blocks_of_a_failed_sequence_are_never_reused():
+    prompt = [*range(3, 12), 33]
+    with Bench() as bench:
+        bench.model.nan_on = 33
+        assert isinstance(bench.submit(prompt, max_tokens=1).result(), Failed)
+        bench.model.nan_on = None
+        assert bench.submit(prompt, max_tokens=1).result().num_cached_tokens == 0
+
+
+def test_a_bias_against_every_token_is_the_requests_own_fault():
+    banned = tuple((token, float("-inf")) for token in range(48))
+    with Bench() as bench:
+        inbox = bench.submit([3], max_tokens=1, sampling=Sampling(1, logit_bias=banned))
+        assert isinstance(inbox.result().error, InvalidRequest)
+
+
+def test_all_events_of_a_step_leave_in_one_post():
+    with Bench() as bench:
+        bench.model.gate.clear()
+        bench.submit([2], max_tokens=1)
+        assert bench.model.entered.wait(60)
+        inboxes = [bench.submit([3 + i], max_tokens=3) for i in range(3)]
+        bench.model.gate.set()
+        for inbox in inboxes:
+            inbox.result()
+    assert [sum(isinstance(event, Token) for _, event in post) for post in bench.posts] == [1, 3, 3, 3]
+
+
+def test_stopping_fails_what_is_open():
+    with Bench(max_running=1) as bench:
+        bench.model.gate.clear()
+        inboxes = [bench.submit([3], max_tokens=-1), bench.submit([4], max_tokens=-1)]
+        stopper = threading.Thread(target=bench.engine.stop)
+        stopper.start()
+        bench.model.gate.set()
+        stopper.join()
+        assert all(isinstance(inbox.result().error, Unavailable) for inbox in inboxes)
+        with pytest.raises(Unavailable):
+            bench.submit([3])
+
+
+def test_an_engine_that_cannot_go_on_says_so():
+    bench = Bench()
+    died = threading.Event()
+    bench.engine._on_death = lambda error: died.set()
+    bench.engine._scheduler.schedule = lambda: 1 / 0
+    bench.engine.start()
+    bench.submit([3])
+    assert died.wait(60)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
+    """Arrivals, cancellations, shared prefixes, tiny pools and tiny budgets; most runs preempt."""
+    dice = random.Random(seed)
+    stems = [[dice.randrange(2, 48) for _ in range(40)] for _ in range(3)]
+    num_running = dice.randint(1, 6)
+    with Bench(
+        num_blocks=16, max_running=num_running, step_tokens=dice.choice([num_running, 9, 33]), eog_odds=0.02
+    ) as bench:
+        traffic = []
+        for _ in range(40):
+            prompt = dice.choice(stems)[: dice.randint(1, 40)] + [
+                dice.randrange(2, 48) for _ in range(dice.randint(0, 9))
+            ]
+            request = {
+                "max_tokens": dice.choice([1, 5, 20, -1]),
+                "seed": dice.randrange(100),
+                "cache_prompt": dice.random() < 0.8,
+            }
+            traffic.append((bench.submit(prompt, **request), prompt, request))
+            generation = bench.last
+            if dice.random() < 0.2:
+                traffic.pop()[0].wait_for(lambda i, n=dice.randint(0, 4): len(i.events) >= n or i.has_ended)
+                bench.engine.cancel(generation)
+            elif dice.random() < 0.2:
+                traffic[dice.randrange(len(traffic))][0].wait_for(lambda i: len(i.events) > 0)
+        for inbox, _, _ in traffic:
+            inbox.result()
+        bench.wait_until_idle()
+    with Bench(num_blocks=64, max_running=1, step_tokens=256, eog_odds=0.02) as lone:
+        for inbox, prompt, request in traffic:
+            expected = lone.submit(prompt, **request | {"cache_prompt": False})
+            assert isinstance(expected.result(), Finished)
+            assert (inbox.tokens, inbox.result().reason) == (expected.tokens, expected.result().reason)

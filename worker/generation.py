@@ -1,0 +1,117 @@
+"""A request on its way through the engine: what was asked for, what comes of it, and what is kept in between.
+
+service.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
+order: one Started, any number of Token, then one Finished; or Failed at any point, and nothing after it.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from worker.errors import WorkerError
+from worker.sampler import Logprob, SamplerState, Sampling
+from worker.sequence import Sequence
+
+
+class Detokenizer(Protocol):
+    """What the engine needs of worker/text/detokenizer.py."""
+
+    stop_string: str | None
+
+    def push(self, token: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to generate. Its numbers have been checked against the vocabulary."""
+
+    prompt: Items[int]
+    sampling: Sampling
+    detokenizer: Detokenizer
+    max_tokens: int = -1  # below 0: until the model ends or the context is full
+    num_logprobs: int | None = None  # alternatives per token; None: no log probabilities at all
+    cache_prompt: bool = True
+    resumed: Items[int] = ()  # completion tokens that another worker has emitted
+    num_draws: int = 0  # which that took
+
+
+class FinishReason(Enum):
+    END_OF_SEQUENCE = "end_of_sequence"
+    STOP_STRING = "stop_string"
+    LENGTH = "length"
+
+
+class Started(NamedTuple):
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    seed: int
+
+
+class Token(NamedTuple):
+    text: str
+    token: int
+    num_draws: int
+    logprob: Logprob | None
+
+
+class Finished(NamedTuple):
+    reason: FinishReason
+    stop_string: str
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_completion_tokens: int  # with those resumed
+    num_predicted: int  # without
+    prompt_seconds: float  # from its first step to its first token
+    predicted_seconds: float  # from its first token to its last
+
+
+class Failed(NamedTuple):
+    error: WorkerError
+
+
+Event = Started | Token | Finished | Failed
+Sink = Callable[[Event], None]
+
+
+class Generation:
+    """One request in the engine: its sequence, the state of its sampling and text, and where its events go."""
+
+    __slots__ = (
+        "began",
+        "detokenizer",
+        "first_token",
+        "last_token",
+        "num_logprobs",
+        "num_resumed",
+        "sampler",
+        "seed",
+        "sequence",
+        "sink",
+    )
+
+    def __init__(self, request: Request, sequence: Sequence, sampler: SamplerState, sink: Sink) -> None:
+        self.sequence = sequence
+        self.sampler = sampler
+        self.seed = request.sampling.seed
+        self.detokenizer = request.detokenizer
+        self.num_logprobs = request.num_logprobs
+        self.num_resumed = len(request.resumed)
+        self.sink = sink
+        self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
+
+    def finished(self, reason: FinishReason) -> Finished:
+        sequence = self.sequence
+        return Finished(
+            reason,
+            self.detokenizer.stop_string or "",
+            sequence.num_prompt_tokens,
+            sequence.num_cached,
+            sequence.num_completion_tokens,
+            sequence.num_completion_tokens - self.num_resumed,
+            self.first_token - self.began,
+            self.last_token - self.first_token,
+        )
