@@ -8,11 +8,11 @@ A token's numbers depend on that token alone; only their address depends on the 
 
 import numpy as np
 
-from worker.kernels.jit import kernel
+from worker.kernels.jit import kernel, native
 from worker.kernels.panels import BLOCK
 from worker.kernels.simd import (
     LANES,
-    MAX_TILE,
+    TILE_SIZES,
     absolute,
     load,
     max_lanes,
@@ -25,7 +25,6 @@ from worker.kernels.simd import (
     sum_lanes_i32,
 )
 
-TILE_SIZES = tuple(size for size in (12, 8, 4, 2, 1) if size <= MAX_TILE)
 FACTOR_BYTES = 12  # of a token and block
 
 _LARGEST, _SMALLER = TILE_SIZES[0], TILE_SIZES[1:]
@@ -68,7 +67,7 @@ def place(codes, factors, num_columns, token, num_tokens):
     return codes + first * num_columns + within, factors + first * (num_columns // BLOCK) * FACTOR_BYTES + within, size
 
 
-@kernel
+@native("iiiiii")
 def quantize_row(values, num_columns, codes, factors, token, num_tokens):
     """Quantises f32 values [num_columns] of one token into the tiled buffers of all tokens."""
     code, factor, size = place(codes, factors, num_columns, token, num_tokens)

@@ -8,20 +8,18 @@ arithmetic runs over the positions in order and is the same in any tile: positio
 exactly 0.
 """
 
-from typing import Any
-
 import numpy as np
 
-from worker.kernels.jit import kernel
+from worker.kernels.jit import kernel, native
 from worker.kernels.ops import exp
 from worker.kernels.simd import (
     LANES,
-    MAX_TILE,
     fma,
     load,
     load_f16,
     load_scalar,
     load_scalar_i32,
+    load_scalar_i64,
     max_lanes,
     maximum,
     pick,
@@ -44,7 +42,7 @@ HALF = 2  # bytes of an f16
 _NO_SCORE = np.float32(-np.inf)
 
 
-@kernel
+@native("iiiiii")
 def write_key_value(key, value, keys, values, position, head_dim):
     """Stores one head of one token, f32 [head_dim] each, in its cache block; keys, values: addresses of the block."""
     lane = position % BLOCK_SIZE
@@ -60,7 +58,7 @@ def block_address(table, position, block_bytes):
 
 
 @kernel
-def gather_queries(queries, row_stride, head_dim, scale, out):
+def gather_queries(queries, head_dim, scale, out):
     """ROW_TILE rows f32 [head_dim] at addresses queries[0..3] -> out [head_dim][ROW_TILE], scaled."""
     for row in range(ROW_TILE):
         source = queries[row]
@@ -115,16 +113,20 @@ def weigh_values(scores, stride, values, table, block_bytes, num_positions, head
     return total
 
 
-@kernel
-def attend_rows(queries, limits, outputs, head_dim, scale, keys, values, table, block_bytes, scratch, stride):
+@native("iiiiiiiiiiiiiiiiii")
+def attend_rows(q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, values, table, block_bytes, scratch):
     """Attention of ROW_TILE rows of one KV head.
 
-    queries, outputs: addresses of the rows, f32 [head_dim]; limits: positions each row sees, growing; keys, values:
-    this layer's and head's cache; scratch: [head_dim][ROW_TILE] f32, then ROW_TILE score rows `stride` bytes apart.
+    q: addresses of the rows' queries, f32 [head_dim]; l: positions each row sees, growing; o: addresses of the results,
+    f32 [head_dim]; keys, values: this layer's and head's cache; scratch: the stride of score rows in bytes (i64), the
+    scale of queries (f32), then from byte 64 on [head_dim][ROW_TILE] f32 and ROW_TILE score rows.
     """
+    queries, limits, outputs = (q0, q1, q2, q3), (l0, l1, l2, l3), (o0, o1, o2, o3)
+    stride, scale = load_scalar_i64(scratch), load_scalar(scratch + 8)
+    scratch += 64
     scores = scratch + 4 * ROW_TILE * head_dim
     num_positions = (limits[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
-    gather_queries(queries, 0, head_dim, scale, scratch)
+    gather_queries(queries, head_dim, scale, scratch)
     score_rows(scratch, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride)
     sums = scratch  # the queries are read; their place holds the sums now
     for row in range(ROW_TILE):

@@ -1,7 +1,9 @@
 """The one place where numba's options live: how kernels are compiled, where their machine code is kept.
 
-Every kernel is decorated with `kernel`; those that Python calls are `entry` points, with their signature, so that
-`compile_entries` can compile or load all of them before the first request and say how far it is.
+There are three kinds. A `kernel` is compiled into each function that calls it. A `Native` is compiled once, by itself,
+and called through its address with `call`: LLVM optimises a function again in every caller it is linked into, so the
+large ones stand alone. An `entry` is what Python calls. The last two are compiled, or loaded, before the first request,
+and only those that the model needs.
 
 The cache folder is private and its name carries everything numba's own key does not see: the sources of all modules
 that use this one, the numba version, the processor and the instruction set in force.
@@ -10,13 +12,16 @@ that use this one, the numba version, the processor and the instruction set in f
 import hashlib
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
 import numba
 import numba.core.config
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
 
 
 # No nnan and no ninf: masks are made of infinities, and a NaN must stay visible.
@@ -25,55 +30,90 @@ FASTMATH = {"nsz", "arcp", "contract", "afn"}
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "cache": True}
 
-_entries: list[tuple[Any, Any]] = []
+_LETTERS = {"i": types.int64, "f": types.float32}
+
+Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the next one's name
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """A function compiled by numba when another kernel first calls it."""
+    """A function compiled into the kernels that call it."""
     return numba.njit(**_OPTIONS)(function)
 
 
-def entry(signature: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A kernel that Python calls, always with arguments of this signature."""
-
-    def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**_OPTIONS)(function)
-        _entries.append((dispatcher, signature))
-        return dispatcher
-
-    return decorate
+def inlined(function: Callable[..., Any]) -> Any:
+    """A kernel that becomes part of its caller before anything is optimised: for thin layers around others."""
+    return numba.njit(inline="always", **_OPTIONS)(function)
 
 
-def choose(cases: dict[int, Any]) -> Any:
-    """A kernel (key, *arguments) that calls the case of that key: numba has no table of functions, so it compares."""
-    (key, case), *others = cases.items()
-    if not others:
+class Native:
+    """A kernel with an address, for `call`. It takes int64 and float32 and returns nothing."""
 
-        @kernel
-        def last(wanted, *arguments):  # type: ignore[no-untyped-def]
-            if wanted == key:
-                case(*arguments)
+    def __init__(self, name: str, parameters: str, function: Callable[..., None]) -> None:
+        """`parameters` has a letter for each: i for int64, f for float32."""
+        self.name, self._function = name, function
+        self._signature = types.void(*[_LETTERS[letter] for letter in parameters])
+        self._compiled: Any = None
 
-        return last
-    rest = choose(dict(others))
+    def compile(self) -> None:
+        """Compiles it or loads it from the cache; once."""
+        if self._compiled is None:
+            options = {name: value for name, value in _OPTIONS.items() if name != "nogil"}  # it runs inside an entry
+            self._compiled = numba.cfunc(self._signature, **options)(self._function)
 
-    @kernel
-    def either(wanted, *arguments):  # type: ignore[no-untyped-def]
-        if wanted == key:
-            case(*arguments)
-        else:
-            rest(wanted, *arguments)
-
-    return either
+    @property
+    def address(self) -> int:
+        """Where the machine code is; only after `compile`."""
+        return int(self._compiled.address)
 
 
-def compile_entries(progress: Callable[[int, int, str], None]) -> None:
-    """Compiles every entry point, or loads it from the cache. `progress` gets (done, total, name) before each and once at the end."""
-    for done, (dispatcher, signature) in enumerate(_entries):
-        progress(done, len(_entries), dispatcher.__name__)
-        dispatcher.compile(signature)
-        dispatcher.disable_compile()
-    progress(len(_entries), len(_entries), "")
+class Entry:
+    """A kernel that Python calls with arguments of one signature, without holding the interpreter's lock."""
+
+    def __init__(self, signature: Any, function: Callable[..., Any]) -> None:
+        self.name, self._signature = function.__name__, signature
+        self._dispatcher = numba.njit(**_OPTIONS)(function)
+
+    def compile(self) -> None:
+        """Compiles it or loads it from the cache; once."""
+        if not self._dispatcher.overloads:
+            self._dispatcher.compile(self._signature)
+            self._dispatcher.disable_compile()
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._dispatcher(*arguments)
+
+
+def native(parameters: str) -> Callable[[Callable[..., None]], Native]:
+    """Decorates the function of a Native: "iif" for (int64, int64, float32)."""
+    return lambda function: Native(function.__name__, parameters, function)
+
+
+def entry(signature: Any) -> Callable[[Callable[..., Any]], Entry]:
+    """Decorates the function of an Entry."""
+    return lambda function: Entry(signature, function)
+
+
+def compile_all(kernels: Sequence[Native | Entry], progress: Progress) -> None:
+    """Compiles what is not in the cache, and reports before each and at the end."""
+    for done, each in enumerate(kernels):
+        progress(done, len(kernels), each.name)
+        each.compile()
+    progress(len(kernels), len(kernels), "")
+
+
+@intrinsic
+def call(typing: Any, address: Any, arguments: Any) -> Any:
+    """Calls the Native at an address with a tuple of int64 and float32, which must be what it takes."""
+    if any(argument not in _LETTERS.values() for argument in arguments):
+        return None
+
+    def lower(context: Any, b: Any, signature: Any, values: Any) -> Any:
+        function = ir.FunctionType(ir.VoidType(), [context.get_value_type(argument) for argument in arguments])
+        unpacked = [b.extract_value(values[1], i) for i in range(len(arguments))]
+        b.call(b.inttoptr(values[0], function.as_pointer()), unpacked)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, arguments), lower
 
 
 def cache_folder() -> Path:

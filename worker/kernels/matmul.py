@@ -4,18 +4,18 @@ A product of a panel and a tile runs over the k-blocks in file order, whatever t
 token's result is the same alone and among others. `matmul` is what the decoder calls; each thread takes its own panels.
 """
 
-from typing import Any
+import numpy as np
 
-from worker.kernels.activations import FACTOR_BYTES, TILE_SIZES
-from worker.kernels.jit import choose, kernel
+from worker.kernels.activations import FACTOR_BYTES
+from worker.kernels.jit import Native, call, inlined, kernel
 from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
 from worker.kernels.simd import (
     LANES,
+    TILE_SIZES,
     block_dot,
     fma,
-    load,
-    load_bf16,
     load_f16,
+    load_numbers,
     load_rows,
     splat_i32,
     splats,
@@ -26,108 +26,109 @@ from worker.kernels.simd import (
     zeros,
 )
 
+LARGE, MIDDLE, _ = TILE_SIZES
+
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
 
 
-def _quantized_tile(format: PanelFormat, size: int) -> Any:
+@inlined
+def quantized_tile(format, size, panel, num_columns, codes, factors, token):
+    """One panel with the tile of `size` tokens that begins at `token`: Tile(f32, size) of 16 rows' sums.
+
+    format: (bits, bias, has minimum, bytes of codes in a block, bytes of a block), constants.
+    """
+    bits, bias, has_minimum, code_bytes, block_bytes = format
+    num_blocks = num_columns // BLOCK
+    codes += token * num_columns
+    factors += token * num_blocks * FACTOR_BYTES
+    total = zeros(size)
+    for _ in range(num_blocks):
+        dots = block_dot(bits, size, panel, codes)
+        if bias:
+            dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
+        total = fma(to_float(dots), load_f16(panel + code_bytes) * splats(factors, size), total)
+        if has_minimum:
+            total = fma(load_f16(panel + code_bytes + SCALES), splats(factors + 4 * size, size), total)
+        panel += block_bytes
+        codes += BLOCK * size
+        factors += FACTOR_BYTES * size
+    return total
+
+
+@inlined
+def float_tile(name, number_bytes, size, panel, num_columns, values, token):
+    """One panel with the `size` rows of f32 values from `token` on: Tile(f32, size) of 16 rows' sums."""
+    values += token * num_columns * 4
+    total = zeros(size)
+    for _ in range(num_columns):
+        total = fma(load_numbers(name, panel), splats_strided(values, num_columns * 4, size), total)
+        panel += LANES * number_bytes
+        values += 4
+    return total
+
+
+@inlined
+def put(total, size, out, out_stride, adds):
+    """Writes a tile's sums, or adds them to what is there."""
+    if adds:
+        total = load_rows(out, out_stride, size) + total
+    store_rows(out, out_stride, total)
+
+
+def _quantized_product(format: PanelFormat) -> Native:
     bits, bias, has_minimum = format.bits, format.bias, format.has_minimum
     code_bytes, block_bytes = format.code_bytes, format.block_bytes
 
-    @kernel
-    def quantized_tile(panel, codes, factors, num_blocks):
-        """One panel with one tile: Tile(f32, size) of 16 rows' sums."""
-        total = zeros(size)
-        for _ in range(num_blocks):
-            dots = block_dot(bits, size, panel, codes)
-            if bias:
-                dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
-            total = fma(to_float(dots), load_f16(panel + code_bytes) * splats(factors, size), total)
-            if has_minimum:
-                total = fma(load_f16(panel + code_bytes + SCALES), splats(factors + 4 * size, size), total)
-            panel += block_bytes
-            codes += BLOCK * size
-            factors += FACTOR_BYTES * size
-        return total
+    def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
+        done = 0
+        while done < num_tokens:
+            end = min(num_tokens, done + TOKENS_AT_ONCE)
+            for index in range(first, last):
+                panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), done
+                while end - token >= LARGE:
+                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), LARGE,
+                                           panel, num_columns, codes, factors, token)
+                    put(total, LARGE, target + token * out_stride, out_stride, adds)
+                    token += LARGE
+                while end - token >= MIDDLE:
+                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), MIDDLE,
+                                           panel, num_columns, codes, factors, token)
+                    put(total, MIDDLE, target + token * out_stride, out_stride, adds)
+                    token += MIDDLE
+                while end - token >= 1:
+                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), 1,
+                                           panel, num_columns, codes, factors, token)
+                    put(total, 1, target + token * out_stride, out_stride, adds)
+                    token += 1
+            done = end
 
-    return quantized_tile
-
-
-_LOAD_NUMBERS = {"F32": load, "F16": load_f16, "BF16": load_bf16}
-
-
-def _float_tile(format: PanelFormat, size: int) -> Any:
-    load_numbers, step = _LOAD_NUMBERS[format.name], LANES * format.bits // 8
-
-    @kernel
-    def float_tile(panel, values, stride, num_columns):
-        """One panel with `size` rows of f32 values, `stride` bytes apart."""
-        total = zeros(size)
-        for _ in range(num_columns):
-            total = fma(load_numbers(panel), splats_strided(values, stride, size), total)
-            panel += step
-            values += 4
-        return total
-
-    return float_tile
+    return Native(f"product of {format.name}", "i" * 12, product)
 
 
-def _tile_loop(format: PanelFormat, size: int) -> Any:
-    """All whole tiles of one size: (panel, ..., token, end) -> the first token not computed."""
-    quantized = format.unpack is not None
-    tile = _quantized_tile(format, size) if quantized else _float_tile(format, size)
+def _float_product(format: PanelFormat) -> Native:
+    name, number_bytes = format.name, format.bits // 8
 
-    @kernel
-    def tile_loop(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
-        while end - token >= size:
-            if quantized:
-                num_blocks = num_columns // BLOCK
-                total = tile(panel, codes + token * num_columns,
-                             factors + token * num_blocks * FACTOR_BYTES, num_blocks)
-            else:
-                total = tile(panel, values + token * num_columns * 4, num_columns * 4, num_columns)
-            target = out + token * out_stride
-            if adds:
-                total = load_rows(target, out_stride, size) + total
-            store_rows(target, out_stride, total)
-            token += size
-        return token
+    def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
+        for index in range(first, last):
+            panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), 0
+            while num_tokens - token >= MIDDLE:
+                total = float_tile(name, number_bytes, MIDDLE, panel, num_columns, values, token)
+                put(total, MIDDLE, target + token * out_stride, out_stride, adds)
+                token += MIDDLE
+            while num_tokens - token >= 1:
+                total = float_tile(name, number_bytes, 1, panel, num_columns, values, token)
+                put(total, 1, target + token * out_stride, out_stride, adds)
+                token += 1
 
-    return tile_loop
+    return Native(f"product of {name}", "i" * 12, product)
 
 
-def _chain(loops: list[Any]) -> Any:
-    """The loops of all sizes, largest first, as one function."""
-    if len(loops) == 1:
-        return loops[0]
-    first, rest = loops[0], _chain(loops[1:])
-
-    @kernel
-    def chain(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
-        token = first(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
-        return rest(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
-
-    return chain
-
-
-def _panel_loop(format: PanelFormat) -> Any:
-    tiles = _chain([_tile_loop(format, size) for size in TILE_SIZES])
-
-    @kernel
-    def panel_loop(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens,
-                   first, last):
-        token = 0
-        while token < num_tokens:
-            end = num_tokens if num_tokens - token <= TOKENS_AT_ONCE else token + TOKENS_AT_ONCE
-            for panel in range(first, last):
-                tiles(panels + panel * panel_bytes, num_columns, values, codes, factors,
-                      out + panel * (4 * LANES), out_stride, adds, token, end)
-            token = end
-
-    return panel_loop
-
-
-_panel_loop_of = choose({format.id: _panel_loop(format) for format in FORMATS.values()})
+# By PanelFormat.name; a model needs those of its tensors.
+PRODUCTS: dict[str, Native] = {
+    format.name: _float_product(format) if format.unpack is None else _quantized_product(format)
+    for format in FORMATS.values()
+}
 
 
 @kernel
@@ -140,5 +141,5 @@ def matmul(matrix, values, codes, factors, out, out_stride, adds, num_tokens, th
     """
     num_panels = matrix.num_panels
     first, last = num_panels * thread // num_threads, num_panels * (thread + 1) // num_threads
-    _panel_loop_of(matrix.format_id, matrix.panels, matrix.panel_bytes, matrix.num_columns, values, codes, factors,
-                   out, out_stride, adds, num_tokens, first, last)
+    call(matrix.product, (matrix.panels, matrix.panel_bytes, matrix.num_columns, values, codes, factors, out,
+                          out_stride, np.int64(adds), np.int64(num_tokens), first, last))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worker.kernels.activations import FACTOR_BYTES, place, quantize_block
-from worker.kernels.jit import choose, kernel
+from worker.kernels.jit import Native, call, kernel, native
 from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
 from worker.kernels.simd import (
     LANES,
@@ -66,6 +66,13 @@ def exp(x):
 
 
 @kernel
+def copy_row(values, out, num_columns):
+    """Copies [num_columns] values."""
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(out + i, load(values + i))
+
+
+@kernel
 def root_mean_square(values, num_columns, epsilon):
     """1 / sqrt(mean of squares + epsilon) of [num_columns] values, a multiple of 16."""
     total = pick(zeros(1), 0)
@@ -75,7 +82,7 @@ def root_mean_square(values, num_columns, epsilon):
     return np.float32(1) / np.sqrt(sum_lanes(total) / np.float32(num_columns) + epsilon)
 
 
-@kernel
+@native("iiiif")
 def norm_row(values, weight, out, num_columns, epsilon):
     """RMS norm of a row, times weight."""
     factor = splat(root_mean_square(values, num_columns, epsilon))
@@ -83,7 +90,7 @@ def norm_row(values, weight, out, num_columns, epsilon):
         store(out + i, load(values + i) * factor * load(weight + i))
 
 
-@kernel
+@native("iiifiiii")
 def norm_quantize_row(values, weight, num_columns, epsilon, codes, factors, token, num_tokens):
     """RMS norm of a token's row, times weight, quantised into the tiled buffers."""
     scale = splat(root_mean_square(values, num_columns, epsilon))
@@ -103,14 +110,14 @@ def silu(x):
     return x / (one + exp(splat(np.float32(0)) - x))
 
 
-@kernel
+@native("iiii")
 def gated_row(gate, up, out, num_columns):
     """out = silu(gate) * up."""
     for i in range(0, 4 * num_columns, VECTOR):
         store(out + i, silu(load(gate + i)) * load(up + i))
 
 
-@kernel
+@native("iiiiiii")
 def gated_quantize_row(gate, up, num_columns, codes, factors, token, num_tokens):
     """silu(gate) * up of a token, quantised into the tiled buffers."""
     code, factor, size = place(codes, factors, num_columns, token, num_tokens)
@@ -122,7 +129,7 @@ def gated_quantize_row(gate, up, num_columns, codes, factors, token, num_tokens)
         factor += FACTOR_BYTES * size
 
 
-@kernel
+@native("iii")
 def rotate_pairs(head, num_pairs, cosines_sines):
     """Rotary embedding of neighbouring pairs (2i, 2i + 1), in place; cosines_sines: [pairs][2]."""
     for _ in range(num_pairs):
@@ -140,7 +147,6 @@ _READ_NUMBER = {"F32": load_scalar, "F16": load_scalar_f16, "BF16": load_scalar_
 def _float_row_reader(format: PanelFormat) -> Any:
     read, size = _READ_NUMBER[format.name], format.bits // 8
 
-    @kernel
     def read_row(panel, lane, num_columns, out):
         for column in range(num_columns):
             store_scalar(out + 4 * column, read(panel + (column * LANES + lane) * size))
@@ -153,7 +159,6 @@ def _code_row_reader(format: PanelFormat) -> Any:
     bits, bias, has_minimum = format.bits, format.bias, format.has_minimum
     code_bytes, block_bytes = format.code_bytes, format.block_bytes
 
-    @kernel
     def read_row(panel, lane, num_columns, out):
         for column in range(num_columns):
             block = panel + column // BLOCK * block_bytes
@@ -168,14 +173,20 @@ def _code_row_reader(format: PanelFormat) -> Any:
     return read_row
 
 
-_read_row = choose({
-    format.id: _float_row_reader(format) if format.unpack is None else _code_row_reader(format)
-    for format in FORMATS.values()
-})
+def _row_kernel(format: PanelFormat) -> Native:
+    read = _float_row_reader(format) if format.unpack is None else _code_row_reader(format)
+    return Native(f"rows of {format.name}", "iiii", read)
+
+
+# By PanelFormat.name.
+ROW_READERS: dict[str, Native] = {format.name: _row_kernel(format) for format in FORMATS.values()}
 
 
 @kernel
-def read_row(matrix, row, out):
-    """Writes row number `row` of a packed matrix (a MATRIX record) as f32 [num_columns]: a token's embedding."""
+def read_row(matrix, reader, row, out):
+    """Writes row number `row` of a packed matrix (a MATRIX record) as f32 [num_columns]: a token's embedding.
+
+    reader: address of the ROW_READERS kernel of its format.
+    """
     panel = matrix.panels + row // LANES * matrix.panel_bytes
-    _read_row(matrix.format_id, panel, row % LANES, matrix.num_columns, out)
+    call(reader, (panel, row % LANES, matrix.num_columns, out))

@@ -60,12 +60,12 @@ F32, I32 = Vector("f32"), Vector("i32")
 
 # ---- the instruction set ----------------------------------------------------------------------
 
-# name -> (processor features it needs, tokens in the largest tile that stays in registers)
-INSTRUCTION_SETS: dict[str, tuple[frozenset[str], int]] = {
-    "avx512-vnni": (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}), 12),
-    "avx-vnni": (frozenset({"avx2", "fma", "f16c", "avxvnni"}), 4),
-    "avx2": (frozenset({"avx2", "fma", "f16c"}), 4),
-    "portable": (frozenset(), 4),
+# name -> (processor features it needs, sizes of token tiles: the largest is what stays in registers)
+INSTRUCTION_SETS: dict[str, tuple[frozenset[str], tuple[int, int, int]]] = {
+    "avx512-vnni": (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}), (12, 4, 1)),
+    "avx-vnni": (frozenset({"avx2", "fma", "f16c", "avxvnni"}), (4, 2, 1)),
+    "avx2": (frozenset({"avx2", "fma", "f16c"}), (4, 2, 1)),
+    "portable": (frozenset(), (4, 2, 1)),
 }
 
 
@@ -84,7 +84,7 @@ def choose_instruction_set(wanted: str, features: frozenset[str]) -> str:
 
 _features = frozenset(name for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
 INSTRUCTION_SET = choose_instruction_set(os.environ.get("CORRAL_ISA", ""), _features)
-MAX_TILE = INSTRUCTION_SETS[INSTRUCTION_SET][1]
+TILE_SIZES = INSTRUCTION_SETS[INSTRUCTION_SET][1]
 
 
 # ---- building blocks of the lowerings ---------------------------------------------------------
@@ -318,23 +318,35 @@ def load(typing: Any, address: Any) -> Any:
     return F32(types.intp), lambda context, b, signature, arguments: _load(b, arguments[0], F32.llvm, 4)
 
 
+def _widen_bf16(b: Any, words: Any) -> Any:
+    return b.bitcast(b.shl(b.zext(words, I32.llvm), _constant(I32.llvm, 16)), F32.llvm)
+
+
+# Number formats in memory: element as stored, and 16 of them as f32.
+_NUMBERS: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
+    "F32": (_FLOAT, lambda b, numbers: numbers),
+    "F16": (_HALF, lambda b, numbers: b.fpext(numbers, F32.llvm)),
+    "BF16": (_I16, _widen_bf16),
+}
+
+
+@intrinsic(prefer_literal=True)
+def load_numbers(typing: Any, name: Any, address: Any) -> Any:
+    """16 numbers of the format with this name (a constant), as f32."""
+    element, widen = _NUMBERS[name.literal_value]
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return widen(b, _load(b, arguments[1], ir.VectorType(element, LANES), 2))
+
+    return F32(name, types.intp), lower
+
+
 @intrinsic
 def load_f16(typing: Any, address: Any) -> Any:
-    """16 f16 at an address, widened to f32."""
+    """16 f16 at an address, as f32."""
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         return b.fpext(_load(b, arguments[0], ir.VectorType(_HALF, LANES), 2), F32.llvm)
-
-    return F32(types.intp), lower
-
-
-@intrinsic
-def load_bf16(typing: Any, address: Any) -> Any:
-    """16 bf16 at an address, widened to f32."""
-
-    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        words = _load(b, arguments[0], ir.VectorType(_I16, LANES), 2)
-        return b.bitcast(b.shl(b.zext(words, I32.llvm), _constant(I32.llvm, 16)), F32.llvm)
 
     return F32(types.intp), lower
 

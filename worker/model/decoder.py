@@ -5,7 +5,9 @@ neither layers nor tokens. Invariant: a token's result depends on its sequence a
 on how its prompt was cut into steps, or on the number of threads.
 """
 
+import ctypes
 import mmap
+from collections.abc import Mapping
 from typing import Any
 
 import numba
@@ -16,9 +18,9 @@ from numpy.typing import NDArray
 from worker.kernels import simd
 from worker.kernels.activations import FACTOR_BYTES, quantize_row
 from worker.kernels.attention import BLOCK_SIZE, HALF, ROW_TILE, attend_rows, block_address, write_key_value
-from worker.kernels.jit import entry, kernel
-from worker.kernels.matmul import matmul
-from worker.kernels.ops import gated_quantize_row, gated_row, norm_quantize_row, norm_row, read_row, rotate_pairs
+from worker.kernels.jit import Entry, Native, call, entry, kernel
+from worker.kernels.matmul import PRODUCTS, matmul
+from worker.kernels.ops import ROW_READERS, copy_row, gated_quantize_row, gated_row, norm_quantize_row, norm_row, read_row, rotate_pairs
 from worker.kernels.panels import BLOCK
 from worker.kernels.pool import ThreadPool, barrier, start_step, wait_for_step
 from worker.kernels.simd import load_scalar_i32
@@ -28,8 +30,12 @@ from worker.model.weights import PackedTensor, PackedWeights
 # Steps of so few tokens prepare a product's input in every thread for itself, which is cheaper than meeting.
 FEW_TOKENS = 4
 
+# Native code that every model needs.
+NATIVES = (norm_row, norm_quantize_row, quantize_row, gated_row, gated_quantize_row, rotate_pairs, write_key_value,
+           attend_rows)
+
 # What native code reads. Fields named `..._at` and those of int64 without a comment are addresses in bytes.
-MATRIX = np.dtype([(name, np.int64) for name in ("format_id", "panels", "panel_bytes", "num_panels", "num_columns")])
+MATRIX = np.dtype([(name, np.int64) for name in ("product", "panels", "panel_bytes", "num_panels", "num_columns")])
 LAYER = np.dtype([
     ("attn_norm", np.int64), ("attn_q", MATRIX), ("attn_k", MATRIX), ("attn_v", MATRIX), ("attn_output", MATRIX),
     ("ffn_norm", np.int64), ("ffn_gate", MATRIX), ("ffn_up", MATRIX), ("ffn_down", MATRIX),
@@ -42,7 +48,8 @@ MODEL = np.dtype([
     ("num_heads", np.int64), ("num_kv_heads", np.int64), ("head_dim", np.int64), ("num_rotated_pairs", np.int64),
     ("cache_block_bytes", np.int64),  # one block, one layer, all KV heads: of keys, and again of values
     ("needs_values", np.int64),  # 1 if any matrix is of floats
-    ("epsilon", np.float32), ("attention_scale", np.float32),
+    ("epsilon", np.float32), ("_", np.float32),
+    ("read_row", np.int64), *((kernel.name, np.int64) for kernel in NATIVES),  # native code
 ])  # fmt: skip
 STEP = np.dtype([
     ("num_tokens", np.int64), ("num_sequences", np.int64), ("num_logit_rows", np.int64),
@@ -55,7 +62,6 @@ STEP = np.dtype([
     ("inputs", np.int64), ("inputs_stride", np.int64),  # of each thread: f32 values, codes, factors of a product's input
     ("codes_offset", np.int64), ("factors_offset", np.int64),
     ("scratch", np.int64), ("scratch_stride", np.int64),  # of each thread, for attention
-    ("scores_stride", np.int64),
     ("logits", np.int64), ("logits_stride", np.int64),
 ])  # fmt: skip
 
@@ -97,9 +103,9 @@ def _normed_input(model, step, weight, control, thread, num_threads):
     first, distance = _shares(num_tokens, thread, num_threads)
     for token in range(first, num_tokens, distance):
         row = step.hidden + token * model.width * 4
-        norm_quantize_row(row, weight, model.width, model.epsilon, codes, factors, token, num_tokens)
+        call(model.norm_quantize_row, (row, weight, model.width, model.epsilon, codes, factors, token, num_tokens))
         if model.needs_values:
-            norm_row(row, weight, values + token * model.width * 4, model.width, model.epsilon)
+            call(model.norm_row, (row, weight, values + token * model.width * 4, model.width, model.epsilon))
     _meet_if_shared(control, num_tokens, num_threads)
 
 
@@ -110,7 +116,10 @@ def _attention_input(model, step, control, thread, num_threads):
     values, codes, factors = _input_of(step, num_tokens, thread)
     first, distance = _shares(num_tokens, thread, num_threads)
     for token in range(first, num_tokens, distance):
-        quantize_row(step.attention + token * width * 4, width, codes, factors, token, num_tokens)
+        row = step.attention + token * width * 4
+        call(model.quantize_row, (row, width, codes, factors, token, num_tokens))
+        if model.needs_values:
+            copy_row(row, values + token * width * 4, width)
     _meet_if_shared(control, num_tokens, num_threads)
 
 
@@ -122,9 +131,9 @@ def _gated_input(model, step, control, thread, num_threads):
     first, distance = _shares(num_tokens, thread, num_threads)
     for token in range(first, num_tokens, distance):
         gate = step.gate_up + token * width * 8
-        gated_quantize_row(gate, gate + width * 4, width, codes, factors, token, num_tokens)
+        call(model.gated_quantize_row, (gate, gate + width * 4, width, codes, factors, token, num_tokens))
         if model.needs_values:
-            gated_row(gate, gate + width * 4, values + token * width * 4, width)
+            call(model.gated_row, (gate, gate + width * 4, values + token * width * 4, width))
     _meet_if_shared(control, num_tokens, num_threads)
 
 
@@ -156,13 +165,15 @@ def _rotate_and_cache(model, layer, step, thread, num_threads):
             for head in range(model.num_heads + model.num_kv_heads):
                 if (token + head) % num_threads != thread:
                     continue
-                rotate_pairs(row + head * head_bytes, model.num_rotated_pairs, rotation)
+                call(model.rotate_pairs, (row + head * head_bytes, model.num_rotated_pairs, rotation))
                 if head >= model.num_heads:
                     kv_head = head - model.num_heads
                     place = offset + kv_head * cache_head
                     key = row + head * head_bytes
-                    write_key_value(key, key + model.num_kv_heads * head_bytes, layer.keys + place,
-                                    layer.values + place, position, model.head_dim)
+                    call(model.write_key_value, (
+                        key, key + model.num_kv_heads * head_bytes, layer.keys + place, layer.values + place,
+                        np.int64(position), model.head_dim,
+                    ))  # fmt: skip
 
 
 @kernel
@@ -175,7 +186,7 @@ def _attend_tile(model, layer, step, sequence, kv_head, first_row, num_rows, thr
     place = kv_head * model.head_dim * BLOCK_SIZE * HALF
 
     def locate(row):
-        token, head = start + row // group, kv_head * group + row % group
+        token, head = np.int64(start + row // group), kv_head * group + row % group
         query = step.qkv + token * qkv_bytes + head * head_bytes
         output = step.attention + (token * model.num_heads + head) * head_bytes
         return query, output, np.int64(context + row // group + 1)
@@ -185,9 +196,10 @@ def _attend_tile(model, layer, step, sequence, kv_head, first_row, num_rows, thr
     q1, o1, l1 = locate(min(first_row + 1, last))
     q2, o2, l2 = locate(min(first_row + 2, last))
     q3, o3, l3 = locate(min(first_row + 3, last))
-    attend_rows((q0, q1, q2, q3), (l0, l1, l2, l3), (o0, o1, o2, o3), model.head_dim, model.attention_scale,
-                layer.keys + place, layer.values + place, step.blocks + sequence * step.blocks_stride,
-                model.cache_block_bytes, step.scratch + thread * step.scratch_stride, step.scores_stride)
+    call(model.attend_rows, (
+        q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, model.head_dim, layer.keys + place, layer.values + place,
+        step.blocks + sequence * step.blocks_stride, model.cache_block_bytes, step.scratch + thread * step.scratch_stride,
+    ))  # fmt: skip
 
 
 @kernel
@@ -243,9 +255,10 @@ def _logits(model, step, control, thread, num_threads):
     first, distance = _shares(num_rows, thread, num_threads)
     for i in range(first, num_rows, distance):
         row = step.hidden + np.int64(load_scalar_i32(step.logit_rows + 4 * i)) * model.width * 4
-        norm_quantize_row(row, model.output_norm, model.width, model.epsilon, codes, factors, i, num_rows)
+        call(model.norm_quantize_row,
+             (row, model.output_norm, model.width, model.epsilon, codes, factors, i, num_rows))
         if model.needs_values:
-            norm_row(row, model.output_norm, values + i * model.width * 4, model.width, model.epsilon)
+            call(model.norm_row, (row, model.output_norm, values + i * model.width * 4, model.width, model.epsilon))
     _meet_if_shared(control, num_rows, num_threads)
     _product(model.output, step, num_rows, step.logits, step.logits_stride // 4, False, thread, num_threads)
 
@@ -255,7 +268,7 @@ def _share(model, layers, step, control, thread, num_threads):
     """One thread's share of a step."""
     for token in range(thread, step.num_tokens, num_threads):
         number = np.int64(load_scalar_i32(step.tokens + 4 * token))
-        read_row(model.token_embd, number, step.hidden + token * model.width * 4)
+        read_row(model.token_embd, model.read_row, number, step.hidden + token * model.width * 4)
     barrier(control, num_threads)
     for index in range(model.num_layers):
         _layer(model, layers[index], step, control, thread, num_threads)
@@ -279,6 +292,18 @@ def compute(models, layers, steps, control, thread, num_threads):
         if ticket < 0:
             return
         _share(model, layers, step, control, thread, num_threads)
+
+
+def kernels_for(weights: PackedWeights) -> list[Native | Entry]:
+    """What must be compiled before a Decoder of these weights is made."""
+    formats = sorted({t.format.name for t in weights.tensors.values() if t.format is not None})
+    return [*(PRODUCTS[name] for name in formats), _row_reader(weights.tensors), *NATIVES, compute]
+
+
+def _row_reader(tensors: Mapping[str, PackedTensor]) -> Native:
+    form = tensors["token_embd.weight"].format
+    assert form is not None
+    return ROW_READERS[form.name]
 
 
 # ---- the object the engine holds --------------------------------------------------------------
@@ -323,7 +348,7 @@ class Decoder:
         factors_offset = codes_offset + _aligned(max_tokens * widest)
         inputs_stride = factors_offset + _aligned(max_tokens * (widest // BLOCK) * FACTOR_BYTES)
         scores_stride = _aligned(num_positions * 4) + 64  # rows of a power of two apart would share cache sets
-        scratch_stride = _aligned(4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
+        scratch_stride = 64 + _aligned(4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
         logits_stride = -(-a.vocab_size // 16) * 64
         self._tokens = self._integers(max_tokens, "tokens")
         self._starts = self._integers(max_sequences + 1, "starts")
@@ -333,7 +358,7 @@ class Decoder:
         self._logits = self._floats(max_sequences * logits_stride // 4, "logits").reshape(max_sequences, -1)
         step["blocks_stride"], step["logits_stride"] = num_blocks * 4, logits_stride
         step["inputs_stride"], step["codes_offset"], step["factors_offset"] = inputs_stride, codes_offset, factors_offset
-        step["scratch_stride"], step["scores_stride"] = scratch_stride, scores_stride
+        step["scratch_stride"] = scratch_stride
         for name, num_bytes in {
             "hidden": max_tokens * a.embedding_length * 4,
             "qkv": max_tokens * (width + 2 * a.num_kv_heads * a.head_dim) * 4,
@@ -343,6 +368,7 @@ class Decoder:
             "scratch": threads * scratch_stride,
         }.items():
             step[name] = self._allocate(num_bytes)
+        self._tell_attention(scratch_stride, scores_stride)
 
     def forward(
         self,
@@ -385,10 +411,13 @@ class Decoder:
         model["rotations"] = self._rotations.ctypes.data
         model["num_layers"], model["width"], model["hidden_width"] = a.num_layers, a.embedding_length, a.feed_forward_length
         model["num_heads"], model["num_kv_heads"], model["head_dim"] = a.num_heads, a.num_kv_heads, a.head_dim
+        model["read_row"] = _row_reader(tensors).address
+        for kernel_ in NATIVES:
+            model[kernel_.name] = kernel_.address
         model["num_rotated_pairs"] = a.rope_dimensions // 2
         model["cache_block_bytes"] = a.num_kv_heads * a.head_dim * BLOCK_SIZE * HALF
         model["needs_values"] = any(t.format is not None and t.format.unpack is None for t in tensors.values())
-        model["epsilon"], model["attention_scale"] = a.norm_epsilon, a.head_dim**-0.5
+        model["epsilon"] = a.norm_epsilon
         for index in range(a.num_layers):
             for name in LAYER.names or ():
                 if (tensor := tensors.get(f"blk.{index}.{name}.weight")) is None:
@@ -397,6 +426,13 @@ class Decoder:
                     _describe(self._layers[index][name], tensor)
                 else:
                     self._layers[index][name] = tensor.address
+
+    def _tell_attention(self, scratch_stride: int, scores_stride: int) -> None:
+        """Writes what attend_rows expects at the head of each thread's scratch."""
+        for thread in range(self.num_threads):
+            head = int(self._step["scratch"][0]) + thread * scratch_stride
+            ctypes.c_int64.from_address(head).value = scores_stride
+            ctypes.c_float.from_address(head + 8).value = self.architecture.head_dim**-0.5
 
     def _allocate(self, num_bytes: int) -> int:
         """Zeroed memory in huge pages where there are any; its address."""
@@ -434,7 +470,7 @@ def _describe(record: Any, tensor: PackedTensor) -> None:
     num_panels = -(-tensor.num_rows // simd.LANES)
     panel_bytes = tensor.format.matrix_bytes(simd.LANES, tensor.num_columns)
     for name, value in zip(
-        MATRIX.names or (), (tensor.format.id, tensor.address, panel_bytes, num_panels, tensor.num_columns), strict=True
+        MATRIX.names or (), (PRODUCTS[tensor.format.name].address, tensor.address, panel_bytes, num_panels, tensor.num_columns), strict=True
     ):
         record[name] = value
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from worker.config import WorkerConfig
 from worker.errors import GGUFError
 from worker.gguf import GGUF
-from worker.kernels.jit import cache_folder, compile_entries
+from worker.kernels.jit import cache_folder, compile_all
 from worker.model.architecture import Architecture, read_architecture
-from worker.model.decoder import Decoder
+from worker.model.decoder import Decoder, kernels_for
 from worker.model.weights import pack_weights
 
 Progress = Callable[[str, float], None]  # stage, fraction done
@@ -25,7 +25,7 @@ def load_model(gguf: GGUF, config: WorkerConfig, progress: Progress) -> Decoder:
     weights = pack_weights(
         gguf, folder / "panels" if folder is not None else None, lambda done: progress("packing weights", done)
     )
-    compile_entries(lambda done, total, name: progress("compiling kernels", done / total))
+    compile_all(kernels_for(weights), lambda done, total, name: progress("compiling kernels", done / total))
     return Decoder(architecture, weights, config.num_threads or usable_cores())
 
 
