@@ -14,7 +14,6 @@ import orjson
 from router.errors import CommandError
 
 NUM_ATTEMPTS = 5
-CHUNK_BYTES = 1 << 20
 TIMEOUT = httpx.Timeout(30.0, connect=10.0)
 
 Advance = Callable[[int, int | None], None]
@@ -67,7 +66,7 @@ def _write_body(response: httpx.Response, target: Path, begin: int, total: int |
     done = begin
     with target.open("r+b" if begin else "wb") as file:
         file.seek(begin)
-        for chunk in response.iter_raw(CHUNK_BYTES):
+        for chunk in response.iter_raw():
             file.write(chunk)
             done += len(chunk)
             advance(done, total)

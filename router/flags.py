@@ -107,7 +107,8 @@ def _switch(variable: str, value: str) -> str:
 def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'; a model is given with -m FILE"
-    nearest = difflib.get_close_matches(word, _BY_NAME, n=1, cutoff=0.5)
+    useful = [name for name, flag in _BY_NAME.items() if flag.effect is not Effect.NONE]
+    nearest = difflib.get_close_matches(word, useful, n=1) or difflib.get_close_matches(word, _BY_NAME, n=1)
     return f"unknown flag '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
 

@@ -25,6 +25,6 @@ def read_progress(line: str) -> Progress | None:
     except orjson.JSONDecodeError:
         return None
     fraction = value.get("progress")
-    if not isinstance(fraction, int | float):
+    if isinstance(fraction, bool) or not isinstance(fraction, int | float):
         return None
     return Progress(str(value.get("stage", "loading")), min(1.0, max(0.0, float(fraction))))

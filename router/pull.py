@@ -1,7 +1,8 @@
 """`corral pull`: fetches a model into the cache folder, once.
 
-Run by __main__.py; serve.py calls fetch(). The last line on standard output is the path of the file, everything else
-goes to standard error. Invariant: a path that was printed is a complete, checked file.
+Run by __main__.py, and by serve.py for a model that is to be fetched first. The last line on standard output is the
+path of the file, everything else goes to standard error.
+Invariant: a path that was printed is a complete, checked file.
 """
 
 import argparse

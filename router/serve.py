@@ -10,14 +10,16 @@ import math
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import uvicorn
 import uvloop
 
-from router import logs, pull
+from router import logs
 from router.app import create_app
 from router.banner import Banner
 from router.config import GatewayConfig
@@ -41,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         given = parse(arguments, os.environ)
-        config = gateway_config(given, [pull.fetch(source) for source in _sources(given)])
+        config = gateway_config(given, [_pull(source) for source in _sources(given)])
         logs.configure(config.log)
         writable_base(os.environ)
         sockets = bind(config)
@@ -55,9 +57,18 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _sources(given: Given) -> list[str]:
-    """Models to fetch before serving."""
+    """Models to fetch first."""
     repositories = [f"hf:{name.removeprefix('hf:')}" for name in given.values.get("hf_repo", ())]
     return [*repositories, *given.values.get("model_url", ())]
+
+
+def _pull(source: str) -> Path:
+    """Runs `corral pull`, which shows its own progress and errors."""
+    command = [sys.executable, "-P", "-m", "router", "pull", source]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode != 0:
+        raise CommandError(f"could not fetch {source}", done.returncode)
+    return Path(done.stdout.splitlines()[-1])
 
 
 async def serve(config: GatewayConfig, sockets: Sequence[socket.socket]) -> int:

@@ -152,9 +152,8 @@ class WorkerProcess:
         """One life, from spawn to exit status."""
         self._progress = None
         self._enter(ModelState.LOADING, self._reason)
-        socket.unlink(missing_ok=True)
         token = secrets.token_hex(32)
-        address = f"unix:{socket}"
+        address = _fresh_address(socket)
         child = self._child = await Child.spawn(self._command(address), _environment(os.environ, token), self._hear)
         replica = Replica(self.model.name, address, token)
         tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._announce(replica))]
@@ -327,6 +326,12 @@ class Fleet:
         if self._draining:
             raise Unavailable("the server is shutting down")
         self.check_health()
+
+
+def _fresh_address(socket: Path) -> str:
+    """The address of a socket without the file that a killed worker left there."""
+    socket.unlink(missing_ok=True)
+    return f"unix:{socket}"
 
 
 def _environment(inherited: Mapping[str, str], token: str) -> dict[str, str]:

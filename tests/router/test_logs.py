@@ -1,0 +1,43 @@
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from router import logs
+from router.config import LogConfig
+
+
+@pytest.fixture(autouse=True)
+def restored() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    root.handlers[:] = []
+    yield
+    for handler in root.handlers:
+        handler.close()
+    root.handlers[:], root.level = handlers, level
+
+
+def lines(config: LogConfig, *messages: str) -> list[str]:
+    logs.configure(config)
+    for message in messages:
+        logging.getLogger("corral.test").info("%s", message)
+    assert config.file is not None
+    return config.file.read_text("utf-8").splitlines()
+
+
+def test_a_message_cannot_forge_a_second_line_or_colour_the_terminal(tmp_path: Path) -> None:
+    (line,) = lines(LogConfig(file=tmp_path / "log"), "a\nerror forged\r\x1b[31m\u202e")
+    assert line.endswith("info    a\\nerror forged\\x0d\\x1b[31m\\u202e")
+
+
+def test_json_events_are_objects_whatever_they_quote(tmp_path: Path) -> None:
+    (line,) = lines(LogConfig(file=tmp_path / "log", json=True), 'a\n"b" \udcff')
+    event = json.loads(line)
+    assert (event["level"], event["logger"], event["message"]) == ("info", "corral.test", 'a\n"b" ?')
+
+
+def test_the_level_leaves_the_rest_out(tmp_path: Path) -> None:
+    assert lines(LogConfig(level="WARNING", file=tmp_path / "log"), "unheard") == []
