@@ -17,6 +17,7 @@ from worker.kernels.simd import (
     fma,
     load,
     load_f16,
+    load_rows,
     load_scalar,
     load_scalar_i32,
     load_scalar_i64,
@@ -38,6 +39,7 @@ from worker.kernels.simd import (
 BLOCK_SIZE = LANES  # positions in a cache block
 ROW_TILE = 4  # query rows computed together
 HALF = 2  # bytes of an f16
+SEGMENT = 128  # positions whose values are weighed before the next ones are read
 
 _NO_SCORE = np.float32(-np.inf)
 
@@ -100,17 +102,27 @@ def soften(scores, num_positions):
 
 
 @kernel
-def weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, column):
-    """Sum over positions of weight * value for 16 columns of the head: Tile(f32, ROW_TILE)."""
-    total = zeros(ROW_TILE)
-    for position in range(0, num_positions, BLOCK_SIZE):
-        value = values + block_address(table, position, block_bytes) + column * HALF
-        weight = scores + 4 * position
-        for _ in range(BLOCK_SIZE):
-            total = fma(load_f16(value), splats_strided(weight, stride, ROW_TILE), total)
-            value += head_dim * HALF
-            weight += 4
-    return total
+def weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, sums):
+    """sums[column / 16][row] = sum over positions of weight * value, vectors of 16 columns.
+
+    Runs over SEGMENT positions at a time, because columns are read one vector after the other and the values must still
+    be in the first-level cache for the next; the sums wait in memory, which changes no bit.
+    """
+    for column in range(head_dim // LANES):
+        store_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, zeros(ROW_TILE))
+    for segment in range(0, num_positions, SEGMENT):
+        end = min(num_positions, segment + SEGMENT)
+        for column in range(head_dim // LANES):
+            place = sums + column * (ROW_TILE * 4 * LANES)
+            total = load_rows(place, 4 * LANES, ROW_TILE)
+            for position in range(segment, end, BLOCK_SIZE):
+                value = values + block_address(table, position, block_bytes) + column * (LANES * HALF)
+                weight = scores + 4 * position
+                for _ in range(BLOCK_SIZE):
+                    total = fma(load_f16(value), splats_strided(weight, stride, ROW_TILE), total)
+                    value += head_dim * HALF
+                    weight += 4
+            store_rows(place, 4 * LANES, total)
 
 
 @native("iiiiiiiiiiiiiiiiii")
@@ -119,7 +131,8 @@ def attend_rows(q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, 
 
     q: addresses of the rows' queries, f32 [head_dim]; l: positions each row sees, growing; o: addresses of the results,
     f32 [head_dim]; keys, values: this layer's and head's cache; scratch: the stride of score rows in bytes (i64), the
-    scale of queries (f32), then from byte 64 on [head_dim][ROW_TILE] f32 and ROW_TILE score rows.
+    scale of queries (f32), then from byte 64 on [head_dim][ROW_TILE] f32, ROW_TILE score rows, and [head_dim][ROW_TILE]
+    f32 again.
     """
     queries, limits, outputs = (q0, q1, q2, q3), (l0, l1, l2, l3), (o0, o1, o2, o3)
     stride, scale = load_scalar_i64(scratch), load_scalar(scratch + 8)
@@ -128,13 +141,14 @@ def attend_rows(q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, 
     num_positions = (limits[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
     gather_queries(queries, head_dim, scale, scratch)
     score_rows(scratch, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride)
-    sums = scratch  # the queries are read; their place holds the sums now
+    weight_sums = scratch  # the queries are read; their place holds these now
     for row in range(ROW_TILE):
-        store_scalar(sums + 4 * row, np.float32(1) / soften(scores + row * stride, num_positions))
-    for column in range(0, head_dim, LANES):
-        total = weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, column)
-        total = total * splats(sums, ROW_TILE)
-        store(outputs[0] + 4 * column, pick(total, 0))
-        store(outputs[1] + 4 * column, pick(total, 1))
-        store(outputs[2] + 4 * column, pick(total, 2))
-        store(outputs[3] + 4 * column, pick(total, 3))
+        store_scalar(weight_sums + 4 * row, np.float32(1) / soften(scores + row * stride, num_positions))
+    sums = scores + ROW_TILE * stride
+    weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, sums)
+    for column in range(head_dim // LANES):
+        total = load_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, ROW_TILE) * splats(weight_sums, ROW_TILE)
+        store(outputs[0] + column * (4 * LANES), pick(total, 0))
+        store(outputs[1] + column * (4 * LANES), pick(total, 1))
+        store(outputs[2] + column * (4 * LANES), pick(total, 2))
+        store(outputs[3] + column * (4 * LANES), pick(total, 3))

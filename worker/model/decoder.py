@@ -348,7 +348,7 @@ class Decoder:
         factors_offset = codes_offset + _aligned(max_tokens * widest)
         inputs_stride = factors_offset + _aligned(max_tokens * (widest // BLOCK) * FACTOR_BYTES)
         scores_stride = _aligned(num_positions * 4) + 64  # rows of a power of two apart would share cache sets
-        scratch_stride = 64 + _aligned(4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
+        scratch_stride = 64 + _aligned(2 * 4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
         logits_stride = -(-a.vocab_size // 16) * 64
         self._tokens = self._integers(max_tokens, "tokens")
         self._starts = self._integers(max_sequences + 1, "starts")
