@@ -39,6 +39,8 @@ _WORKER_FLAGS = (
     ("parallel", "--parallel"),
     ("batch_size", "--batch-size"),
 )
+_MAX_WORKER_NUMBER = (1 << 24) - 1
+_CACHE_TYPES = ("f16", "f32", "q8_0")
 
 
 def gateway_config(given: Given, fetched: Sequence[Path] = ()) -> GatewayConfig:
@@ -60,7 +62,7 @@ def gateway_config(given: Given, fetched: Sequence[Path] = ()) -> GatewayConfig:
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
-        notes=(*given.notes(), *cors_notes),
+        notes=(*given.notes(), *cors_notes, *_cache_notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))
     return config
@@ -134,11 +136,22 @@ def _check_unique(models: Sequence[ModelConfig]) -> None:
 def _worker_arguments(given: Given) -> tuple[str, ...]:
     arguments: list[str] = []
     for key, name in _WORKER_FLAGS:
-        value = _integer(given, key, 0, -1, (1 << 31) - 1)
+        value = _integer(given, key, 0, -1, _MAX_WORKER_NUMBER)
         if value > 0:
             arguments += [name, str(value)]
-    kv_type = "f32" if given.on("memory_f32") else given.last("cache_type_k") or given.last("cache_type_v")
-    return (*arguments, "--cache-type", kv_type) if kv_type else tuple(arguments)
+    kv_type = _cache_type(given)
+    return (*arguments, "--cache-type", kv_type) if kv_type in _CACHE_TYPES else tuple(arguments)
+
+
+def _cache_type(given: Given) -> str | None:
+    return "f32" if given.on("memory_f32") else given.last("cache_type_k") or given.last("cache_type_v")
+
+
+def _cache_notes(given: Given) -> list[str]:
+    kv_type = _cache_type(given)
+    if kv_type is None or kv_type in _CACHE_TYPES:
+        return []
+    return [f"no effect: --cache-type-k {kv_type} (a worker knows {', '.join(_CACHE_TYPES)})"]
 
 
 # ---- the gateway ------------------------------------------------------------------------------

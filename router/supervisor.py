@@ -203,10 +203,10 @@ class WorkerProcess:
 
     def _cause(self, returncode: int) -> str:
         """The worker's own last word if it had one, else its exit status."""
-        for line in reversed(self._last_lines):
-            if line.startswith("error: ") and returncode >= 0:
-                return line.removeprefix("error: ")
-        return describe_exit(returncode)
+        if returncode < 0:
+            return describe_exit(returncode)
+        complaints = (line.partition("error: ")[2] for line in reversed(self._last_lines))
+        return next(filter(None, complaints), describe_exit(returncode))
 
     @property
     def _recovering(self) -> bool:

@@ -82,6 +82,12 @@ def test_worker_settings_reach_every_worker_and_automatic_ones_do_not(files: Pat
     assert [model.worker_arguments for model in config.models] == [expected, expected]
 
 
+def test_a_cache_type_no_worker_knows_is_noted_and_not_passed_on(files: Path) -> None:
+    config = configured("-m a.gguf -ctk iq4_nl -ctv iq4_nl")
+    assert config.models[0].worker_arguments == ()
+    assert config.notes == ("no effect: --cache-type-k iq4_nl (a worker knows f16, f32, q8_0)",)
+
+
 @pytest.mark.parametrize(
     "line", ["--port x", "--port 70000", "-t many", "--lame-duck soon", "--drain-timeout nan", "--body-limit 0"]
 )
