@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from worker.kernels.jit import kernel
+from worker.kernels.jit import kernel, native
 
 # Offsets of the control words, int32, each in its own cache line.
 ARRIVED, GENERATION, SLEEPERS, TICKET, IDLE_SLEEPERS, STOP = (64 * line for line in range(6))
@@ -109,11 +109,9 @@ def _change(word, new, sleepers):
         _futex(word, np.int32(_WAKE_PRIVATE), np.int32(1 << 30))
 
 
-@kernel
+@native("ii")
 def barrier(control, num_threads):
     """Returns when all threads of the step have come here."""
-    if num_threads == 1:
-        return
     generation = _read(control + GENERATION)
     if _fetch_add(control + ARRIVED, np.int32(1)) == num_threads - 1:
         _write(control + ARRIVED, np.int32(0))

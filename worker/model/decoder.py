@@ -32,7 +32,7 @@ FEW_TOKENS = 4
 
 # Native code that every model needs.
 NATIVES = (norm_row, norm_quantize_row, quantize_row, gated_row, gated_quantize_row, rotate_pairs, write_key_value,
-           attend_rows)
+           attend_rows, barrier)
 
 # What native code reads. Fields named `..._at` and those of int64 without a comment are addresses in bytes.
 MATRIX = np.dtype([(name, np.int64) for name in ("product", "panels", "panel_bytes", "num_panels", "num_columns")])
@@ -74,6 +74,13 @@ def _array_of(dtype: np.dtype[Any]) -> Any:
 
 
 @kernel
+def meet(model, control, num_threads):
+    """Returns when all threads of the step have come here."""
+    if num_threads > 1:
+        call(model.barrier, (control, num_threads))
+
+
+@kernel
 def _input_of(step, num_tokens, thread):
     """(values, codes, factors) that this thread reads: its own for few tokens, else thread 0's, which all fill."""
     owner = thread if num_tokens <= FEW_TOKENS else 0
@@ -90,9 +97,9 @@ def _shares(num_tokens, thread, num_threads):
 
 
 @kernel
-def _meet_if_shared(control, num_tokens, num_threads):
+def _meet_if_shared(model, control, num_tokens, num_threads):
     if num_tokens > FEW_TOKENS:
-        barrier(control, num_threads)
+        meet(model, control, num_threads)
 
 
 @kernel
@@ -106,7 +113,7 @@ def _normed_input(model, step, weight, control, thread, num_threads):
         call(model.norm_quantize_row, (row, weight, model.width, model.epsilon, codes, factors, token, num_tokens))
         if model.needs_values:
             call(model.norm_row, (row, weight, values + token * model.width * 4, model.width, model.epsilon))
-    _meet_if_shared(control, num_tokens, num_threads)
+    _meet_if_shared(model, control, num_tokens, num_threads)
 
 
 @kernel
@@ -120,7 +127,7 @@ def _attention_input(model, step, control, thread, num_threads):
         call(model.quantize_row, (row, width, codes, factors, token, num_tokens))
         if model.needs_values:
             copy_row(row, values + token * width * 4, width)
-    _meet_if_shared(control, num_tokens, num_threads)
+    _meet_if_shared(model, control, num_tokens, num_threads)
 
 
 @kernel
@@ -134,7 +141,7 @@ def _gated_input(model, step, control, thread, num_threads):
         call(model.gated_quantize_row, (gate, gate + width * 4, width, codes, factors, token, num_tokens))
         if model.needs_values:
             call(model.gated_row, (gate, gate + width * 4, values + token * width * 4, width))
-    _meet_if_shared(control, num_tokens, num_threads)
+    _meet_if_shared(model, control, num_tokens, num_threads)
 
 
 @kernel
@@ -230,21 +237,21 @@ def _layer(model, layer, step, control, thread, num_threads):
     _product(layer.attn_q, step, num_tokens, step.qkv, qkv_width, False, thread, num_threads)
     _product(layer.attn_k, step, num_tokens, step.qkv + q_width * 4, qkv_width, False, thread, num_threads)
     _product(layer.attn_v, step, num_tokens, step.qkv + (q_width + kv_width) * 4, qkv_width, False, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     _rotate_and_cache(model, layer, step, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     _attend(model, layer, step, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     _attention_input(model, step, control, thread, num_threads)
     _product(layer.attn_output, step, num_tokens, step.hidden, width, True, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     _normed_input(model, step, layer.ffn_norm, control, thread, num_threads)
     _product(layer.ffn_gate, step, num_tokens, step.gate_up, 2 * hidden, False, thread, num_threads)
     _product(layer.ffn_up, step, num_tokens, step.gate_up + hidden * 4, 2 * hidden, False, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     _gated_input(model, step, control, thread, num_threads)
     _product(layer.ffn_down, step, num_tokens, step.hidden, width, True, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
 
 
 @kernel
@@ -259,7 +266,7 @@ def _logits(model, step, control, thread, num_threads):
              (row, model.output_norm, model.width, model.epsilon, codes, factors, i, num_rows))
         if model.needs_values:
             call(model.norm_row, (row, model.output_norm, values + i * model.width * 4, model.width, model.epsilon))
-    _meet_if_shared(control, num_rows, num_threads)
+    _meet_if_shared(model, control, num_rows, num_threads)
     _product(model.output, step, num_rows, step.logits, step.logits_stride // 4, False, thread, num_threads)
 
 
@@ -269,12 +276,12 @@ def _share(model, layers, step, control, thread, num_threads):
     for token in range(thread, step.num_tokens, num_threads):
         number = np.int64(load_scalar_i32(step.tokens + 4 * token))
         read_row(model.token_embd, model.read_row, number, step.hidden + token * model.width * 4)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
     for index in range(model.num_layers):
         _layer(model, layers[index], step, control, thread, num_threads)
     if step.num_logit_rows > 0:
         _logits(model, step, control, thread, num_threads)
-    barrier(control, num_threads)
+    meet(model, control, num_threads)
 
 
 @entry(types.void(_array_of(MODEL), _array_of(LAYER), _array_of(STEP), types.intp, types.intp, types.intp))
