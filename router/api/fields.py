@@ -49,8 +49,11 @@ async def json_body(request: Request) -> dict[str, Any]:
     """The request's body, which must be one JSON object."""
     try:
         body = orjson.loads(await request.body())
+        orjson.dumps(body)  # nests less deeply than it reads: what passes here can be shown and passed on
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
+    except orjson.JSONEncodeError:
+        raise InvalidRequest("the request body is nested too deeply") from None
     if not isinstance(body, dict):
         raise InvalidRequest(f"the request body must be a JSON object, but is {kind_of(body)}")
     return body

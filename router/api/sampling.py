@@ -5,6 +5,7 @@ that would change the answer and cannot be carried to the worker is refused, nev
 change nothing while those that would give them a meaning are refused.
 """
 
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -41,6 +42,9 @@ SAMPLERS = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p
 SAMPLER_LETTERS = "edskypmxt"
 
 
+_ID = re.compile(r"[0-9]{1,10}")  # of a token, as a key of logit_bias
+
+
 def _empty(value: Any) -> bool:
     return not value
 
@@ -75,7 +79,7 @@ def _bias(field: Field, pair: Any) -> tuple[int, float]:
     if not isinstance(pair, list | tuple) or len(pair) != 2:
         raise wrong_type(field.name, "pairs of a token id and a bias", pair)
     token, bias = pair
-    if isinstance(token, str) and token.isascii() and token.isdigit():
+    if isinstance(token, str) and _ID.fullmatch(token):
         token = int(token)
     entry = replace(field, low=0, high=INT32_MAX)
     token = integer(entry, token)

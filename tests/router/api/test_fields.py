@@ -60,6 +60,8 @@ WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"logit_bias": [[-1, 1]]}, ["'logit_bias'", "0 <= value", "-1"]),
     ({"logit_bias": [[1]]}, ["'logit_bias'", "pairs"]),
     ({"logit_bias": {"1": "x"}}, ["'logit_bias'", "a number", '"x"']),
+    ({"logit_bias": {"9" * 10: 1}}, ["'logit_bias'", "2147483647", "9999999999"]),
+    ({"logit_bias": {"9" * 5000: 1}}, ["'logit_bias'", '"9999']),
     ({"logit_bias": {"word": 1}}, ["'logit_bias'", '"word"']),
     ({"logit_bias": [[1, True]]}, ["'logit_bias'", "a number"]),
     ({"mirostat": 7}, ["'mirostat'", "0 <= value <= 2", "got 7"]),
@@ -199,6 +201,8 @@ NOT_JSON_OBJECTS = [
     b'\xef\xbb\xbf{"prompt": "a"}',
     b'{"prompt": "\xff\xfe"}',
     b'{"prompt": "\\ud800"}',
+    b'{"messages": [{"role": "user", "content": "a", "x": ' + b"[" * 300 + b"]" * 300 + b"}]}",
+    b'{"prompt": "a", "temperature": ' + b"[" * 1000 + b"]" * 1000 + b"}",
     b'{"prompt": ' + b"[" * 100_000 + b"]" * 100_000 + b"}",
 ]
 

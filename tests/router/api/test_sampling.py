@@ -133,9 +133,9 @@ def test_settings_show_floats_as_32_bits() -> None:
     assert "stop" not in generation_settings(parameters({}, None), brief=True)
 
 
-TEXT = st.sampled_from(["", "a", "5", "-1", "é\x00"])
+TEXT = st.sampled_from(["", "a", "5", "-1", "é\x00", "9" * 10, "9" * 5000])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64) | st.floats(allow_nan=False) | TEXT,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | TEXT,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
     max_leaves=5,
 )

@@ -87,7 +87,8 @@ def test_a_worker_that_dies_in_a_whole_answer_is_an_error(tiny: Gateway) -> None
 def test_one_choice_that_fails_ends_the_whole_stream_with_an_error(tiny: Gateway) -> None:
     answer = tiny.post("/v1/completions", prompt=["stop_at=1", "stop_at=50 delay=0.02 end_after=5"], stream=True)
     told = events(answer.text)
-    assert "error" in told[-1] and "[DONE]" not in told
+    assert told[-1]["error"]["message"] == "the worker of 'tiny' ended its answer too early"
+    assert "[DONE]" not in told
 
 
 def test_a_silent_stream_is_kept_alive_by_comments(tiny: Gateway) -> None:
