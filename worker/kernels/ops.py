@@ -38,6 +38,7 @@ from worker.kernels.simd import (
 VECTOR = 4 * LANES  # bytes
 
 _LOWEST = np.float32(-87.0)  # exp of less is 0: what f32 could still show of it is denormal
+_HIGHEST = np.float32(88.0)  # exp of more is that of this: e^89 is beyond f32
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH, _LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 # Minimax coefficients of exp on [-ln 2 / 2, ln 2 / 2], from Cephes (expf.c).
@@ -47,8 +48,9 @@ _EXP = tuple(np.float32(c) for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519
 
 @kernel
 def exp(x):
-    """e to the power of 16 lanes, x <= 88, within 2 units of the last place; exactly 0 below -87."""
-    bounded = maximum(x, splat(_LOWEST))
+    """e to the power of 16 lanes, within 2 units of the last place; exactly 0 below -87, e^88 above 88; NaN of NaN."""
+    highest = splat(_HIGHEST)
+    bounded = maximum(where_below(highest, x, highest, x), splat(_LOWEST))
     whole = round_even(bounded * splat(_LOG2_E))
     n = to_float(whole)
     r = fma(n, splat(-_LN2_HIGH), bounded)

@@ -538,7 +538,8 @@ def _is_float(value: Any) -> bool:
 
 
 def _maximum(b: Any, x: Any, y: Any) -> Any:
-    return b.select(b.fcmp_ordered(">", x, y), x, y)
+    """The larger, and NaN if either is."""
+    return _call(b, f"llvm.maximum.v{x.type.count}f32", x.type, x, y)
 
 
 add = _lanewise("add", 2, lambda b, x, y: b.fadd(x, y) if _is_float(x) else b.add(x, y))
