@@ -24,11 +24,9 @@ from numba import types
 from numba.extending import intrinsic
 
 
-# No nnan and no ninf: masks are made of infinities, and a NaN must stay visible.
-# No reassoc: a sum has one order, so that a token's result does not depend on what else is in the step.
-FASTMATH = {"nsz", "arcp", "contract", "afn"}
-
-_OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", "cache": True}
+# No fast math: a sum has one order, a NaN stays visible, and no estimate of a reciprocal or of a root, which every
+# processor family makes in its own way, gets into a result. Where a product and a sum are to be one, kernels say fma.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
 
 _LETTERS = {"i": types.int64, "f": types.float32}
 
