@@ -1,0 +1,173 @@
+"""python -m worker -m FILE --listen unix:PATH|HOST:PORT: one model as a gRPC server.
+
+Exit status: 0 drained, 1 killed or broken while serving, 2 could not start; the last two with a line "error: ..." on
+standard error. A second SIGTERM or SIGINT does not wait for the drain.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+import uvloop
+
+from worker.config import WorkerConfig
+from worker.errors import ModelFileError, WorkerError
+from worker.process import Progress, die_with, set_up
+from worker.server import Server, is_loopback
+from worker.service import LoadedModel, post_events
+from worker.startup import load
+
+log = logging.getLogger("worker")
+
+TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
+_DEFAULTS = {field.name: field.default for field in fields(WorkerConfig)}
+EXIT_BROKEN = 1
+EXIT_NOT_STARTED = 2
+
+
+def main() -> NoReturn:
+    arguments = _parser().parse_args()
+    set_up()
+    try:
+        if arguments.parent_fd is not None:
+            die_with(arguments.parent_fd)
+        status = uvloop.run(_serve(_config(arguments), _token(arguments.token_file), arguments.grace))
+    except (WorkerError, OSError) as error:
+        status = EXIT_NOT_STARTED
+        print(f"error: {_one_line(error, arguments.model)}", file=sys.stderr)
+    except MemoryError:
+        status = EXIT_NOT_STARTED
+        print("error: out of memory while loading the model", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(status)  # threads that still tokenise or load have nothing left to do
+
+
+async def _serve(config: WorkerConfig, token: str | None, grace: float) -> int:
+    loop = asyncio.get_running_loop()
+    terminated = _on_signals(loop)
+    # So many that the engine's waiting line refuses first, and so few that memory holds them.
+    server = Server(token, max_open=2 * (config.max_waiting + config.max_running) + 64)
+    listen = await server.start(config.listen)
+    if not token and not is_loopback(listen):
+        log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)
+    loading = asyncio.create_task(_load(config, loop))
+    terminating = asyncio.create_task(terminated.wait())
+    await asyncio.wait((loading, terminating), return_when=asyncio.FIRST_COMPLETED)
+    if not loading.done():
+        return 0
+    await server.open(loading.result())
+    log.info("serving %s on %s", config.model_path, listen)
+    await terminated.wait()
+    await server.drain(grace)
+    return 0
+
+
+async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> LoadedModel:
+    progress = Progress()
+    try:
+        post = partial(loop.call_soon_threadsafe, post_events)
+        model = await asyncio.to_thread(load, config, post, _die, progress)
+    finally:
+        progress.end()
+    gc.collect()
+    gc.freeze()  # what is loaded stays; no collection need look at it again
+    return model
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Set by the first signal; the second one ends the process."""
+    terminated = asyncio.Event()
+
+    def receive() -> None:
+        if terminated.is_set():
+            os._exit(EXIT_BROKEN)
+        terminated.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive)
+    return terminated
+
+
+def _die(error: BaseException) -> NoReturn:
+    print(f"error: the engine cannot go on: {type(error).__name__}", file=sys.stderr, flush=True)
+    os._exit(EXIT_BROKEN)
+
+
+def _one_line(error: Exception, path: Path) -> str:
+    if isinstance(error, OSError):
+        return f"{error.filename or path}: {error.strerror or error}"
+    message = " ".join(str(error).split())
+    return f"{path}: {message}" if isinstance(error, ModelFileError) and str(path) not in message else message
+
+
+def _token(file: Path | None) -> str | None:
+    token = os.environ.pop(TOKEN_VARIABLE, "")
+    if file is not None:
+        token = file.read_text().strip()
+        if not token:
+            raise WorkerError(f"{file}: no token in it")
+    return token or None
+
+
+def _config(arguments: argparse.Namespace) -> WorkerConfig:
+    if arguments.cache_type != "f16":
+        log.warning("--cache-type %s cannot be had yet: keys and values are kept in f16", arguments.cache_type)
+    return WorkerConfig(
+        model_path=arguments.model,
+        listen=arguments.listen,
+        context_length=arguments.ctx_size,
+        num_threads=arguments.threads,
+        max_running=arguments.parallel,
+        max_waiting=arguments.max_waiting,
+        step_tokens=arguments.batch_size,
+    )
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 1 << 24:
+        raise ValueError
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="corral worker", description="Serves one model over gRPC.")
+    add = parser.add_argument
+    add("-m", "--model", type=Path, required=True, metavar="FILE", help="a GGUF file, or the first part of a split one")
+    add("--listen", required=True, metavar="unix:PATH|HOST:PORT")
+    add(
+        "-c",
+        "--ctx-size",
+        type=_number,
+        default=0,
+        help="positions shared by all sequences; 0: what the model was trained for",
+    )
+    add("-t", "--threads", type=_number, default=0, help="0: one per usable core")
+    add("-np", "--parallel", type=_number, default=0, help="sequences computed at once; 0: chosen by the worker")
+    add(
+        "-b",
+        "--batch-size",
+        type=_number,
+        default=_DEFAULTS["step_tokens"],
+        help="tokens computed in one step, at most",
+    )
+    add(
+        "--max-waiting", type=_number, default=_DEFAULTS["max_waiting"], help="requests in line before more are refused"
+    )
+    add("--cache-type", choices=("f16", "f32", "q8_0"), default="f16", help="of keys and values")
+    add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
+    add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
+    add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

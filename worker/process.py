@@ -1,0 +1,64 @@
+"""What a worker sets up for itself as a process: its death with its parent, its limits, its words on standard error.
+
+Called by worker/__main__.py. Standard error speaks to a person on a terminal, or in lines to the supervisor: progress
+as one JSON object per line, everything else as text.
+"""
+
+import ctypes
+import faulthandler
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+
+import orjson
+
+_PR_SET_PDEATHSIG = 1
+_SWITCH_SECONDS = 1e-4  # after a step the engine must not wait for the event loop's thread
+
+
+def set_up() -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    faulthandler.enable()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def die_with(parent_fd: int) -> None:
+    """Ends this process as soon as the other end of the pipe is closed, however that comes about."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def wait() -> None:
+        while os.read(parent_fd, 1):
+            pass
+        os._exit(1)
+
+    os.fstat(parent_fd)
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+class Progress:
+    """Says how far loading is, whenever that has changed by a percent."""
+
+    def __init__(self) -> None:
+        self._said = ("", -1)
+        self._on_terminal = sys.stderr.isatty()
+
+    def __call__(self, stage: str, fraction: float) -> None:
+        said = (stage, int(fraction * 100))
+        if said == self._said:
+            return
+        new_line = "\n" if self._said[0] not in ("", stage) else "\r"
+        self._said = said
+        if self._on_terminal:
+            print(f"{new_line}{stage} {said[1]:3d} %", end="", file=sys.stderr, flush=True)
+        else:
+            line = {"event": "progress", "stage": stage, "progress": round(fraction, 4)}
+            print(orjson.dumps(line).decode(), file=sys.stderr, flush=True)
+
+    def end(self) -> None:
+        if self._on_terminal:
+            print(file=sys.stderr)

@@ -1,0 +1,105 @@
+"""Prompts as tokens: text is tokenised, ids are checked, conversations go through the model's template.
+
+service.py calls it in its text threads. Invariant: no token that leaves here is outside the vocabulary.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import orjson
+
+from worker.errors import InvalidRequest, NotSupported
+
+
+class Tokenizer(Protocol):
+    """What is needed of worker/text/tokenizer.py."""
+
+    vocab_size: int
+    vocab_type: int
+    bos_id: int | None
+    eos_id: int | None
+    eog_ids: frozenset[int]
+    add_bos: bool
+    add_eos: bool
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]: ...
+
+    def piece(self, token: int, *, special: bool = True) -> bytes: ...
+
+    def decode(self, tokens: Any, *, special: bool = True) -> str: ...
+
+
+class Template(Protocol):
+    """What is needed of worker/text/chat_template.py."""
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        *,
+        tools: list[Any] | None,
+        add_generation_prompt: bool,
+        arguments: Mapping[str, Any],
+    ) -> str: ...
+
+
+class PromptReader:
+    """Owns nothing that changes; any thread may use it."""
+
+    def __init__(self, tokenizer: Tokenizer, template: Template | None) -> None:
+        self.tokenizer = tokenizer
+        self._template = template
+
+    def tokens(self, parts: Iterable[str | list[int]], *, add_special: bool, parse_special: bool) -> list[int]:
+        """Texts and ids in turn, as one prompt. The model's first and last tokens go to a text that comes first."""
+        tokens: list[int] = []
+        for number, part in enumerate(parts):
+            if isinstance(part, str):
+                first = add_special and number == 0
+                tokens += self.tokenizer.encode(part, add_special=first, parse_special=parse_special)
+            else:
+                tokens += self.checked("prompt", part)
+        return tokens
+
+    def checked(self, field: str, tokens: list[int]) -> list[int]:
+        """The tokens, if the vocabulary has them all."""
+        for token in tokens:
+            if not 0 <= token < self.tokenizer.vocab_size:
+                last = self.tokenizer.vocab_size - 1
+                raise InvalidRequest(f"Field '{field}': Value must be between 0 <= value <= {last}, but got {token}")
+        return tokens
+
+    def render(self, messages_json: str, tools_json: str, arguments_json: str, add_generation_prompt: bool) -> str:
+        """The conversation as text, without the first and last tokens that tokenising it will add."""
+        if self._template is None:
+            raise NotSupported("this model has no chat template")
+        messages = _parsed("messages", messages_json, list)
+        if not all(isinstance(message, dict) for message in messages):
+            raise InvalidRequest("Field 'messages': each message must be an object")
+        text = self._template.render(
+            messages,
+            tools=_parsed("tools", tools_json, list) if tools_json else None,
+            add_generation_prompt=add_generation_prompt,
+            arguments=_parsed("chat_template_kwargs", arguments_json, dict) if arguments_json else {},
+        )
+        return self._without_added(text)
+
+    def _without_added(self, text: str) -> str:
+        tokenizer = self.tokenizer
+        if tokenizer.add_bos:
+            text = text.removeprefix(self.piece_text(tokenizer.bos_id))
+        if tokenizer.add_eos:
+            text = text.removesuffix(self.piece_text(tokenizer.eos_id))
+        return text
+
+    def piece_text(self, token: int | None) -> str:
+        return "" if token is None else self.tokenizer.piece(token, special=True).decode("utf-8", "replace")
+
+
+def _parsed(field: str, source: str, kind: type[Any]) -> Any:
+    try:
+        value = orjson.loads(source)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"Field '{field}': not valid JSON ({error})") from None
+    if not isinstance(value, kind):
+        raise InvalidRequest(f"Field '{field}': must be an {'array' if kind is list else 'object'}")
+    return value

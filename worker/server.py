@@ -1,0 +1,126 @@
+"""The gRPC server of a worker: where it listens, what it says about its health, how it ends.
+
+worker/__main__.py starts it before the model is loaded, so that a supervisor can watch. Invariants: SERVING is said
+only while generations are accepted, and a socket file is for this user alone.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from worker.errors import WorkerError
+from worker.service import Border, Inference, LoadedModel
+
+log = logging.getLogger("worker.server")
+
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_MAX_SOCKET_PATH = 107  # bytes of sun_path before its zero
+_FAREWELL_SECONDS = 1.0  # for the last errors to reach their clients
+_OPTIONS = (
+    ("grpc.so_reuseport", 0),  # or two workers would share a port without noticing
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+)
+
+
+class ListenError(WorkerError):
+    """The address cannot be listened on."""
+
+
+class Server:
+    """One worker's server: NOT_SERVING, then SERVING, then gone. Belongs to the event loop it was made in."""
+
+    def __init__(self, token: str | None, max_open: int) -> None:
+        """`token`: what every call but health must carry; None: nothing."""
+        self._model: LoadedModel | None = None
+        self._inference = Inference(max_open)
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(interceptors=(Border(token),), options=_OPTIONS)
+        self._inference.add_to(self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def start(self, listen: str) -> str:
+        """Listens on unix:PATH or HOST:PORT and returns that, a port of 0 replaced. Raises ListenError."""
+        await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        if listen.startswith("unix:"):
+            self._bind_socket(listen.removeprefix("unix:"))
+        else:
+            listen = self._bind_port(listen)
+        await self._server.start()
+        return listen
+
+    async def open(self, model: LoadedModel) -> None:
+        self._model = model
+        self._inference.open(model)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new generations, lets those open finish for `grace` seconds, fails the rest and closes."""
+        await self._health.enter_graceful_shutdown()
+        try:
+            async with asyncio.timeout(grace):
+                await self._inference.drain()
+        except TimeoutError:
+            log.warning("ending with requests still open after %g s", grace)
+        if self._model is not None:
+            await asyncio.to_thread(self._model.engine.stop)
+        await self._server.stop(_FAREWELL_SECONDS)
+
+    def _bind_socket(self, path: str) -> None:
+        if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+            raise ListenError(f"cannot listen on unix:{path}: the path is longer than {_MAX_SOCKET_PATH} bytes")
+        _remove_stale(Path(path))
+        inherited = os.umask(0o177)
+        try:
+            self._bind(f"unix:{path}")
+        finally:
+            os.umask(inherited)
+
+    def _bind_port(self, listen: str) -> str:
+        host, separator, port = listen.rpartition(":")
+        if not separator or not host or not port.isdigit() or int(port) > 65535:
+            raise ListenError(f"cannot listen on {listen}: expected unix:PATH or HOST:PORT")
+        try:
+            # grpc says why it cannot bind only in its own log.
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            socket.create_server((host.strip("[]"), int(port)), family=family).close()
+        except OSError as error:
+            raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+        return f"{host}:{self._bind(listen)}"
+
+    def _bind(self, address: str) -> int:
+        try:
+            return int(self._server.add_insecure_port(address))
+        except RuntimeError:
+            raise ListenError(f"cannot listen on {address}") from None
+
+
+def is_loopback(listen: str) -> bool:
+    """Whether only this machine can reach the address."""
+    host = listen.rpartition(":")[0].strip("[]")
+    return listen.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens on any more."""
+    if not path.parent.is_dir():
+        raise ListenError(f"cannot listen on unix:{path}: the folder does not exist")
+    try:
+        if not stat.S_ISSOCK(path.stat().st_mode):
+            raise ListenError(f"cannot listen on unix:{path}: there is a file that is not a socket")
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.connect(str(path))
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ListenError(f"cannot listen on unix:{path}: {error.strerror or error}") from None
+    else:
+        raise ListenError(f"cannot listen on unix:{path}: another process does")

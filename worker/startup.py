@@ -1,0 +1,119 @@
+"""From a file to a model that can answer: read it, load tokenizer and weights, size the cache, start the engine.
+
+worker/__main__.py calls `load` in a thread. Invariant: whatever a user can cause raises a WorkerError or an OSError.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import psutil  # type: ignore[import-untyped]
+
+from worker.config import WorkerConfig
+from worker.engine import Capacity, Engine
+from worker.errors import ModelFileError
+from worker.generation import Event, Sink
+from worker.gguf import GGUF
+from worker.kernels.jit import compile_all
+from worker.model.decoder import BLOCK_SIZE
+from worker.model.load import load_model
+from worker.prompt import PromptReader
+from worker.sampler import KERNELS
+from worker.service import LoadedModel, describe
+from worker.text.chat_template import ChatTemplate
+from worker.text.detokenizer import Detokenizer
+from worker.text.tokenizer import Tokenizer
+
+Progress = Callable[[str, float], None]  # stage, fraction done
+
+_MAX_RUNNING = 16
+_GIB = 1 << 30
+
+
+class TooLittleMemory(ModelFileError):
+    """The cache for the context asked for does not fit this machine."""
+
+
+def load(
+    config: WorkerConfig,
+    post: Callable[[list[tuple[Sink, Event]]], None],
+    on_death: Callable[[BaseException], None],
+    progress: Progress,
+) -> LoadedModel:
+    """Everything up to a running engine. Raises ModelFileError, OSError."""
+    progress("reading the file", 0.0)
+    with GGUF.open(config.model_path) as gguf:
+        metadata = gguf.metadata
+        tokenizer = Tokenizer(metadata)
+        prompts = PromptReader(tokenizer, _template(metadata, tokenizer))
+        compile_all(KERNELS, lambda done, total, _: progress("compiling the sampler", done / total))
+        decoder = load_model(gguf, config, progress)
+        size_bytes = gguf.size_bytes
+    capacity = plan(config, metadata, decoder.context_length)
+    check_memory(metadata, capacity)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
+    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
+    engine.start()
+    description = describe(
+        metadata,
+        prompts,
+        model_path=str(config.model_path),
+        num_parameters=decoder.num_parameters,
+        size_bytes=size_bytes,
+        context_length=capacity.context_length,
+        trained_context_length=decoder.context_length,
+        num_parallel=capacity.max_running,
+        num_threads=decoder.num_threads,
+        instruction_set=decoder.instruction_set,
+    )
+    return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description)
+
+
+def plan(config: WorkerConfig, metadata: Mapping[str, Any], trained: int) -> Capacity:
+    """The cache holds the context asked for once, for all sequences together, and a last block for each of them."""
+    num_positions = config.context_length or trained
+    max_running = config.max_running or _MAX_RUNNING
+    return Capacity(
+        context_length=min(num_positions, trained),
+        num_blocks=-(-num_positions // BLOCK_SIZE) + max_running,
+        block_size=BLOCK_SIZE,
+        max_running=max_running,
+        max_waiting=config.max_waiting,
+        step_tokens=max(config.step_tokens, max_running),
+    )
+
+
+def check_memory(metadata: Mapping[str, Any], capacity: Capacity) -> None:
+    """Memory is given out when it is first touched: one too large would end the process in the middle of an answer."""
+    position_bytes = cache_bytes_per_position(metadata)
+    needed = capacity.num_blocks * capacity.block_size * position_bytes
+    available = psutil.virtual_memory().available
+    if needed > available:
+        fitting = available // 2 // position_bytes // 1024 * 1024
+        raise TooLittleMemory(
+            f"a context of {capacity.num_blocks * capacity.block_size} positions needs {needed / _GIB:.1f} GiB, "
+            f"{available / _GIB:.1f} GiB are free; try --ctx-size {max(fitting, 1024)}"
+        )
+
+
+def cache_bytes_per_position(metadata: Mapping[str, Any]) -> int:
+    """Keys and values of one position in all layers, in 16-bit floats."""
+    architecture = metadata.get("general.architecture", "")
+
+    def number(name: str, default: int) -> int:
+        return int(np.max(metadata.get(f"{architecture}.{name}", default)))
+
+    num_heads = number("attention.head_count", 1)
+    head_dim = number("attention.key_length", number("embedding_length", 0) // num_heads)
+    return 2 * 2 * number("block_count", 1) * number("attention.head_count_kv", num_heads) * head_dim
+
+
+def _template(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> ChatTemplate | None:
+    source = metadata.get("tokenizer.chat_template")
+    if not source:
+        return None
+    prompts = PromptReader(tokenizer, None)
+    return ChatTemplate(
+        str(source), bos_token=prompts.piece_text(tokenizer.bos_id), eos_token=prompts.piece_text(tokenizer.eos_id)
+    )
