@@ -1,0 +1,211 @@
+import random
+
+import pytest
+
+from worker.errors import Overloaded
+from worker.kv_cache import BlockPool
+from worker.scheduler import Batch, Scheduler
+from worker.sequence import Sequence
+
+BLOCK = 4
+
+
+class Bench:
+    def __init__(self, num_blocks=16, max_running=4, max_waiting=10, step_tokens=16) -> None:
+        self.pool = BlockPool(num_blocks, BLOCK)
+        self.scheduler = Scheduler(self.pool, max_running=max_running, max_waiting=max_waiting, step_tokens=step_tokens)
+
+    def add(self, num_tokens: int, first_token: int = 0) -> Sequence:
+        tokens = range(first_token, first_token + num_tokens)
+        sequence = Sequence(tokens, (), num_tokens + 1000, shares_prefix=True)
+        self.scheduler.add(sequence)
+        return sequence
+
+    def step(self) -> dict[Sequence, int]:
+        """Schedules, computes and gives each sequence that caught up its next token."""
+        batch = self.scheduler.schedule()
+        for sequence in self.scheduler.commit(batch):
+            sequence.append(7)
+        return counts(batch)
+
+
+def counts(batch: Batch) -> dict[Sequence, int]:
+    return dict(zip(batch.sequences, batch.counts, strict=True))
+
+
+def test_a_prompt_is_read_in_chunks_of_the_budget():
+    bench = Bench(step_tokens=8)
+    sequence = bench.add(20)
+    assert [bench.step()[sequence] for _ in range(4)] == [8, 8, 4, 1]
+
+
+def test_a_sequence_gets_a_token_only_when_it_has_caught_up():
+    bench = Bench(step_tokens=8)
+    sequence = bench.add(9)
+    assert bench.scheduler.commit(bench.scheduler.schedule()) == []
+    assert bench.scheduler.commit(bench.scheduler.schedule()) == [sequence]
+
+
+def test_running_answers_come_before_a_prompt_in_the_same_step():
+    bench = Bench(num_blocks=64, step_tokens=8)
+    first, second = bench.add(3, 0), bench.add(3, 100)
+    bench.step()
+    prompt = bench.add(40, 200)
+    assert list(bench.step().items()) == [(first, 1), (second, 1), (prompt, 6)]
+    third = bench.add(2, 300)
+    assert bench.step() == {first: 1, second: 1, prompt: 6}
+    assert third.num_blocks == 0
+
+
+def test_prompts_are_read_in_the_order_of_their_arrival():
+    bench = Bench(num_blocks=64, step_tokens=8)
+    first, second = bench.add(6, 0), bench.add(6, 100)
+    assert bench.step() == {first: 6, second: 2}
+    assert bench.step() == {first: 1, second: 4}
+
+
+def test_no_more_run_than_there_are_places():
+    bench = Bench(max_running=2)
+    sequences = [bench.add(2, 10 * i) for i in range(3)]
+    assert list(bench.step()) == sequences[:2]
+    assert (bench.scheduler.num_running, bench.scheduler.num_waiting) == (2, 1)
+    bench.scheduler.remove(sequences[0])
+    assert list(bench.step()) == sequences[1:]
+
+
+def test_a_full_line_refuses():
+    bench = Bench(max_waiting=2)
+    bench.add(1)
+    bench.add(1)
+    with pytest.raises(Overloaded, match="2 requests wait"):
+        bench.add(1)
+
+
+def test_a_newcomer_waits_for_all_of_its_blocks_and_so_does_who_comes_after():
+    bench = Bench(num_blocks=8)
+    running = bench.add(12)
+    bench.step()
+    large, small = bench.add(30, 100), bench.add(1, 200)
+    assert list(bench.step()) == [running]
+    bench.scheduler.remove(running)
+    assert list(bench.step()) == [large]
+    bench.scheduler.remove(large)
+    assert list(bench.step()) == [small]
+
+
+def test_a_newcomer_waits_if_it_would_take_the_last_block_of_those_who_run():
+    bench = Bench(num_blocks=4)
+    running = bench.add(8)
+    bench.step()
+    bench.step()
+    assert bench.pool.num_available == 1
+    waiting = bench.add(4, 100)
+    assert list(bench.step()) == [running]
+    assert bench.scheduler.num_waiting == 1
+    assert waiting.num_blocks == 0
+
+
+def test_a_newcomer_does_not_compute_what_another_has():
+    bench = Bench()
+    first = bench.add(10)
+    bench.step()
+    second = bench.add(10)
+    assert bench.step() == {first: 1, second: 2}
+    assert (second.num_cached, first.num_cached) == (8, 0)
+
+
+def test_when_blocks_run_out_the_youngest_gives_its_own_back_and_goes_first_in_line():
+    bench = Bench(num_blocks=8)
+    old, young = bench.add(12), bench.add(12, 100)
+    bench.step()
+    bench.step()
+    late = bench.add(4, 200)
+    while bench.scheduler.num_running == 2:
+        bench.step()
+    assert young.num_blocks == young.num_computed == 0
+    assert bench.scheduler.num_waiting == 2
+    bench.scheduler.remove(old)
+    assert list(bench.step()) == [young, late]
+
+
+def test_a_preempted_sequence_keeps_its_tokens_and_what_it_was_told():
+    bench = Bench(num_blocks=6)
+    old, young = bench.add(8), bench.add(8, 100)
+    while bench.scheduler.num_running < 2 or bench.scheduler.num_waiting:
+        bench.step()
+    while bench.scheduler.num_running == 2:
+        bench.step()
+    tokens = young.tokens[: young.num_tokens].tolist()
+    assert (young.num_cached, tokens[:8]) == (0, list(range(100, 108)))
+    bench.scheduler.remove(old)
+    bench.step()
+    assert young.num_cached == 0
+    assert young.tokens[: len(tokens)].tolist() == tokens
+
+
+def test_the_oldest_always_goes_on_even_with_the_whole_pool():
+    bench = Bench(num_blocks=4, step_tokens=4)
+    oldest = bench.add(2)
+    for i in range(3):
+        bench.add(2, 100 * (i + 1))
+    for _ in range(13):
+        before = oldest.num_computed
+        bench.step()
+        assert oldest.num_computed > before
+    assert oldest.num_blocks == 4
+
+
+def test_removing_works_in_every_state_and_twice():
+    bench = Bench(max_running=1)
+    running, waiting = bench.add(6), bench.add(6, 100)
+    stranger = Sequence([1], (), 9, shares_prefix=True)
+    bench.step()
+    for sequence in (running, waiting, stranger, running):
+        bench.scheduler.remove(sequence)
+    assert not bench.scheduler.has_work
+    assert bench.pool.num_held == 0
+
+
+def test_an_empty_scheduler_has_no_work_and_an_empty_step():
+    bench = Bench()
+    assert not bench.scheduler.has_work
+    assert bench.scheduler.schedule() == Batch()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_random_traffic_is_served_in_order_within_budget_and_without_standing_still(seed):
+    dice = random.Random(seed)
+    num_blocks, max_running = dice.randint(4, 12), dice.randint(1, 5)
+    step_tokens = dice.randint(max_running, 20)
+    bench = Bench(num_blocks, max_running, 1000, step_tokens)
+    unborn = [(dice.randint(1, num_blocks * BLOCK - 1), dice.choice([0, 0, 50])) for _ in range(25)]
+    alive: dict[Sequence, int] = {}
+    arrived: list[Sequence] = []
+    first_run: list[Sequence] = []
+    for _ in range(5000):
+        if unborn and dice.random() < 0.3:
+            length, first_token = unborn.pop()
+            sequence = bench.add(length, first_token)
+            arrived.append(sequence)
+            alive[sequence] = min(num_blocks * BLOCK, length + dice.randint(1, 12))
+        if not alive and not unborn:
+            break
+        if alive and dice.random() < 0.05:
+            gone = dice.choice(list(alive))
+            bench.scheduler.remove(gone)
+            del alive[gone]
+        step = bench.step()
+        assert bool(step) == bool(alive)
+        assert sum(step.values()) <= step_tokens and len(step) <= max_running
+        for sequence in step:
+            assert sequence.num_blocks * BLOCK >= sequence.num_computed
+            if sequence not in first_run:
+                first_run.append(sequence)
+            if sequence.num_tokens >= alive[sequence]:
+                bench.scheduler.remove(sequence)
+                del alive[sequence]
+        pool = bench.pool
+        assert pool.num_free + pool.num_cached + pool.num_held == num_blocks
+    assert not alive and not unborn
+    assert first_run == [sequence for sequence in arrived if sequence in first_run]
+    assert bench.pool.num_held == 0
