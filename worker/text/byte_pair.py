@@ -1,0 +1,71 @@
+"""Byte-level byte-pair encoding: text -> ids, for `tokenizer.ggml.model = gpt2`.
+
+Called by tokenizer.py with stretches of text that hold no special tokens. The merging is done by the `tokenizers`
+library. Invariant: a byte the vocabulary has no token for never disappears before merging, so its neighbours do not
+meet.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+from worker.errors import GGUFError, UnsupportedModel
+from worker.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
+from worker.text.vocabulary import PREFIX, Vocabulary
+
+
+def _byte_alphabet() -> dict[int, str]:
+    """GPT-2's bytes as visible characters: printable Latin-1 stands for itself, the rest moves to U+0100 and on."""
+    visible = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + n) for n, byte in enumerate(hidden)}
+
+
+BYTE_TO_CHARACTER = _byte_alphabet()
+CHARACTER_TO_BYTE: Mapping[str, bytes] = {character: bytes([byte]) for byte, character in BYTE_TO_CHARACTER.items()}
+
+
+def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+    """The row for this file. Raises UnsupportedModel for a name we do not know: guessing would garble every prompt."""
+    name = metadata.get(PREFIX + "pre", "default")
+    row = PRE_TOKENIZERS.get(name)
+    if row is None:
+        known = ", ".join(sorted(PRE_TOKENIZERS))
+        raise UnsupportedModel(f"unknown pre-tokenizer {name!r} ({PREFIX}pre); supported: {known}")
+    return row
+
+
+class BytePairEncoder:
+    def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, row: PreTokenizer) -> None:
+        self._num_tokens = len(vocabulary)
+        ids = dict(vocabulary.ids)
+        missing = [character for character in BYTE_TO_CHARACTER.values() if character not in ids]
+        ids.update((character, self._num_tokens + n) for n, character in enumerate(missing))
+        self._has_gaps = bool(missing)
+
+        merges = _merges(metadata, ids)
+        self._tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=row.ignore_merges))
+        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in row.patterns]
+        to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if self._has_gaps:
+            ids = [token for token in ids if token < self._num_tokens]
+        return ids
+
+
+def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Pairs in rank order; the first mention of a pair counts. Those that build no token can never help."""
+    lines = metadata.get(PREFIX + "merges")
+    if not isinstance(lines, list):
+        raise GGUFError(f"{PREFIX}merges is missing")
+    pairs = [_pair(line.decode("utf-8", "surrogateescape")) for line in lines]
+    return [pair for pair in dict.fromkeys(pairs) if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids]
+
+
+def _pair(line: str) -> tuple[str, str]:
+    left, _, right = line[1:].partition(" ")  # from 1: a token may begin with a space
+    return line[:1] + left, right
