@@ -5,6 +5,10 @@ from typing import Any
 
 import pytest
 
+from protos import inference_pb2 as pb
+from router.api.chat import ChatEvents
+from router.api.sampling import parameters
+from router.api.wire import Head
 from tests.router.api.clients import Gateway, events, masked
 
 HELLO = [{"role": "user", "content": "say stop_at=2 please"}]
@@ -157,3 +161,24 @@ def test_each_error_code_has_its_status(tiny: Gateway, code: str, status: int, k
         messages = [{"role": "user", "content": f"refuse={code}"}]
         answer = tiny.post("/v1/chat/completions", messages=messages, stream=stream)
         assert (answer.status_code, answer.json()["error"]["type"]) == (status, kind)
+
+
+def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
+    choice = ChatEvents(Head("tiny"), 0, parameters({}, 0))
+    held = pb.Delta(tokens=[5], logprobs=[pb.TokenLogprob(token=5, piece=b"\xc3", logprob=-0.5)])
+    shown = pb.Delta(text="é", tokens=[6], logprobs=[pb.TokenLogprob(token=6, piece=b"\xa9", logprob=-0.5)])
+    assert choice.delta(held) == b""
+    chunk = events(choice.delta(shown).decode())[0]["choices"][0]
+    assert chunk["delta"] == {"content": "é"}
+    assert [entry["id"] for entry in chunk["logprobs"]["content"]] == [5, 6]
+    assert choice.delta(held) == b""
+    last = events(choice.finished(pb.Finished(reason=pb.LENGTH)).decode())[0]["choices"][0]
+    assert [entry["id"] for entry in last["logprobs"]["content"]] == [5]
+
+
+def test_text_is_escaped_for_json_and_for_the_event() -> None:
+    choice = ChatEvents(Head("tiny"), 0, parameters({}, None))
+    text = 'a"\\\n\r\n\n\x00\u2028é🤖'
+    frame = choice.delta(pb.Delta(text=text)).decode()
+    assert frame.count("\n") == 2
+    assert events(frame)[0]["choices"][0]["delta"]["content"] == text

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from protos import inference_pb2 as pb
-from router.api.completions import TextLogprobs
+from router.api.completions import TextEvents, TextLogprobs, TextStream
+from router.api.sampling import parameters
+from router.api.wire import Head
 from tests.router.api.clients import Gateway, events, masked
 
 HEAD = '"created":0,"model":"tiny","system_fingerprint":"b0-corral","object":"text_completion"'
@@ -113,3 +115,12 @@ def test_an_impossible_token_has_the_lowest_float_as_its_log_probability() -> No
     assert shown["token_logprobs"] == [-3.4028234663852886e38]
     assert shown["content"][0]["logprob"] == -3.4028234663852886e38
     assert shown["top_logprobs"] == [{"a": -3.4028234663852886e38}]
+
+
+def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
+    given = parameters({}, 0)
+    choice = TextEvents(TextStream(Head("tiny"), given, 1), 0, "")
+    held = pb.Delta(tokens=[5], logprobs=[pb.TokenLogprob(token=5, piece=b"a", logprob=-0.5)])
+    assert choice.delta(held) == b""
+    chunk = events(choice.delta(pb.Delta(text="ab", tokens=[6])).decode())[0]["choices"][0]
+    assert (chunk["text"], chunk["logprobs"]["tokens"]) == ("ab", ["a"])

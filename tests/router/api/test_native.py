@@ -4,6 +4,10 @@ from typing import Any
 
 import pytest
 
+from protos import inference_pb2 as pb
+from router.api.native import NativeEvents
+from router.api.sampling import parameters
+from router.api.wire import Head
 from tests.router.api.clients import Gateway, events, masked
 
 SETTINGS = (
@@ -91,3 +95,22 @@ def test_timings_of_every_token_come_when_asked_for(tiny: Gateway) -> None:
 
 def test_without_a_seed_the_drawn_one_is_reported(tiny: Gateway) -> None:
     assert tiny.post("/completion", prompt="a", n_predict=1).json()["generation_settings"]["seed"] == 7
+
+
+def test_tokens_whose_text_is_held_back_are_sent_at_once() -> None:
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    event = events(stream.delta(pb.Delta(tokens=[5])).decode())[0]
+    assert (event["content"], event["tokens"], event["tokens_predicted"]) == ("", [5], 1)
+
+
+@pytest.mark.parametrize(
+    ("reason", "stop_type", "word"),
+    [(pb.END_OF_SEQUENCE, "eos", ""), (pb.STOP_STRING, "word", "x"), (pb.LENGTH, "limit", "")],
+)
+def test_the_last_event_tells_why_it_ended_and_whether_there_was_a_new_line(
+    reason: pb.FinishReason, stop_type: str, word: str
+) -> None:
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    stream.delta(pb.Delta(text="a\nb", tokens=[1]))
+    event = events(stream.finished(pb.Finished(reason=reason, stop_string=word)).decode())[0]
+    assert (event["stop_type"], event["stopping_word"], event["has_new_line"]) == (stop_type, word, True)
