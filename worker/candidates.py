@@ -16,8 +16,8 @@ _DIGIT = 11  # bits of a radix pass
 # maximum of floats is only vectorised where NaN may be ignored, and here a NaN must be seen.
 _SIGN = np.int32(31)
 _MIRROR = np.int32(0x7FFFFFFF)
-_INFINITY_BITS = np.int32(0x7F800000)
-_LOWEST = -0x80000000
+_LOWEST, _HIGHEST = -0x80000000, 0x7FFFFFFF
+_PLUS_INFINITY, _MINUS_INFINITY = 0x7F800000, -0x7F800001  # in that order; NaNs lie beyond them
 
 # exp(x) = 2**k * exp(r), |r| <= ln(2)/2; ln(2) in two parts and the polynomial of Cephes' expf.
 _LOG2_E = np.float32(1.44269504)
@@ -43,16 +43,16 @@ def _order(bits):  # type: ignore[no-untyped-def]
 def survey(values, peaks):  # type: ignore[no-untyped-def]
     """Puts the order of each group's largest value into `peaks`; False if any value is NaN or plus infinity."""
     bits = values.view(np.int32)
-    all_good = True
+    lowest, highest = np.int32(_HIGHEST), np.int32(_LOWEST)
     for group in range(peaks.size):
-        peak, bad = np.int32(_LOWEST), np.int32(0)
+        peak = np.int32(_LOWEST)
         for i in range(group * GROUP, min(group * GROUP + GROUP, bits.size)):
-            word = bits[i]
-            peak = np.int32(max(peak, _order(word)))
-            bad |= np.int32((word & _MIRROR) > _INFINITY_BITS) | np.int32(word == _INFINITY_BITS)
+            order = _order(bits[i])
+            peak = np.int32(max(peak, order))
+            lowest = np.int32(min(lowest, order))
         peaks[group] = peak
-        all_good &= bad == 0
-    return all_good
+        highest = np.int32(max(highest, peak))
+    return lowest >= _MINUS_INFINITY and highest < _PLUS_INFINITY
 
 
 @kernel

@@ -246,10 +246,11 @@ def _draw(candidates, temperature, peak, generator, floats, ints, lanes):  # typ
 )  # fmt: skip
 def sample_row(logits, history, settings, bias_tokens, bias_values, generator, floats, ints, lanes):  # type: ignore[no-untyped-def]
     """The chain for one row. floats: adjusted logits, picked, probabilities; ints: ids, powers, peaks, counts."""
-    values = floats[0]
-    for token in range(values.size):
-        values[token] = logits[token]
+    values = logits
     if bias_tokens.size > 0 or settings[_LAST_N] != 0:
+        values = floats[0]
+        for token in range(logits.size):
+            values[token] = logits[token]
         _adjust(values, history, settings, bias_tokens, bias_values, ints[3])
     peaks = ints[2, : (values.size + GROUP - 1) // GROUP]
     if not survey(values, peaks):
