@@ -124,8 +124,8 @@ def _pack_codes(format: PanelFormat, blocks: NDArray[Any], out: Bytes) -> None:
     quads = by_lane.reshape(num_panels, LANES, num_blocks, 8).transpose(0, 2, 3, 1)  # (panels, blocks, quads, rows)
     if format.bits == 4:
         quads = quads[:, :, 0::2] | quads[:, :, 1::2] << np.uint32(4)
-    panels[:, :, : format.code_bytes] = np.ascontiguousarray(quads).view(np.uint8).reshape(num_panels, num_blocks, -1)
     end = format.code_bytes
+    panels[:, :, :end] = np.ascontiguousarray(quads).view(np.uint8).reshape(num_panels, num_blocks, end)
     for factors in (unpacked.scales, unpacked.minima):
         if factors is not None:
             rows_last = factors.reshape(num_panels, LANES, num_blocks).transpose(0, 2, 1)
