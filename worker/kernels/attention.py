@@ -11,7 +11,7 @@ exactly 0.
 import numpy as np
 
 from worker.kernels.jit import kernel, native
-from worker.kernels.ops import exp
+from worker.kernels.ops import cap, exp
 from worker.kernels.simd import (
     LANES,
     fma,
@@ -69,21 +69,28 @@ def gather_queries(queries, head_dim, scale, out):
 
 
 @kernel
-def score_rows(queries, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride):
-    """scores[row][position] = query . key, or -inf at and beyond the row's limit.
+def score_rows(queries, head_dim, keys, table, block_bytes, lows, limits, first, end, softcap, scores, stride):
+    """scores[row][position - first] = query . key for positions first to end, or -inf where the row does not see.
 
-    queries: [head_dim][ROW_TILE]; limits: ROW_TILE position counts; scores: f32 rows `stride` bytes apart.
+    queries: [head_dim][ROW_TILE]; row r sees positions lows[r] to limits[r], both growing with r; first: a block's
+    start; softcap: 0 for none; scores: f32 rows `stride` bytes apart.
     """
-    for position in range(0, num_positions, BLOCK_SIZE):
+    last = ROW_TILE - 1
+    for position in range(first, end, BLOCK_SIZE):
         key = keys + block_address(table, position, block_bytes)
         total = zeros(ROW_TILE)
         for i in range(head_dim):
             total = fma(load_f16(key + i * (BLOCK_SIZE * HALF)), splats(queries + i * (ROW_TILE * 4), ROW_TILE), total)
-        store_rows(scores + 4 * position, stride, total)
-        if position + BLOCK_SIZE > limits[0]:  # limits grow with the row: the first is the smallest
+        place = scores + 4 * (position - first)
+        store_rows(place, stride, total)
+        if softcap > np.float32(0):
             for row in range(ROW_TILE):
-                at = scores + 4 * position + row * stride
-                store(at, select_below(np.int32(limits[row] - position), load(at), splat(_NO_SCORE)))
+                store(place + row * stride, cap(load(place + row * stride), softcap))
+        if position + BLOCK_SIZE > limits[0] or position < lows[last]:
+            for row in range(ROW_TILE):
+                at = place + row * stride
+                seen = select_below(np.int32(limits[row] - position), load(at), splat(_NO_SCORE))
+                store(at, select_below(np.int32(lows[row] - position), splat(_NO_SCORE), seen))
 
 
 @kernel
@@ -102,22 +109,22 @@ def soften(scores, num_positions):
 
 
 @kernel
-def weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, sums):
-    """sums[column / 16][row] = sum over positions of weight * value, vectors of 16 columns.
+def weigh_values(scores, stride, values, table, block_bytes, first, end, head_dim, sums):
+    """sums[column / 16][row] = sum over positions first to end of weight * value, vectors of 16 columns.
 
     Runs over SEGMENT positions at a time, because columns are read one vector after the other and the values must still
     be in the first-level cache for the next; the sums wait in memory, which changes no bit.
     """
     for column in range(head_dim // LANES):
         store_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, zeros(ROW_TILE))
-    for segment in range(0, num_positions, SEGMENT):
-        end = min(num_positions, segment + SEGMENT)
+    for segment in range(first, end, SEGMENT):
+        segment_end = min(end, segment + SEGMENT)
         for column in range(head_dim // LANES):
             place = sums + column * (ROW_TILE * 4 * LANES)
             total = load_rows(place, 4 * LANES, ROW_TILE)
-            for position in range(segment, end, BLOCK_SIZE):
+            for position in range(segment, segment_end, BLOCK_SIZE):
                 value = values + block_address(table, position, block_bytes) + column * (LANES * HALF)
-                weight = scores + 4 * position
+                weight = scores + 4 * (position - first)
                 for _ in range(BLOCK_SIZE):
                     total = fma(load_f16(value), splats_strided(weight, stride, ROW_TILE), total)
                     value += head_dim * HALF
@@ -125,27 +132,32 @@ def weigh_values(scores, stride, values, table, block_bytes, num_positions, head
             store_rows(place, 4 * LANES, total)
 
 
-@native("iiiiiiiiiiiiiiiiii")
-def attend_rows(q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, values, table, block_bytes, scratch):
+@native("iiiiiiiiiiiiiiiiiii")
+def attend_rows(
+    q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, values, table, block_bytes, window, scratch
+):
     """Attention of ROW_TILE rows of one KV head.
 
-    q: addresses of the rows' queries, f32 [head_dim]; l: positions each row sees, growing; o: addresses of the results,
-    f32 [head_dim]; keys, values: this layer's and head's cache; scratch: the stride of score rows in bytes (i64), the
-    scale of queries (f32), then from byte 64 on [head_dim][ROW_TILE] f32, ROW_TILE score rows, and [head_dim][ROW_TILE]
-    f32 again.
+    q: addresses of the rows' queries, f32 [head_dim]; l: positions before which each row sees, growing; o: addresses of
+    the results, f32 [head_dim]; keys, values: this layer's and head's cache; window: positions a row sees, 0 for all;
+    scratch: the stride of score rows in bytes (i64), the scale of queries and the soft cap of scores (f32), then from
+    byte 64 on [head_dim][ROW_TILE] f32, ROW_TILE score rows, and [head_dim][ROW_TILE] f32 again.
     """
     queries, limits, outputs = (q0, q1, q2, q3), (l0, l1, l2, l3), (o0, o1, o2, o3)
-    stride, scale = load_scalar_i64(scratch), load_scalar(scratch + 8)
+    span = window if window > 0 else l3
+    lows = (max(0, l0 - span), max(0, l1 - span), max(0, l2 - span), max(0, l3 - span))
+    stride, scale, softcap = load_scalar_i64(scratch), load_scalar(scratch + 8), load_scalar(scratch + 12)
     scratch += 64
     scores = scratch + 4 * ROW_TILE * head_dim
-    num_positions = (limits[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
+    first = lows[0] // BLOCK_SIZE * BLOCK_SIZE
+    end = (l3 + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
     gather_queries(queries, head_dim, scale, scratch)
-    score_rows(scratch, head_dim, keys, table, block_bytes, limits, num_positions, scores, stride)
+    score_rows(scratch, head_dim, keys, table, block_bytes, lows, limits, first, end, softcap, scores, stride)
     weight_sums = scratch  # the queries are read; their place holds these now
     for row in range(ROW_TILE):
-        store_scalar(weight_sums + 4 * row, np.float32(1) / soften(scores + row * stride, num_positions))
+        store_scalar(weight_sums + 4 * row, np.float32(1) / soften(scores + row * stride, end - first))
     sums = scores + ROW_TILE * stride
-    weigh_values(scores, stride, values, table, block_bytes, num_positions, head_dim, sums)
+    weigh_values(scores, stride, values, table, block_bytes, first, end, head_dim, sums)
     for column in range(head_dim // LANES):
         total = load_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, ROW_TILE) * splats(weight_sums, ROW_TILE)
         store(outputs[0] + column * (4 * LANES), pick(total, 0))

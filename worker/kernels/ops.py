@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worker.kernels.activations import FACTOR_BYTES, place, quantize_block
-from worker.kernels.jit import Native, call, kernel, native
+from worker.kernels.jit import Native, call, inlined, kernel, native
 from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
 from worker.kernels.simd import (
     LANES,
@@ -22,6 +22,7 @@ from worker.kernels.simd import (
     load_scalar_f16,
     load_scalar_u8,
     maximum,
+    minimum,
     pick,
     round_even,
     shift_left,
@@ -105,42 +106,113 @@ def norm_quantize_row(values, weight, num_columns, epsilon, codes, factors, toke
         factor += FACTOR_BYTES * size
 
 
+@native("iiiif")
+def add_normed_row(values, weight, out, num_columns, epsilon):
+    """out += RMS norm of a row, times weight."""
+    factor = splat(root_mean_square(values, num_columns, epsilon))
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(out + i, load(out + i) + load(values + i) * factor * load(weight + i))
+
+
+@kernel
+def add_row(values, out, num_columns):
+    """out += values."""
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(out + i, load(out + i) + load(values + i))
+
+
+@kernel
+def scale_row(values, num_columns, factor):
+    """values *= factor."""
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(values + i, load(values + i) * splat(factor))
+
+
+@kernel
+def tanh(x):
+    """Hyperbolic tangent of 16 lanes, |x| <= 44."""
+    one, two = splat(np.float32(1)), splat(np.float32(2))
+    return one - two / (exp(x + x) + one)
+
+
+@kernel
+def cap(x, limit):
+    """limit * tanh(x / limit): values near 0 stay, none exceeds the limit."""
+    return splat(limit) * tanh(x / splat(limit))
+
+
+@kernel
+def cap_row(values, num_columns, limit):
+    """Soft-caps a row in place."""
+    for i in range(0, 4 * num_columns, VECTOR):
+        store(values + i, cap(load(values + i), limit))
+
+
 @kernel
 def silu(x):
     """x / (1 + e^-x), 16 lanes."""
     one = splat(np.float32(1))
-    return x / (one + exp(splat(np.float32(0)) - x))
+    return x / (one + exp(splat(np.float32(0)) - maximum(x, splat(_LOWEST))))
 
 
-@native("iiii")
-def gated_row(gate, up, out, num_columns):
-    """out = silu(gate) * up."""
-    for i in range(0, 4 * num_columns, VECTOR):
-        store(out + i, silu(load(gate + i)) * load(up + i))
+@kernel
+def gelu(x):
+    """The tanh form of the Gaussian error linear unit, 16 lanes."""
+    half, one = splat(np.float32(0.5)), splat(np.float32(1))
+    cubic = splat(np.float32(0.044715)) * x * x * x
+    inner = splat(np.float32(0.7978845608028654)) * (x + cubic)  # sqrt(2 / pi)
+    bounded = minimum(maximum(inner, splat(np.float32(-20))), splat(np.float32(20)))  # tanh is +-1 beyond
+    return half * x * (one + tanh(bounded))
 
 
-@native("iiiiiii")
-def gated_quantize_row(gate, up, num_columns, codes, factors, token, num_tokens):
-    """silu(gate) * up of a token, quantised into the tiled buffers."""
-    code, factor, size = place(codes, factors, num_columns, token, num_tokens)
-    for i in range(0, 4 * num_columns, 2 * VECTOR):
-        low = silu(load(gate + i)) * load(up + i)
-        high = silu(load(gate + i + VECTOR)) * load(up + i + VECTOR)
-        quantize_block(low, high, code, factor, size)
-        code += BLOCK * size
-        factor += FACTOR_BYTES * size
+@inlined
+def activate(activation, x):
+    """The activation function with this name (a constant)."""
+    return silu(x) if activation == "silu" else gelu(x)
+
+
+def _gated(activation: str) -> tuple[Native, Native]:
+    def gated_row(gate, up, out, num_columns):
+        """out = activation(gate) * up."""
+        for i in range(0, 4 * num_columns, VECTOR):
+            store(out + i, activate(activation, load(gate + i)) * load(up + i))
+
+    def gated_quantize_row(gate, up, num_columns, codes, factors, token, num_tokens):
+        """activation(gate) * up of a token, quantised into the tiled buffers."""
+        code, factor, size = place(codes, factors, num_columns, token, num_tokens)
+        for i in range(0, 4 * num_columns, 2 * VECTOR):
+            low = activate(activation, load(gate + i)) * load(up + i)
+            high = activate(activation, load(gate + i + VECTOR)) * load(up + i + VECTOR)
+            quantize_block(low, high, code, factor, size)
+            code += BLOCK * size
+            factor += FACTOR_BYTES * size
+
+    return Native(f"{activation} gate", "iiii", gated_row), Native(f"{activation} gate, quantised", "iiiiiii", gated_quantize_row)
+
+
+# By activation function: (gated_row, gated_quantize_row).
+GATED: dict[str, tuple[Native, Native]] = {activation: _gated(activation) for activation in ("silu", "gelu")}
 
 
 @native("iii")
 def rotate_pairs(head, num_pairs, cosines_sines):
     """Rotary embedding of neighbouring pairs (2i, 2i + 1), in place; cosines_sines: [pairs][2]."""
-    for _ in range(num_pairs):
-        x, y = load_scalar(head), load_scalar(head + 4)
-        c, s = load_scalar(cosines_sines), load_scalar(cosines_sines + 4)
-        store_scalar(head, x * c - y * s)
-        store_scalar(head + 4, x * s + y * c)
-        head += 8
-        cosines_sines += 8
+    for pair in range(num_pairs):
+        x, y = load_scalar(head + 8 * pair), load_scalar(head + 8 * pair + 4)
+        c, s = load_scalar(cosines_sines + 8 * pair), load_scalar(cosines_sines + 8 * pair + 4)
+        store_scalar(head + 8 * pair, x * c - y * s)
+        store_scalar(head + 8 * pair + 4, x * s + y * c)
+
+
+@native("iii")
+def rotate_halves(head, num_pairs, cosines_sines):
+    """Rotary embedding of pairs (i, i + num_pairs), in place; cosines_sines: [pairs][2]."""
+    for pair in range(num_pairs):
+        low, high = head + 4 * pair, head + 4 * (pair + num_pairs)
+        x, y = load_scalar(low), load_scalar(high)
+        c, s = load_scalar(cosines_sines + 8 * pair), load_scalar(cosines_sines + 8 * pair + 4)
+        store_scalar(low, x * c - y * s)
+        store_scalar(high, x * s + y * c)
 
 
 _READ_NUMBER = {"F32": load_scalar, "F16": load_scalar_f16, "BF16": load_scalar_bf16}

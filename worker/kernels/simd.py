@@ -542,11 +542,16 @@ def _maximum(b: Any, x: Any, y: Any) -> Any:
     return _call(b, f"llvm.maximum.v{x.type.count}f32", x.type, x, y)
 
 
+def _minimum(b: Any, x: Any, y: Any) -> Any:
+    return b.select(b.fcmp_ordered("<", x, y), x, y)
+
+
 add = _lanewise("add", 2, lambda b, x, y: b.fadd(x, y) if _is_float(x) else b.add(x, y))
 subtract = _lanewise("subtract", 2, lambda b, x, y: b.fsub(x, y) if _is_float(x) else b.sub(x, y))
 multiply = _lanewise("multiply", 2, lambda b, x, y: b.fmul(x, y) if _is_float(x) else b.mul(x, y))
 divide = _lanewise("divide", 2, lambda b, x, y: b.fdiv(x, y))
 maximum = _lanewise("maximum", 2, _maximum)
+minimum = _lanewise("minimum", 2, _minimum)
 fma = _lanewise("fma", 3, _fma)
 to_float = _lanewise("to_float", 1, lambda b, x: b.sitofp(x, F32.llvm), result=F32)
 absolute = _lanewise("absolute", 1, lambda b, x: _call(b, f"llvm.fabs.v{LANES}f32", F32.llvm, x))

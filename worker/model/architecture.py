@@ -1,24 +1,38 @@
 """What a model is, read from its GGUF metadata and checked: the numbers the decoder is built from.
 
-A model family is a row of `FAMILIES`; files of other families are refused by name.
+A model family is a row of `FAMILIES`, which says what the file does not; what the file shows (biases, norms of heads,
+tied embeddings) is read off its tensors. Files of other families are refused by name.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from worker.errors import GGUFError, UnsupportedModel
+from worker.model.rotation import Rotation
 
 
 @dataclass(frozen=True)
 class Family:
     """What differs between families and is not said in the file."""
 
-    rotates_pairs: bool  # rotary embedding turns (2i, 2i + 1); otherwise (i, i + half)
+    rotates_pairs: bool = False  # rotary embedding turns (2i, 2i + 1); otherwise (i, i + half)
+    activation: str = "silu"  # of the feed-forward gate: silu or gelu
+    scales_embeddings: bool = False  # by the square root of their length
+    local_layers: Callable[[int], bool] = lambda layer: False  # which layers see only the window, if the file has one
+    local_rope_base: float = 0.0  # of local layers; 0: the same as elsewhere
 
 
 FAMILIES: dict[str, Family] = {
     "llama": Family(rotates_pairs=True),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "phi3": Family(local_layers=lambda layer: True),
+    "gemma2": Family(activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 2 == 0),
+    "gemma3": Family(
+        activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 6 < 5, local_rope_base=10000.0
+    ),
 }
 
 
@@ -37,9 +51,16 @@ class Architecture:
     context_length: int  # trained
     vocab_size: int
     norm_epsilon: float
-    rope_dimensions: int
-    rope_base: float
-    rope_scale: float  # positions are divided by it
+    attention_scale: float  # of query . key
+    attention_softcap: float  # 0: none
+    logit_softcap: float  # 0: none
+    window: int  # positions that local layers see; 0: all
+    rotation: Rotation  # of layers that see everything
+    local_rotation: Rotation
+
+    def is_local(self, layer: int) -> bool:
+        """Whether a layer sees only the window."""
+        return self.window > 0 and self.family.local_layers(layer)
 
 
 def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architecture:
@@ -47,25 +68,16 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
     name = metadata.get("general.architecture")
     if name not in FAMILIES:
         raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}")
-
-    def number(key: str, default: float | None = None, *, least: float = 1, most: float = 1 << 24) -> Any:
-        value = metadata.get(f"{name}.{key}", default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise GGUFError(f"metadata key {name}.{key} is {'missing' if value is None else f'{value!r}, not a number'}")
-        if not least <= value <= most:
-            raise GGUFError(f"metadata key {name}.{key} is {value}, outside {least} to {most}")
-        return value
-
-    if number("expert_count", 0, least=0):
-        raise UnsupportedModel(f"{name} with {number('expert_count')} experts is not supported")
-    scaling = metadata.get(f"{name}.rope.scaling.type", "none")
-    if scaling not in ("none", "linear"):
-        raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear")
+    family, number = FAMILIES[name], _Numbers(name, metadata)
+    if experts := number("expert_count", 0, least=0):
+        raise UnsupportedModel(f"{name} with {experts} experts is not supported")
     num_heads, width = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", width // num_heads)
+    rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "none"), head_dim)
+    local_base = number("rope.freq_base_swa", family.local_rope_base or rotation.base, most=1e12)
     architecture = Architecture(
         name=name,
-        family=FAMILIES[name],
+        family=family,
         num_layers=number("block_count", most=1024),
         embedding_length=width,
         feed_forward_length=number("feed_forward_length"),
@@ -75,21 +87,60 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
         context_length=number("context_length"),
         vocab_size=vocab_size,
         norm_epsilon=number("attention.layer_norm_rms_epsilon", least=0, most=1),
-        rope_dimensions=number("rope.dimension_count", head_dim),
-        rope_base=number("rope.freq_base", 10000.0, most=1e12),
-        rope_scale=number("rope.scaling.factor", 1.0, least=1e-6) if scaling == "linear" else 1.0,
+        attention_scale=_attention_scale(name, number("block_count"), width / num_heads, head_dim),
+        attention_softcap=number("attn_logit_softcapping", 0.0, least=0),
+        logit_softcap=number("final_logit_softcapping", 0.0, least=0),
+        window=number("attention.sliding_window", 0, least=0),
+        rotation=rotation,
+        local_rotation=Rotation(rotation.dimensions, local_base) if family.local_rope_base else rotation,
     )
     _check(architecture, number("attention.value_length", head_dim))
     return architecture
 
 
+class _Numbers:
+    """Metadata numbers of one architecture, checked as they are read."""
+
+    def __init__(self, name: str, metadata: Mapping[str, Any]) -> None:
+        self._name, self._metadata = name, metadata
+
+    def __call__(self, key: str, default: float | None = None, *, least: float = 1, most: float = 1 << 24) -> Any:
+        key = f"{self._name}.{key}"
+        value = self._metadata.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise GGUFError(f"metadata key {key} is {'missing' if value is None else f'{value!r}, not a number'}")
+        if not least <= value <= most:
+            raise GGUFError(f"metadata key {key} is {value}, outside {least} to {most}")
+        return value
+
+
+def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
+    dimensions, base = number("rope.dimension_count", head_dim), number("rope.freq_base", 10000.0, most=1e12)
+    factor = number("rope.scaling.factor", 1.0, least=1e-6)
+    if scaling in ("none", "longrope"):  # longrope's factors are tensors
+        return Rotation(dimensions, base, attention_factor=number("rope.scaling.attn_factor", 1.0, least=0))
+    if scaling == "linear":
+        return Rotation(dimensions, base, 1 / factor)
+    if scaling == "yarn":
+        original = number("rope.scaling.original_context_length", number("context_length"))
+        return Rotation(dimensions, base, 1 / factor, original, extrapolation=1.0)
+    raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
+
+
+def _attention_scale(name: str, num_layers: int, width_per_head: float, head_dim: int) -> float:
+    """The 27-billion Gemmas scale queries by the width per head, as no key of the file says."""
+    if (name, num_layers) in (("gemma2", 46), ("gemma3", 62)):
+        return 1 / math.sqrt(width_per_head)
+    return 1 / math.sqrt(head_dim)
+
+
 def _check(a: Architecture, value_length: int) -> None:
+    dimensions = a.rotation.dimensions
     problems = {
         f"head size {a.head_dim} is not a multiple of 16": a.head_dim % 16,
         f"head size {a.head_dim} differs from value size {value_length}": a.head_dim != value_length,
         f"{a.num_heads} heads cannot share {a.num_kv_heads} key-value heads evenly": a.num_heads % a.num_kv_heads,
-        f"{a.rope_dimensions} rotary dimensions do not fit heads of {a.head_dim}":
-            a.rope_dimensions % 2 or a.rope_dimensions > a.head_dim,
+        f"{dimensions} rotary dimensions do not fit heads of {a.head_dim}": dimensions % 2 or dimensions > a.head_dim,
         f"embedding length {a.embedding_length} is not a multiple of 32": a.embedding_length % 32,
         f"feed-forward length {a.feed_forward_length} is not a multiple of 32": a.feed_forward_length % 32,
     }

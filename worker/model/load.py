@@ -21,11 +21,9 @@ def load_model(gguf: GGUF, config: WorkerConfig, progress: Progress) -> Decoder:
         raise GGUFError("tensor token_embd.weight is missing")
     architecture = read_architecture(gguf.metadata, embedding.shape[0])
     check_tensors(gguf, architecture)
-    folder = cache_folder()
-    weights = pack_weights(
-        gguf, folder / "panels" if folder is not None else None, lambda done: progress("packing weights", done)
-    )
-    compile_all(kernels_for(weights), lambda done, total, name: progress("compiling kernels", done / total))
+    weights = pack_weights(gguf, cache_folder() / "panels", lambda done: progress("packing weights", done))
+    kernels = kernels_for(architecture, weights)
+    compile_all(kernels, lambda done, total, name: progress("compiling kernels", done / total))
     return Decoder(architecture, weights, config.num_threads or usable_cores())
 
 
@@ -35,23 +33,40 @@ def usable_cores() -> int:
 
 
 def check_tensors(gguf: GGUF, a: Architecture) -> None:
-    """Every tensor the decoder reads is there and has its shape."""
-    width, q, kv = a.embedding_length, a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
-    hidden = a.feed_forward_length
-    layer: dict[str, tuple[int, ...]] = {
-        "attn_norm": (width,), "attn_q": (q, width), "attn_k": (kv, width), "attn_v": (kv, width),
-        "attn_output": (width, q), "ffn_norm": (width,), "ffn_gate": (hidden, width), "ffn_up": (hidden, width),
-        "ffn_down": (width, hidden),
-    }  # fmt: skip
-    expected = {"token_embd.weight": (a.vocab_size, width), "output_norm.weight": (width,)}
-    if "output.weight" in gguf.tensors:
-        expected["output.weight"] = (a.vocab_size, width)
-    for index in range(a.num_layers):
-        expected |= {f"blk.{index}.{name}.weight": shape for name, shape in layer.items()}
-    for name, shape in expected.items():
+    """Every tensor the decoder reads is there, and every one it knows has its shape."""
+    for name, (shape, required) in _expected(gguf, a).items():
         tensor = gguf.tensors.get(name)
         if tensor is None:
-            raise GGUFError(f"tensor {name} is missing")
-        if tensor.shape != shape:
+            if required:
+                raise GGUFError(f"tensor {name} is missing")
+        elif tensor.shape != shape:
             raise GGUFError(f"tensor {name} has shape {tensor.shape}, expected {shape}")
 
+
+def _expected(gguf: GGUF, a: Architecture) -> dict[str, tuple[tuple[int, ...], bool]]:
+    """By tensor name: its shape, and whether the model cannot do without it."""
+    width, q, kv, hidden = a.embedding_length, a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, a.feed_forward_length
+    pairs = a.rotation.dimensions // 2
+    tensors: dict[str, tuple[tuple[int, ...], bool]] = {
+        "token_embd.weight": ((a.vocab_size, width), True), "output_norm.weight": ((width,), True),
+        "output.weight": ((a.vocab_size, width), False), "rope_freqs.weight": ((pairs,), False),
+        "rope_factors_long.weight": ((pairs,), False), "rope_factors_short.weight": ((pairs,), False),
+    }  # fmt: skip
+    fused_qkv = "blk.0.attn_qkv.weight" in gguf.tensors
+    fused_gate = "blk.0.ffn_gate.weight" not in gguf.tensors
+    for index in range(a.num_layers):
+        layer = {
+            "attn_norm.weight": ((width,), True),
+            "attn_qkv.weight": ((q + 2 * kv, width), fused_qkv), "attn_qkv.bias": ((q + 2 * kv,), False),
+            "attn_q.weight": ((q, width), not fused_qkv), "attn_q.bias": ((q,), False),
+            "attn_k.weight": ((kv, width), not fused_qkv), "attn_k.bias": ((kv,), False),
+            "attn_v.weight": ((kv, width), not fused_qkv), "attn_v.bias": ((kv,), False),
+            "attn_q_norm.weight": ((a.head_dim,), False), "attn_k_norm.weight": ((a.head_dim,), False),
+            "attn_output.weight": ((width, q), True), "post_attention_norm.weight": ((width,), False),
+            "ffn_norm.weight": ((width,), True),
+            "ffn_gate.weight": ((hidden, width), not fused_gate),
+            "ffn_up.weight": ((hidden * (1 + fused_gate), width), True),
+            "ffn_down.weight": ((width, hidden), True), "post_ffw_norm.weight": ((width,), False),
+        }  # fmt: skip
+        tensors |= {f"blk.{index}.{name}": fact for name, fact in layer.items()}
+    return tensors
