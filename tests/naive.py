@@ -38,7 +38,7 @@ class Quantised:
 
 
 def quantise(values: NDArray[np.floating]) -> Quantised:
-    """Blocks of 32 along the last axis; the largest magnitude becomes 127, halves go to even. In f32, as the kernels do."""
+    """Blocks of 32 along the last axis: the largest magnitude becomes 127, halves go to even. In f32, as in kernels."""
     blocks = values.astype(np.float32).reshape(*values.shape[:-1], -1, BLOCK)
     largest = np.abs(blocks).max(axis=-1)
     inverse = np.divide(np.float32(127), largest, out=np.zeros_like(largest), where=largest > 0)
@@ -56,9 +56,16 @@ def rms_norm(values: NDArray[np.floating], weight: NDArray[np.floating], epsilon
 
 
 def rotate_pairs(
-    heads: NDArray[np.floating], positions: NDArray[np.integer], dimensions: int, base: float, divisors: Floats | float = 1.0
+    heads: NDArray[np.floating],
+    positions: NDArray[np.integer],
+    dimensions: int,
+    base: float,
+    divisors: Floats | float = 1.0,
 ) -> Floats:
-    """RoPE of neighbours (2i, 2i + 1) in the first `dimensions` values: (tokens, heads, head_dim), positions (tokens,)."""
+    """RoPE of neighbours (2i, 2i + 1) among the first `dimensions` values.
+
+    heads: (tokens, heads, head_dim); positions: (tokens,); divisors: of the frequencies, (dimensions / 2,) or one.
+    """
     frequencies = base ** (-np.arange(0, dimensions, 2) / dimensions) / divisors
     turns = np.exp(1j * positions[:, None] * frequencies)[:, None, :]  # (tokens, 1, pairs)
     turned = (heads[..., 0:dimensions:2] + 1j * heads[..., 1:dimensions:2]) * turns
@@ -73,6 +80,16 @@ def silu(x: NDArray[np.floating]) -> Floats:
         return x / (1 + np.exp(-x))
 
 
+def gelu(x: NDArray[np.floating]) -> Floats:
+    """The tanh form."""
+    x = x.astype(np.float64)
+    return x * 0.5 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def soft_cap(x: NDArray[np.floating], limit: float) -> Floats:
+    return limit * np.tanh(x.astype(np.float64) / limit)
+
+
 def gated(gate: NDArray[np.floating], up: NDArray[np.floating]) -> Floats:
     return silu(gate) * up
 
@@ -82,9 +99,17 @@ def softmax(scores: Floats) -> Floats:
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def attend(query: NDArray[np.floating], keys: NDArray[np.floating], values: NDArray[np.floating], scale: float) -> Floats:
-    """One head, one query: (head_dim,), (positions, head_dim), (positions, head_dim) -> (head_dim,)."""
+def attend(
+    query: NDArray[np.floating],
+    keys: NDArray[np.floating],
+    values: NDArray[np.floating],
+    scale: float,
+    cap: float = 0.0,
+) -> Floats:
+    """One head, one query: (head_dim,), (positions, head_dim), (positions, head_dim) -> (head_dim,); cap 0: none."""
     scores = keys.astype(np.float64) @ query.astype(np.float64) * scale
+    if cap:
+        scores = soft_cap(scores, cap)
     return softmax(scores) @ values.astype(np.float64)
 
 
@@ -103,8 +128,8 @@ def read_pages(
 class Llama:
     """The llama architecture read straight from its definition; one sequence, all positions at once.
 
-    exact: activations and cache in float64. Otherwise they are rounded where the engine stores them: activations to int8
-    at the inputs of quantised matrices, keys and values to f16.
+    exact: activations and cache in float64. Otherwise they are rounded where the engine stores them: activations to
+    int8 at the inputs of quantised matrices, keys and values to f16.
     """
 
     def __init__(self, gguf: GGUF, *, exact: bool) -> None:
@@ -142,17 +167,19 @@ class Llama:
         return self._product(f"{layer}.ffn_down", gated(gate, up))
 
     def _attention(self, layer: str, values: Floats) -> Floats:
-        num_tokens = len(values)
-        query = self._rotated(self._product(f"{layer}.attn_q", values).reshape(num_tokens, self.num_heads, -1))
-        key = self._cached(self._rotated(self._product(f"{layer}.attn_k", values).reshape(num_tokens, self.num_kv_heads, -1)))
-        value = self._cached(self._product(f"{layer}.attn_v", values).reshape(num_tokens, self.num_kv_heads, -1))
-        out = np.empty((num_tokens, self.num_heads, self.head_dim))
-        for token in range(num_tokens):
-            for head in range(self.num_heads):
-                kv_head = head // (self.num_heads // self.num_kv_heads)
-                seen = slice(0, token + 1)
-                out[token, head] = attend(query[token, head], key[seen, kv_head], value[seen, kv_head], self.head_dim**-0.5)
-        return self._product(f"{layer}.attn_output", out.reshape(num_tokens, -1))
+        query = self._rotated(self._heads(f"{layer}.attn_q", values))
+        keys = self._cached(self._rotated(self._heads(f"{layer}.attn_k", values)))
+        cached_values = self._cached(self._heads(f"{layer}.attn_v", values))
+        out = np.empty_like(query)
+        for token, head in np.ndindex(query.shape[:2]):
+            kv_head = head // (self.num_heads // self.num_kv_heads)
+            seen = slice(0, token + 1)
+            key, value = keys[seen, kv_head], cached_values[seen, kv_head]
+            out[token, head] = attend(query[token, head], key, value, self.head_dim**-0.5)
+        return self._product(f"{layer}.attn_output", out.reshape(len(out), -1))
+
+    def _heads(self, name: str, values: Floats) -> Floats:
+        return self._product(name, values).reshape(len(values), -1, self.head_dim)
 
     def _rotated(self, heads: Floats) -> Floats:
         factors = self._weights.get("rope_freqs.weight", np.ones(1))

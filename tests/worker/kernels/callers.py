@@ -1,14 +1,16 @@
 """How tests call kernels, and matrices for them to read.
 
-A Native is called at its address through ctypes; what lies below Natives, through small entries of the test modules. All
-of it is compiled once for each version of the kernels: numba keeps it in the user's cache.
+A Native is called at its address through ctypes; what lies below Natives, through small entries of the test modules.
+All of it is compiled once for each version of the kernels: numba keeps it in the user's cache.
 """
 
 import ctypes
 from dataclasses import dataclass
 from typing import Any
 
+import numba
 import numpy as np
+from numba import types
 from numpy.typing import NDArray
 
 from tests.fixtures_gguf import random_tensor
@@ -16,6 +18,10 @@ from worker.kernels import panels
 from worker.kernels.jit import Entry, Native
 from worker.kernels.simd import LANES
 from worker.quants import BY_NAME, dequantize
+
+# What matmul and read_row ask of a matrix's record.
+RECORD = np.dtype([(name, np.int64) for name in ("product", "panels", "panel_bytes", "num_panels", "num_columns")])
+RECORDS = types.Array(numba.from_dtype(RECORD), 1, "C")
 
 QUANTISED = [name for name, format in panels.FORMATS.items() if format.unpack is not None]
 FLOATS = [name for name, format in panels.FORMATS.items() if format.unpack is None]
@@ -49,6 +55,11 @@ class Matrix:
     @property
     def panel_bytes(self) -> int:
         return self.panels.size // self.num_panels
+
+    def record(self, product: int = 0) -> NDArray[Any]:
+        """(1,) RECORD; product: address of the native code."""
+        facts = (product, self.panels.ctypes.data, self.panel_bytes, self.num_panels, self.values.shape[1])
+        return np.array([facts], RECORD)
 
 
 def block_length(name: str) -> int:

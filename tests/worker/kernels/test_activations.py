@@ -32,8 +32,8 @@ def quantised(values: np.ndarray) -> tuple[naive.Quantised, np.ndarray, np.ndarr
     factors = np.full(num_tokens * num_blocks * 3, 99, np.float32)
     for token in range(num_tokens):
         run(activations.quantize_row, values[token], num_columns, codes, factors, token, num_tokens)
-    out = naive.Quantised(np.zeros((num_tokens, num_blocks, 32), np.int32), np.zeros((num_tokens, num_blocks), np.float32))
     scaled, sums = np.zeros((num_tokens, num_blocks), np.float32), np.zeros((num_tokens, num_blocks), np.int32)
+    out = naive.Quantised(np.zeros((num_tokens, num_blocks, 32), np.int32), np.zeros_like(scaled))
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         within = token - first

@@ -1,6 +1,5 @@
 """Products of packed matrices against the dequantised truth, over all formats and odd shapes."""
 
-import numba
 import numpy as np
 import pytest
 from numba import types
@@ -9,6 +8,7 @@ from tests import naive
 from tests.worker.kernels.callers import (
     FLOATS,
     QUANTISED,
+    RECORDS,
     Matrix,
     block_length,
     compiled,
@@ -19,14 +19,11 @@ from tests.worker.kernels.callers import (
 )
 from worker.kernels import activations, matmul, panels
 from worker.kernels.jit import entry
-from worker.model.decoder import MATRIX
 
 every_format = pytest.mark.parametrize("name", panels.FORMATS)
 
-_matrices = types.Array(numba.from_dtype(MATRIX), 1, "C")
 
-
-@entry(types.void(_matrices, *[types.intp] * 5, types.boolean, *[types.int64] * 3))
+@entry(types.void(RECORDS, *[types.intp] * 5, types.boolean, *[types.int64] * 3))
 def multiply(matrices, values, codes, factors, out, out_stride, adds, num_tokens, thread, num_threads):
     matmul.matmul(matrices[0], values, codes, factors, out, out_stride, adds, num_tokens, thread, num_threads)
 
@@ -41,15 +38,12 @@ def product(matrix: Matrix, x: np.ndarray, *, threads: int = 1, onto: np.ndarray
         run(activations.quantize_row, x[token], num_columns, codes, factors, token, num_tokens)
     native = matmul.PRODUCTS[matrix.format.name]
     native.compile()
-    record = np.zeros(1, MATRIX)
-    record["product"], record["panels"], record["panel_bytes"] = native.address, matrix.panels.ctypes.data, matrix.panel_bytes
-    record["num_panels"], record["num_columns"] = matrix.num_panels, num_columns
     out = np.full((num_tokens, 16 * matrix.num_panels + 5), 7e7, np.float32)  # rows of tokens with a gap between
     if onto is not None:
         out[:, : onto.shape[1]] = onto
     for thread in range(threads):
-        compiled(multiply)(record, x.ctypes.data, codes.ctypes.data, factors.ctypes.data, out.ctypes.data,
-                           out.strides[0], onto is not None, num_tokens, thread, threads)  # fmt: skip
+        compiled(multiply)(matrix.record(native.address), x.ctypes.data, codes.ctypes.data, factors.ctypes.data,
+                           out.ctypes.data, out.strides[0], onto is not None, num_tokens, thread, threads)  # fmt: skip
     np.testing.assert_array_equal(out[:, 16 * matrix.num_panels :], np.float32(7e7))
     return out[:, : 16 * matrix.num_panels]
 

@@ -1,15 +1,22 @@
 """Packing: every code in its documented place, and every row back as the dequantised truth."""
 
-import numba
 import numpy as np
 import pytest
 from numba import types
 
-from tests.worker.kernels.callers import Matrix, block_length, compiled, pack, random_blocks, random_matrix, run
+from tests.worker.kernels.callers import (
+    RECORDS,
+    Matrix,
+    block_length,
+    compiled,
+    pack,
+    random_blocks,
+    random_matrix,
+    run,
+)
 from worker.errors import UnsupportedModel
 from worker.kernels import ops, panels
 from worker.kernels.jit import entry
-from worker.model.decoder import MATRIX
 from worker.quants import BY_NAME
 
 every_format = pytest.mark.parametrize("name", panels.FORMATS)
@@ -84,10 +91,7 @@ def test_a_type_without_kernel_and_a_row_of_broken_blocks_are_refused_by_name():
         panels.panel_format("output.weight", "F16", 48)
 
 
-_matrices = types.Array(numba.from_dtype(MATRIX), 1, "C")
-
-
-@entry(types.void(_matrices, types.intp, types.int64, types.intp))
+@entry(types.void(RECORDS, types.intp, types.int64, types.intp))
 def row_of_record(matrices, reader, row, out):
     ops.read_row(matrices[0], reader, row, out)
 
@@ -96,10 +100,7 @@ def test_rows_are_found_through_the_matrix_record():
     matrix = random_matrix("Q8_0", 40, 64)
     reader = ops.ROW_READERS["Q8_0"]
     reader.compile()
-    record = np.zeros(1, MATRIX)
-    record["panels"], record["panel_bytes"] = matrix.panels.ctypes.data, matrix.panel_bytes
-    record["num_panels"], record["num_columns"] = matrix.num_panels, 64
     out = np.zeros(64, np.float32)
     for row in (0, 15, 16, 39):
-        compiled(row_of_record)(record, reader.address, row, out.ctypes.data)
+        compiled(row_of_record)(matrix.record(), reader.address, row, out.ctypes.data)
         np.testing.assert_array_equal(out, matrix.values[row])
