@@ -8,7 +8,7 @@ Invariant: after stop() no process of the group is left.
 import asyncio
 import os
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, STDOUT
+from asyncio.subprocess import DEVNULL, STDOUT
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -19,35 +19,42 @@ _DRAIN_SECONDS = 1.0  # for what an ended process left in its pipe
 class Child:
     """A process group under this gateway."""
 
-    def __init__(self, process: asyncio.subprocess.Process, lifeline: int, on_line: Callable[[str], None]) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, lifeline: int, output: int, on_line: Callable[[str], None]
+    ) -> None:
         self._process = process
         self._lifeline = lifeline
-        self._hearing = asyncio.create_task(self._hear(on_line))
+        self._hearing = asyncio.create_task(_hear(output, on_line))
 
     @classmethod
     async def spawn(
         cls, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
     ) -> "Child":
         """Starts COMMAND --parent-fd N. Raises OSError if it cannot be executed."""
-        reading, writing = os.pipe()
+        parent_fd, lifeline = os.pipe()
+        # A pipe of our own, because asyncio's wait() for a process may last until its pipes are closed, and a
+        # grandchild can hold those open long after the child's death.
+        output, child_output = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
                 "--parent-fd",
-                str(reading),
+                str(parent_fd),
                 stdin=DEVNULL,
-                stdout=PIPE,
+                stdout=child_output,
                 stderr=STDOUT,
                 env=dict(environment),
-                pass_fds=(reading,),
+                pass_fds=(parent_fd,),
                 start_new_session=True,
             )
         except BaseException:
-            os.close(writing)
+            os.close(lifeline)
+            os.close(output)
             raise
         finally:
-            os.close(reading)
-        return cls(process, writing, on_line)
+            os.close(parent_fd)
+            os.close(child_output)
+        return cls(process, lifeline, output, on_line)
 
     @property
     def pid(self) -> int:
@@ -82,11 +89,18 @@ class Child:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
 
-    async def _hear(self, on_line: Callable[[str], None]) -> None:
-        stream = self._process.stdout
-        assert stream is not None
+
+async def _hear(output: int, on_line: Callable[[str], None]) -> None:
+    """Reads to the end of the pipe, or until cancelled, and closes it."""
+    loop = asyncio.get_running_loop()
+    stream = asyncio.StreamReader(loop=loop)
+    pipe = os.fdopen(output, "rb", buffering=0)
+    transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), pipe)
+    try:
         async for line in _lines(stream):
             on_line(line)
+    finally:
+        transport.close()
 
 
 async def _lines(stream: asyncio.StreamReader) -> AsyncIterator[str]:

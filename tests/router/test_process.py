@@ -1,3 +1,4 @@
+import asyncio
 import os
 import signal
 import sys
@@ -55,9 +56,11 @@ async def test_stop_takes_grandchildren_along_after_a_crash() -> None:
     grandchild = "import time; time.sleep(60)"
     program = f"import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
     child = await spawn(program + "print(p.pid, flush=True); os._exit(3)", lines)
-    assert await child.wait() == 3
-    assert await child.stop(0) == 3
+    await until(lambda: bool(lines))
     orphan = int(lines[0])
+    assert await asyncio.wait_for(child.wait(), 20) == 3
+    assert psutil.pid_exists(orphan)
+    assert await child.stop(0) == 3
     await until(lambda: not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE)
 
 
