@@ -399,4 +399,5 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
         for inbox, prompt, request in traffic:
             expected = lone.submit(prompt, **request | {"cache_prompt": False})
             assert isinstance(expected.result(), Finished)
+            assert [type(event) for event in inbox.events].count(Started) == 1
             assert (inbox.tokens, inbox.result().reason) == (expected.tokens, expected.result().reason)

@@ -143,6 +143,17 @@ def test_a_preempted_sequence_keeps_its_tokens_and_what_it_was_told():
     assert young.tokens[: len(tokens)].tolist() == tokens
 
 
+def test_nobody_takes_the_blocks_of_a_sequence_that_is_in_the_step_already():
+    bench = Bench(num_blocks=4)
+    old, young = bench.add(4), bench.add(4, 100)
+    bench.step()
+    bench.step()
+    for token in range(5):
+        old.append(token)
+    assert bench.step() == {young: 1, old: 3}
+    assert young.num_blocks == 2
+
+
 def test_the_oldest_always_goes_on_even_with_the_whole_pool():
     bench = Bench(num_blocks=4, step_tokens=4)
     oldest = bench.add(2)
