@@ -61,7 +61,7 @@ def _handler(files: FileServer) -> type[BaseHTTPRequestHandler]:
 
         def _begin(self, tag: str) -> int:
             asked = self.headers.get("Range", "")
-            if not asked or not files.ranges or self.headers.get("If-Range") != tag:
+            if not asked or not files.ranges or self.headers.get("If-Range", tag) != tag:
                 return 0
             return int(asked.removeprefix("bytes=").removesuffix("-"))
 
