@@ -4,8 +4,8 @@ A cache block holds 16 positions of one layer and one KV head: keys as [head_dim
 the lanes of a vector without a transpose, and values as [16 positions][head_dim]; both f16.
 
 The query heads that share a KV head, and neighbouring tokens, are computed together as rows of a tile. A row's
-arithmetic runs over the positions in order and is the same in any tile: positions beyond a row's own contribute
-exactly 0.
+arithmetic runs over the positions in order and is the same in any tile: what lies at positions that a row does not see
+has no part in it.
 """
 
 import numpy as np
@@ -109,15 +109,30 @@ def soften(scores, num_positions):
 
 
 @kernel
-def weigh_values(scores, stride, values, table, block_bytes, first, end, head_dim, sums):
-    """sums[column / 16][row] = sum over positions first to end of weight * value, vectors of 16 columns.
+def weigh_edges(scores, stride, values, table, block_bytes, first, begin, end, lows, limits, head_dim, sums):
+    """Adds to sums for the blocks from begin to end, row by row: a row reads no value that it does not see."""
+    for position in range(begin, end, BLOCK_SIZE):
+        block = values + block_address(table, position, block_bytes)
+        for row in range(ROW_TILE):
+            weights = scores + row * stride + 4 * (position - first)
+            low, limit = max(0, lows[row] - position), min(BLOCK_SIZE, limits[row] - position)
+            for column in range(head_dim // LANES):
+                place = sums + (column * ROW_TILE + row) * (4 * LANES)
+                total = load(place)
+                for i in range(low, limit):
+                    value = load_f16(block + (i * head_dim + column * LANES) * HALF)
+                    total = fma(value, splat(load_scalar(weights + 4 * i)), total)
+                store(place, total)
+
+
+@kernel
+def weigh_values(scores, stride, values, table, block_bytes, first, begin, end, head_dim, sums):
+    """Adds to sums for the blocks from begin to end, which all rows see whole.
 
     Runs over SEGMENT positions at a time, because columns are read one vector after the other and the values must still
     be in the first-level cache for the next; the sums wait in memory, which changes no bit.
     """
-    for column in range(head_dim // LANES):
-        store_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, zeros(ROW_TILE))
-    for segment in range(first, end, SEGMENT):
+    for segment in range(begin, end, SEGMENT):
         segment_end = min(end, segment + SEGMENT)
         for column in range(head_dim // LANES):
             place = sums + column * (ROW_TILE * 4 * LANES)
@@ -130,6 +145,21 @@ def weigh_values(scores, stride, values, table, block_bytes, first, end, head_di
                     value += head_dim * HALF
                     weight += 4
             store_rows(place, 4 * LANES, total)
+
+
+@kernel
+def sum_values(scores, stride, values, table, block_bytes, lows, limits, first, end, head_dim, sums):
+    """sums[column / 16][row] = sum over positions first to end of weight * value, vectors of 16 columns.
+
+    Positions that a row does not see may hold anything, infinities of another sequence too: no weight makes these 0.
+    """
+    for column in range(head_dim // LANES):
+        store_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, zeros(ROW_TILE))
+    begin_whole = min(end, (lows[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE)
+    end_whole = max(begin_whole, limits[0] // BLOCK_SIZE * BLOCK_SIZE)
+    weigh_edges(scores, stride, values, table, block_bytes, first, first, begin_whole, lows, limits, head_dim, sums)
+    weigh_values(scores, stride, values, table, block_bytes, first, begin_whole, end_whole, head_dim, sums)
+    weigh_edges(scores, stride, values, table, block_bytes, first, end_whole, end, lows, limits, head_dim, sums)
 
 
 @native("iiiiiiiiiiiiiiiiiii")
@@ -157,7 +187,7 @@ def attend_rows(
     for row in range(ROW_TILE):
         store_scalar(weight_sums + 4 * row, np.float32(1) / soften(scores + row * stride, end - first))
     sums = scores + ROW_TILE * stride
-    weigh_values(scores, stride, values, table, block_bytes, first, end, head_dim, sums)
+    sum_values(scores, stride, values, table, block_bytes, lows, limits, first, end, head_dim, sums)
     for column in range(head_dim // LANES):
         total = load_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, ROW_TILE) * splats(weight_sums, ROW_TILE)
         store(outputs[0] + column * (4 * LANES), pick(total, 0))
