@@ -106,16 +106,33 @@ def test_a_row_has_the_same_bits_in_any_tile_and_in_any_blocks(window):
         np.testing.assert_array_equal(alone, np.tile(out[row], (4, 1)))
 
 
-def test_what_lies_beyond_a_rows_limit_changes_no_bit():
-    limits = (3, 18, 18, 19)
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf, 65504])
+def test_what_a_row_does_not_see_changes_no_bit(spoilt):
+    limits, window = (40, 50, 51, 60), 30
+    cache, queries = random_cache(32, 64), random_queries(32)
+    clean = attend(cache, queries, limits, window=window)
+    for row, limit in enumerate(limits):
+        unseen = np.ones(64, bool)
+        unseen[limit - window : limit] = False
+        keys, values = cache.keys.copy(), cache.values.copy()
+        for position in np.flatnonzero(unseen):
+            keys[cache.table[position // 16], :, position % 16] = spoilt
+            values[cache.table[position // 16], position % 16] = spoilt
+        out = attend(Cache(keys, values, cache.table), queries, limits, window=window)
+        np.testing.assert_array_equal(out[row], clean[row])
+
+
+def test_every_position_a_row_sees_counts():
+    limits, window = (19, 20, 21, 22), 20
     cache, queries = random_cache(32, 32), random_queries(32)
-    out = attend(cache, queries, limits)
-    last = cache.table[1]
-    cache.keys[last, :, 3:], cache.values[last, 3:] = np.nan, 65504
-    cache.keys[last, :, 2] = 100
-    again = attend(cache, queries, limits)
-    np.testing.assert_array_equal(again[:3], out[:3])
-    assert (again[3] != out[3]).any()  # position 18 is its own
+    clean = attend(cache, queries, limits, window=window)
+    for position in range(22):
+        values = cache.values.copy()
+        values[cache.table[position // 16], position % 16] = np.inf
+        out = attend(Cache(cache.keys, values, cache.table), queries, limits, window=window)
+        for row, limit in enumerate(limits):
+            seen = max(0, limit - window) <= position < limit
+            assert np.isinf(out[row]).all() if seen else (out[row] == clean[row]).all()
 
 
 def test_nan_in_a_query_shows_in_its_row_and_no_other():
