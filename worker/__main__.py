@@ -12,7 +12,6 @@ import os
 import signal
 import sys
 from dataclasses import fields
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +19,7 @@ import uvloop
 
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
+from worker.generation import Event, Sink
 from worker.process import Progress, die_with, set_up
 from worker.server import Server, is_loopback
 from worker.service import LoadedModel, post_events
@@ -72,8 +72,11 @@ async def _serve(config: WorkerConfig, token: str | None, grace: float) -> int:
 
 async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> LoadedModel:
     progress = Progress()
+
+    def post(events: list[tuple[Sink, Event]]) -> None:
+        loop.call_soon_threadsafe(post_events, events)
+
     try:
-        post = partial(loop.call_soon_threadsafe, post_events)
         model = await asyncio.to_thread(load, config, post, _die, progress)
     finally:
         progress.end()

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from worker.errors import InvalidRequest, NotSupported
+from worker.errors import InvalidRequest
 
 
 class Tokenizer(Protocol):
@@ -32,6 +32,8 @@ class Tokenizer(Protocol):
 class Template(Protocol):
     """What is needed of worker/text/chat_template.py."""
 
+    source: str
+
     def render(
         self,
         messages: list[dict[str, Any]],
@@ -45,9 +47,9 @@ class Template(Protocol):
 class PromptReader:
     """Owns nothing that changes; any thread may use it."""
 
-    def __init__(self, tokenizer: Tokenizer, template: Template | None) -> None:
+    def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         self.tokenizer = tokenizer
-        self._template = template
+        self.template = template
 
     def tokens(self, parts: Iterable[str | list[int]], *, add_special: bool, parse_special: bool) -> list[int]:
         """Texts and ids in turn, as one prompt. The model's first and last tokens go to a text that comes first."""
@@ -69,27 +71,16 @@ class PromptReader:
         return tokens
 
     def render(self, messages_json: str, tools_json: str, arguments_json: str, add_generation_prompt: bool) -> str:
-        """The conversation as text, without the first and last tokens that tokenising it will add."""
-        if self._template is None:
-            raise NotSupported("this model has no chat template")
+        """The conversation as text. Raises InvalidRequest, NotSupported."""
         messages = _parsed("messages", messages_json, list)
         if not all(isinstance(message, dict) for message in messages):
             raise InvalidRequest("Field 'messages': each message must be an object")
-        text = self._template.render(
+        return self.template.render(
             messages,
             tools=_parsed("tools", tools_json, list) if tools_json else None,
             add_generation_prompt=add_generation_prompt,
             arguments=_parsed("chat_template_kwargs", arguments_json, dict) if arguments_json else {},
         )
-        return self._without_added(text)
-
-    def _without_added(self, text: str) -> str:
-        tokenizer = self.tokenizer
-        if tokenizer.add_bos:
-            text = text.removeprefix(self.piece_text(tokenizer.bos_id))
-        if tokenizer.add_eos:
-            text = text.removesuffix(self.piece_text(tokenizer.eos_id))
-        return text
 
     def piece_text(self, token: int | None) -> str:
         return "" if token is None else self.tokenizer.piece(token, special=True).decode("utf-8", "replace")

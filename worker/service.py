@@ -71,7 +71,7 @@ def describe(metadata: Mapping[str, Any], prompts: PromptReader, **facts: Any) -
         vocab_type=prompts.tokenizer.vocab_type,
         vocab_size=prompts.tokenizer.vocab_size,
         embedding_length=int(metadata.get(f"{architecture}.embedding_length", 0)),
-        chat_template=str(metadata.get("tokenizer.chat_template", "")),
+        chat_template=prompts.template.source,
         bos_token=prompts.piece_text(prompts.tokenizer.bos_id),
         eos_token=prompts.piece_text(prompts.tokenizer.eos_id),
         **facts,

@@ -15,8 +15,8 @@ from worker.engine import Capacity, Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.kernels.attention import BLOCK_SIZE
 from worker.kernels.jit import compile_all
-from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.prompt import PromptReader
 from worker.sampler import KERNELS
@@ -46,7 +46,7 @@ def load(
     with GGUF.open(config.model_path) as gguf:
         metadata = gguf.metadata
         tokenizer = Tokenizer(metadata)
-        prompts = PromptReader(tokenizer, _template(metadata, tokenizer))
+        prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(metadata, tokenizer))
         compile_all(KERNELS, lambda done, total, _: progress("compiling the sampler", done / total))
         decoder = load_model(gguf, config, progress)
         size_bytes = gguf.size_bytes
@@ -107,13 +107,3 @@ def cache_bytes_per_position(metadata: Mapping[str, Any]) -> int:
     num_heads = number("attention.head_count", 1)
     head_dim = number("attention.key_length", number("embedding_length", 0) // num_heads)
     return 2 * 2 * number("block_count", 1) * number("attention.head_count_kv", num_heads) * head_dim
-
-
-def _template(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> ChatTemplate | None:
-    source = metadata.get("tokenizer.chat_template")
-    if not source:
-        return None
-    prompts = PromptReader(tokenizer, None)
-    return ChatTemplate(
-        str(source), bos_token=prompts.piece_text(tokenizer.bos_id), eos_token=prompts.piece_text(tokenizer.eos_id)
-    )

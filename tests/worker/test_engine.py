@@ -4,8 +4,8 @@ import time
 from dataclasses import dataclass, field
 
 import pytest
-from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
 
+from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
 from worker.engine import Capacity, ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
 from worker.generation import Failed, Finished, FinishReason, Request, Started, Token
@@ -388,7 +388,8 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
             traffic.append((bench.submit(prompt, **request), prompt, request))
             generation = bench.last
             if dice.random() < 0.2:
-                traffic.pop()[0].wait_for(lambda i, n=dice.randint(0, 4): len(i.events) >= n or i.has_ended)
+                num_events = dice.randint(0, 4)
+                traffic.pop()[0].wait_for(lambda i, n=num_events: len(i.events) >= n or i.has_ended)
                 bench.engine.cancel(generation)
             elif dice.random() < 0.2:
                 traffic[dice.randrange(len(traffic))][0].wait_for(lambda i: len(i.events) > 0)

@@ -31,8 +31,10 @@ def anyio_backend():
 
 
 class Template:
+    source = "the template"
+
     def render(self, messages, *, tools, add_generation_prompt, arguments):
-        return "<begin>" + "".join(m["content"] for m in messages) + ("!" if add_generation_prompt else "")
+        return "".join(m["content"] for m in messages) + ("!" if add_generation_prompt else "")
 
 
 class Worker:
@@ -217,7 +219,7 @@ async def test_a_prompt_of_ids_gets_no_first_token(worker):
     assert (started.num_prompt_tokens, started.prompt) == (2, "56")
 
 
-async def test_a_conversation_is_rendered_and_its_first_token_is_not_doubled(worker):
+async def test_a_conversation_is_rendered_and_gets_its_first_token(worker):
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "hey"}]), add_generation_prompt=True)
     reply = await worker.stub.ApplyTemplate(pb.ApplyTemplateRequest(chat=chat))
     assert reply.prompt == "hey!"
@@ -238,6 +240,7 @@ async def test_describe_tells_the_files_facts(worker):
     facts = await worker.stub.Describe(pb.DescribeRequest())
     assert (facts.architecture, facts.file_type, facts.embedding_length, facts.vocab_size) == ("fake", "Q4_1", 7, 48)
     assert (facts.bos_token, facts.eos_token, facts.context_length) == ("<begin>", "<end>", 128)
+    assert facts.chat_template == "the template"
 
 
 async def test_stats_count_what_was_computed(worker):
