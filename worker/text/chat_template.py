@@ -1,8 +1,9 @@
 """Messages to the prompt text of a model, by the Jinja template in its file.
 
-Used by service.py for Generate with messages and for ApplyTemplate. What a template cannot take is put into a form it
-can: parts of content become text, a developer becomes the system, an answer begun by the client is continued. Invariant:
-whatever a template does, `render` returns or raises one of our errors within about a second of its thread's time.
+Used by service.py for Generate with messages and for ApplyTemplate. What a template cannot take is put into a
+form it can: parts of content become text, a developer becomes the system, an answer begun by the client is continued.
+Invariant: whatever a template does, `render` returns or raises one of our errors within about a second of its thread's
+time.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ from datetime import datetime
 from typing import Any, NoReturn
 
 from jinja2 import Template
+from jinja2.exceptions import SecurityError
 
 from worker.errors import InvalidRequest, NotSupported
 from worker.text.sandbox import BUDGET, Budget, Sandbox
@@ -22,8 +24,10 @@ CHATML = (
 LARGEST_TEMPLATE = 256 * 1024  # bytes
 LARGEST_PROMPT = 8_000_000  # characters
 _RESERVED = frozenset(
-    "messages tools add_generation_prompt bos_token eos_token tokenize chat_template raise_exception strftime_now "
-    "namespace range dict cycler joiner".split()  # noqa: SIM905
+    (
+        *("messages", "tools", "add_generation_prompt", "bos_token", "eos_token", "tokenize", "chat_template"),
+        *("raise_exception", "strftime_now", "namespace", "range", "dict", "cycler", "joiner"),
+    )
 )
 _LONGEST_DATE_FORMAT = 100
 _PROBE = "probe-4c1f"
@@ -114,7 +118,7 @@ class ChatTemplate:
         except InvalidRequest:
             raise
         except Exception as error:  # a template can raise anything
-            raise InvalidRequest(f"chat template: {_one_line(error)}") from None
+            raise InvalidRequest(f"chat template: {_one_line(error)}") from error
         if len(prompt) > LARGEST_PROMPT:
             raise InvalidRequest(f"chat template: its result is longer than {LARGEST_PROMPT} characters")
         return prompt
@@ -134,11 +138,14 @@ class ChatTemplate:
         return {**message, "role": role, "content": shown}
 
     def _shows_probe(self, content: Any) -> bool:
-        """Whether a user's message in this form comes through."""
+        """Whether a user's message in this form comes through. If even that is too much, the template is at fault."""
         messages = [{"role": "user", "content": content}]
         try:
             return self._template is not None and _PROBE in self._run(self._template, messages, None, False, {})
-        except InvalidRequest:
+        except InvalidRequest as error:
+            if isinstance(error.__cause__, SecurityError):
+                self.fault = _one_line(error.__cause__)
+                self._template = None
             return False
 
     def _strip(self, prompt: str) -> str:

@@ -17,7 +17,7 @@ LARGEST_PRECISION = 300  # digits of a rounded float
 
 
 def size_of(value: Any) -> int:
-    """Characters the value may print as, all told; a list held twice counts twice. Raises SecurityError if too large."""
+    """Characters the value may print as; a list held twice counts twice. Raises SecurityError if too large."""
     total = 0
     stack = [value]
     while stack:
@@ -103,6 +103,10 @@ def _strip(value: Any, chars: str | None = None) -> int:
     return len(str(value)) * len(chars or "") // 16  # work, not length: each character is looked for among `chars`
 
 
+def _slow(value: Any, *_: Any, **__: Any) -> int:
+    return 10 * len(str(value))  # written in Python, a step for each word or character
+
+
 def _expandtabs(value: str, tabsize: int = 8) -> int:
     return len(value) + value.count("\t") * max(tabsize, 0)
 
@@ -139,6 +143,8 @@ _RULES: Mapping[str, Callable[..., int]] = {
     "slice": _slice,
     "strip": _strip,
     "sum": _sum,
+    "title": _slow,
     "trim": _strip,
+    "urlencode": _slow,
     "zfill": _pad,
 }

@@ -1,7 +1,7 @@
 """Jinja for templates we did not write: every step is paid from a fixed budget, every growing operation measured first.
 
 The only place in the project that makes a Jinja environment; chat_template.py renders with it. A template comes with a
-model file and is as hostile as the file. Jinja's sandbox keeps it from Python's internals but does not bound its work, so
+model file and is as hostile as the file. Jinja's sandbox keeps it from Python's internals but does not bound its work:
 
 - loops, output, comparisons, literals and joined strings are rewritten after parsing to charge a `Budget`;
 - operators, calls, filters and tests charge it for the size of what goes in and of what comes out;
@@ -16,7 +16,7 @@ from types import BuiltinMethodType
 from typing import Any
 
 from jinja2 import nodes
-from jinja2.exceptions import SecurityError
+from jinja2.exceptions import SecurityError, TemplateSyntaxError
 from jinja2.ext import Extension
 from jinja2.filters import FILTERS
 from jinja2.parser import Parser
@@ -33,6 +33,7 @@ BUDGET = "(budget)"  # a variable no template can name
 
 _TOTAL = 64_000_000  # characters one rendering may produce or look at
 _PER_ITERATION = 200  # what a turn of a loop counts for, in characters
+_DEEPEST_LOOP = 16  # Python allows 20; compiling more than that takes Jinja seconds before Python refuses
 _CPU_SECONDS = 1.0  # of the rendering thread: for machines slower than the numbers above were chosen on
 
 _FILTERS = (
@@ -113,8 +114,15 @@ def _concatenate(context: Context, parts: tuple[Any, ...]) -> str:
 class _Metering(NodeTransformer):
     """Rewrites a parsed template so that it pays as it goes. The filters it adds have names no template can write."""
 
+    def __init__(self) -> None:
+        self._depth = 0
+
     def visit_For(self, node: nodes.For) -> nodes.Node:
+        if self._depth == _DEEPEST_LOOP:
+            raise TemplateSyntaxError("loops are nested too deeply", node.lineno)
+        self._depth += 1
         self.generic_visit(node)
+        self._depth -= 1
         node.body.insert(0, nodes.ExprStmt(_added("(charge)", nodes.Const(_PER_ITERATION))))
         if node.test is not None:
             node.test = nodes.And(_added("(charge)", nodes.Const(_PER_ITERATION)), node.test)
@@ -177,11 +185,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
             extensions=["jinja2.ext.loopcontrols", GenerationTag],
             finalize=_weigh,
         )
+        tests: Mapping[str, Callable[..., Any]] = dict(TESTS)  # type: ignore[arg-type]  # some are builtins
         own = {name: self.globals[name] for name in ("cycler", "dict", "joiner", "range")}
         self.globals = {**own, "namespace": QuietNamespace, **functions}
-        self.tests = {name: _metered(name, TESTS[name]) for name in _TESTS.split()}
+        self.tests = {name: _metered(name, tests[name]) for name in _TESTS.split()}
         self.filters = {name: _metered(name, FILTERS[name]) for name in _FILTERS.split()}
-        self.filters |= {name: _metered(f"{name} (ours)", function) for name, function in CHAT_FILTERS.items()}
+        self.filters |= {name: _metered(f"our {name}", function) for name, function in CHAT_FILTERS.items()}
         self.filters |= {"(charge)": _charge, "(weigh)": _weigh, "(concatenate)": _concatenate}
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
@@ -197,7 +206,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             return False
         return super().is_safe_attribute(obj, attr, value)
 
-    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: B902, N805
+    def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = _budget_of(__context)
         budget.spend(size_of((args, kwargs)))
         if isinstance(__obj, BuiltinMethodType) and isinstance(__obj.__self__, str):
