@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from worker.cursor import shown
 from worker.errors import GGUFError, UnsupportedModel
 from worker.model.rotation import Rotation
 
@@ -74,7 +77,7 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
     num_heads, width = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", width // num_heads)
     rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "none"), head_dim)
-    local_base = number("rope.freq_base_swa", family.local_rope_base or rotation.base, most=1e12)
+    local_base = number.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
     architecture = Architecture(
         name=name,
         family=family,
@@ -86,10 +89,10 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
         head_dim=head_dim,
         context_length=number("context_length"),
         vocab_size=vocab_size,
-        norm_epsilon=number("attention.layer_norm_rms_epsilon", least=0, most=1),
+        norm_epsilon=number.real("attention.layer_norm_rms_epsilon", most=1),
         attention_scale=_attention_scale(name, number("block_count"), width / num_heads, head_dim),
-        attention_softcap=number("attn_logit_softcapping", 0.0, least=0),
-        logit_softcap=number("final_logit_softcapping", 0.0, least=0),
+        attention_softcap=number.real("attn_logit_softcapping", 0.0),
+        logit_softcap=number.real("final_logit_softcapping", 0.0),
         window=number("attention.sliding_window", 0, least=0),
         rotation=rotation,
         local_rotation=Rotation(rotation.dimensions, local_base) if family.local_rope_base else rotation,
@@ -104,21 +107,33 @@ class _Numbers:
     def __init__(self, name: str, metadata: Mapping[str, Any]) -> None:
         self._name, self._metadata = name, metadata
 
-    def __call__(self, key: str, default: float | None = None, *, least: float = 1, most: float = 1 << 24) -> Any:
+    def __call__(self, key: str, default: int | None = None, *, least: int = 1, most: int = 1 << 24) -> int:
+        """A whole number."""
+        number: int = self._checked(key, default, int, least, most)
+        return number
+
+    def real(self, key: str, default: float | None = None, *, least: float = 0, most: float = 1e12) -> float:
+        """Any number."""
+        return float(self._checked(key, default, int | float, least, most))
+
+    def _checked(self, key: str, default: float | None, kind: Any, least: float, most: float) -> Any:
         key = f"{self._name}.{key}"
         value = self._metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise GGUFError(f"metadata key {key} is {'missing' if value is None else f'{value!r}, not a number'}")
+        if value is None:
+            raise GGUFError(f"metadata key {key} is missing")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            told = shown(value.tolist() if isinstance(value, np.ndarray) else value)
+            raise GGUFError(f"metadata key {key} is {told}, not a {'whole number' if kind is int else 'number'}")
         if not least <= value <= most:
             raise GGUFError(f"metadata key {key} is {value}, outside {least} to {most}")
         return value
 
 
 def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
-    dimensions, base = number("rope.dimension_count", head_dim), number("rope.freq_base", 10000.0, most=1e12)
-    factor = number("rope.scaling.factor", 1.0, least=1e-6)
+    dimensions, base = number("rope.dimension_count", head_dim), number.real("rope.freq_base", 10000.0, least=1)
+    factor = number.real("rope.scaling.factor", 1.0, least=1e-6)
     if scaling in ("none", "longrope"):  # longrope's factors are tensors
-        return Rotation(dimensions, base, attention_factor=number("rope.scaling.attn_factor", 1.0, least=0))
+        return Rotation(dimensions, base, attention_factor=number.real("rope.scaling.attn_factor", 1.0))
     if scaling == "linear":
         return Rotation(dimensions, base, 1 / factor)
     if scaling == "yarn":
