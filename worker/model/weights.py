@@ -153,12 +153,10 @@ def _write_file(
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".packing-")
     try:
         os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here, not a SIGBUS while packing
-        with mmap.mmap(descriptor, size) as memory:
-            view = np.frombuffer(memory, np.uint8)
-            _fill(view, gguf, places, progress)
-            del view
-            memory.flush()
-            memory[: len(_header(size))] = _header(size)
+        memory = mmap.mmap(descriptor, size)  # goes away with the last view of it, after an error too
+        _fill(np.frombuffer(memory, np.uint8), gguf, places, progress)
+        memory.flush()
+        memory[: len(_header(size))] = _header(size)
         os.rename(name, path)
     except BaseException:
         os.unlink(name)
