@@ -96,7 +96,8 @@ def test_a_damaged_weight_shows_as_nan_where_it_is_used_and_nowhere_else(tmp_pat
 
 
 def test_a_decoder_tells_what_it_is(tmp_path):
-    path = write_tiny_llama(tmp_path / "model.gguf", layers=1, width=32, heads=2, kv_heads=1, feed_forward=64, tied=True)
+    shape = dict(layers=1, width=32, heads=2, kv_heads=1, feed_forward=64)
+    path = write_tiny_llama(tmp_path / "model.gguf", tied=True, **shape)
     with loaded(path, num_threads=2) as decoder:
         assert (decoder.vocab_size, decoder.context_length, decoder.num_threads) == (384, 256, 2)
         matrices = 384 * 32 + 2 * 32 * 32 + 2 * 16 * 32 + 3 * 64 * 32

@@ -1,0 +1,133 @@
+"""From file to decoder: what does not fit is named in one line; what fits reports its progress."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.fixtures_gguf import write_tiny_llama
+from tests.worker.model.models import load
+from worker.config import WorkerConfig
+from worker.errors import GGUFError, ModelFileError, UnsupportedModel
+from worker.gguf import GGUF, TensorInfo
+from worker.model.load import load_model, usable_cores
+
+WRONG: dict[str, tuple[dict[str, Any], type[ModelFileError], str]] = {
+    "layers that are not there": ({"llama.block_count": 3}, GGUFError, "tensor blk.2.attn_norm.weight is missing"),
+    "wider layers": (
+        {"llama.feed_forward_length": 160}, GGUFError,
+        "tensor blk.0.ffn_gate.weight has shape (128, 64), expected (160, 64)",
+    ),
+    "fewer heads": (
+        {"llama.attention.head_count_kv": 1}, GGUFError,
+        "tensor blk.0.attn_k.weight has shape (32, 64), expected (16, 64)",
+    ),
+    "another width": (
+        {"llama.embedding_length": 128}, GGUFError,
+        "tensor token_embd.weight has shape (384, 64), expected (384, 128)",
+    ),
+    "an unknown architecture": (
+        {"general.architecture": "mamba"}, UnsupportedModel,
+        "architecture 'mamba' is not supported; supported: llama, ",
+    ),
+    "experts": ({"llama.expert_count": 8}, UnsupportedModel, "llama with 8 experts is not supported"),
+    "a rope scaling of another kind": (
+        {"llama.rope.scaling.type": "spiral"}, UnsupportedModel, "rope scaling 'spiral' is not supported; supported: ",
+    ),
+    "a missing number": ({"llama.block_count": None}, GGUFError, "metadata key llama.block_count is missing"),
+    "a word for a number": (
+        {"llama.attention.head_count": "four"}, GGUFError,
+        "metadata key llama.attention.head_count is 'four', not a whole number",
+    ),
+    "a truth for a number": (
+        {"llama.context_length": True}, GGUFError, "metadata key llama.context_length is True, not a whole number",
+    ),
+    "no heads": (
+        {"llama.attention.head_count": 0}, GGUFError,
+        "metadata key llama.attention.head_count is 0, outside 1 to ",
+    ),
+    "a fraction of a layer": (
+        {"llama.block_count": 2.5}, GGUFError, "metadata key llama.block_count is 2.5, not a whole number",
+    ),
+    "a number for each of many layers": (
+        {"llama.attention.head_count_kv": [2] * 100}, GGUFError,
+        "metadata key llama.attention.head_count_kv is [2, 2, 2, 2, 2, ",
+    ),
+    "a word for a base": (
+        {"llama.rope.freq_base": "e"}, GGUFError, "metadata key llama.rope.freq_base is 'e', not a number",
+    ),
+    "no epsilon": (
+        {"llama.attention.layer_norm_rms_epsilon": float("nan")}, GGUFError,
+        "metadata key llama.attention.layer_norm_rms_epsilon is nan, outside 0 to 1",
+    ),
+    "odd heads": (
+        {"llama.attention.head_count": 3}, UnsupportedModel,
+        "this llama model cannot be run: head size 21 is not a multiple of 16",
+    ),
+    "heads that cannot share": (
+        {"llama.attention.head_count_kv": 3}, UnsupportedModel,
+        "this llama model cannot be run: 4 heads cannot share 3 key-value heads evenly",
+    ),
+    "values of another size": (
+        {"llama.attention.value_length": 32}, UnsupportedModel,
+        "this llama model cannot be run: head size 16 differs from value size 32",
+    ),
+    "more rotation than head": (
+        {"llama.rope.dimension_count": 32}, UnsupportedModel,
+        "this llama model cannot be run: 32 rotary dimensions do not fit heads of 16",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("metadata", "error", "message"), WRONG.values(), ids=WRONG)
+def test_metadata_that_does_not_fit_is_named_in_one_line(tmp_path, metadata, error, message):
+    path = write_tiny_llama(tmp_path / "model.gguf", metadata=metadata)
+    with pytest.raises(error) as caught:
+        load(path)
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.1.ffn_down.weight"])
+def test_a_missing_tensor_is_named(tmp_path, name):
+    with GGUF.open(write_tiny_llama(tmp_path / "model.gguf")) as gguf:
+        gguf.tensors = {other: tensor for other, tensor in gguf.tensors.items() if other != name}
+        with pytest.raises(GGUFError, match=f"^tensor {name} is missing$"):
+            load_model(gguf, WorkerConfig(tmp_path, ""), lambda stage, done: None)
+
+
+@pytest.mark.parametrize("name", ["output.weight", "blk.1.attn_output.weight", "blk.0.ffn_norm.weight"])
+def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path, name):
+    with GGUF.open(write_tiny_llama(tmp_path / "model.gguf")) as gguf:
+        right = gguf.tensors[name]
+        wrong = TensorInfo(name, right.type, (*right.shape[:-1], 999), right.data, right.part, right.offset)
+        gguf.tensors = {**gguf.tensors, name: wrong}
+        with pytest.raises(GGUFError) as caught:
+            load_model(gguf, WorkerConfig(tmp_path, ""), lambda stage, done: None)
+    assert str(caught.value) == f"tensor {name} has shape {wrong.shape}, expected {right.shape}"
+
+
+def test_stages_are_reported_in_order_and_to_their_end(tmp_path, monkeypatch):
+    monkeypatch.setenv("CORRAL_CACHE", str(tmp_path / "cache"))
+    path, reports = write_tiny_llama(tmp_path / "model.gguf"), []
+    for _ in range(2):
+        reports.clear()
+        with GGUF.open(path) as gguf:
+            load_model(gguf, WorkerConfig(path, "", num_threads=1), lambda *report: reports.append(report)).close()
+        fractions = [done for stage, done in reports if stage == "compiling kernels"]
+        assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
+        assert reports[-1] == ("compiling kernels", 1.0)
+    assert "packing weights" not in {stage for stage, _ in reports}  # the second time they were there
+
+
+def test_no_number_of_threads_means_one_for_each_usable_core(tmp_path):
+    decoder = load(write_tiny_llama(tmp_path / "model.gguf"), num_threads=0)
+    assert decoder.num_threads == usable_cores()
+    decoder.close()
+
+
+def test_a_load_that_fails_leaves_no_packed_weights(tmp_path: Path):
+    path = write_tiny_llama(tmp_path / "model.gguf", metadata={"llama.block_count": 3})
+    with pytest.raises(GGUFError):
+        load(path)
+    assert not (tmp_path / "cache" / "panels").exists()

@@ -1,0 +1,222 @@
+"""Packed weights: written once, whole or not at all, the same bytes wherever they live."""
+
+import errno
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.fixtures_gguf import write_tiny_llama
+from worker.errors import GGUFError, UnsupportedModel
+from worker.gguf import GGUF
+from worker.kernels import panels
+from worker.model.weights import PackedWeights, pack_weights
+from worker.quants import dequantize
+
+
+class Packing:
+    """What happened in a call of pack_weights: the bytes of every tensor, and how often progress was reported."""
+
+    def __init__(self, model: Path, folder: Path | None) -> None:
+        self.reports: list[float] = []
+        with GGUF.open(model) as gguf:
+            weights = pack_weights(gguf, folder, self.reports.append)
+        self.tensors = {name: contents(weights, name) for name in weights.tensors}
+        weights.close()
+
+    @property
+    def packed(self) -> bool:
+        """Whether anything was packed, not only mapped."""
+        return bool(self.reports)
+
+
+def contents(weights: PackedWeights, name: str) -> bytes:
+    tensor = weights.tensors[name]
+    if tensor.format is None:
+        return weights.vector(name).tobytes()
+    start = tensor.address - weights._view.ctypes.data
+    return weights._view[start : start + tensor.format.matrix_bytes(tensor.num_rows, tensor.num_columns)].tobytes()
+
+
+def only_file(folder: Path) -> Path:
+    """The one file of a folder: nothing else, no temporary one either, is in it."""
+    (path,) = folder.iterdir()
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_tiny_llama(tmp_path / "model.gguf")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache" / "panels"
+
+
+def test_the_file_is_written_once_and_then_mapped(model, folder):
+    first = Packing(model, folder)
+    written = only_file(folder).stat()
+    second = Packing(model, folder)
+    again = only_file(folder).stat()
+    assert first.packed and not second.packed
+    assert first.reports == sorted(first.reports) and first.reports[-1] == 1.0
+    assert (written.st_ino, written.st_mtime_ns) == (again.st_ino, again.st_mtime_ns)
+    assert first.tensors == second.tensors
+
+
+def test_panels_hold_the_tensors_of_the_file(model, folder):
+    packed = Packing(model, folder).tensors
+    with GGUF.open(model) as gguf:
+        assert packed.keys() == gguf.tensors.keys()
+        for name, tensor in gguf.tensors.items():
+            if len(tensor.shape) == 1:
+                assert packed[name] == dequantize(tensor.type, tensor.data, tensor.shape).tobytes()
+            else:
+                format = panels.FORMATS[tensor.type.name]
+                expected = np.zeros(format.matrix_bytes(*tensor.shape), np.uint8)
+                panels.pack(format, tensor.data.view(tensor.type.dtype).reshape(tensor.shape[0], -1), expected)
+                assert packed[name] == expected.tobytes()
+
+
+def test_a_model_in_parts_packs_the_tensors_of_the_whole(model, folder, tmp_path):
+    parts = write_tiny_llama(tmp_path / "parts.gguf", tensors_per_part=4)
+    assert Packing(parts, folder).tensors == Packing(model, folder).tensors
+
+
+def test_another_model_has_another_file(model, folder, tmp_path):
+    Packing(model, folder)
+    other = Packing(write_tiny_llama(tmp_path / "other.gguf", seed=1), folder)
+    assert other.packed and len(list(folder.iterdir())) == 2
+
+
+def test_only_the_user_can_read_what_is_written(model, folder):
+    Packing(model, folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(only_file(folder).stat().st_mode) == 0o600
+
+
+def damage_header(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(3)
+        file.write(b"?")
+
+
+def another_version(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"version": ', b'"version": 9', 1)[: len(data)])
+
+
+DAMAGES = {
+    "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "longer": lambda path: os.truncate(path, path.stat().st_size + 4096),
+    "empty": lambda path: os.truncate(path, 0),
+    "header": damage_header,
+    "never finished": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "other version": another_version,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_file_that_is_not_whole_is_written_again(model, folder, damage):
+    first = Packing(model, folder)
+    damage(only_file(folder))
+    again = Packing(model, folder)
+    assert again.packed and again.tensors == first.tensors
+    assert not Packing(model, folder).packed
+
+
+def test_a_folder_that_cannot_be_used_gives_memory_and_one_warning(model, folder, tmp_path, capfd):
+    expected = Packing(model, folder)
+    (tmp_path / "file").touch()
+    in_memory = Packing(model, tmp_path / "file" / "panels")
+    warning = capfd.readouterr().err
+    assert in_memory.packed and in_memory.tensors == expected.tensors
+    assert warning.startswith("warning: packed weights stay in memory: ") and warning.count("\n") == 1
+    assert str(tmp_path / "file") in warning and os.strerror(errno.ENOTDIR) in warning
+
+
+def test_a_full_disk_gives_memory_and_one_warning_and_leaves_nothing_behind(model, folder, monkeypatch, capfd):
+    def full(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    assert Packing(model, folder).packed
+    assert capfd.readouterr().err.count(os.strerror(errno.ENOSPC)) == 1
+    assert not list(folder.iterdir())
+
+
+def test_no_folder_means_memory_without_a_word(model, folder, capfd):
+    assert Packing(model, None).tensors == Packing(model, folder).tensors
+    assert not capfd.readouterr().err
+
+
+def test_packing_that_is_interrupted_leaves_nothing_behind(model, folder):
+    def interrupt(done: float) -> None:
+        if done > 0.5:
+            raise KeyboardInterrupt
+
+    with GGUF.open(model) as gguf, pytest.raises(KeyboardInterrupt):
+        pack_weights(gguf, folder, interrupt)
+    assert not list(folder.iterdir())
+    assert Packing(model, folder).packed
+
+
+def test_mapped_weights_cannot_be_written(model, folder):
+    for _ in range(2):  # by the process that packed them, and by one that found them
+        with GGUF.open(model) as gguf:
+            weights = pack_weights(gguf, folder, lambda done: None)
+        with pytest.raises(ValueError, match="read-only"):
+            weights.vector("output_norm.weight")[0] = 1
+        weights.close()
+
+
+PACK = """
+import sys
+from pathlib import Path
+from worker.gguf import GGUF
+from worker.model.weights import pack_weights
+print("ready", flush=True)
+sys.stdin.readline()
+with GGUF.open(Path(sys.argv[1])) as gguf:
+    weights = pack_weights(gguf, Path(sys.argv[2]), lambda done: None)
+    print(weights.vector("output_norm.weight").sum(), weights.num_bytes)
+"""
+
+
+def test_two_processes_at_once_both_get_the_weights_and_leave_one_file(model, folder):
+    processes = [
+        subprocess.Popen([sys.executable, "-c", PACK, model, folder], text=True, stdin=subprocess.PIPE,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = [process.communicate() for process in processes]
+    assert answers[0] == answers[1] and answers[0][0] and not answers[0][1]
+    assert only_file(folder).suffix == ".panels"
+    assert not Packing(model, folder).packed
+
+
+def test_vectors_must_be_of_f32(tmp_path, folder):
+    path = write_tiny_llama(tmp_path / "model.gguf")
+    with GGUF.open(path) as gguf:
+        tensor = gguf.tensors["output_norm.weight"]
+        object.__setattr__(tensor, "type", gguf.tensors["token_embd.weight"].type)
+        with pytest.raises(GGUFError, match=r"^tensor output_norm.weight is a vector of Q8_0, expected F32$"):
+            pack_weights(gguf, folder, lambda done: None)
+
+
+def test_a_type_without_kernel_is_refused_by_name(model, folder, monkeypatch):
+    monkeypatch.delitem(panels.FORMATS, "Q4_1")
+    message = r"^tensor blk.0.attn_q.weight has type Q4_1, "
+    with GGUF.open(model) as gguf, pytest.raises(UnsupportedModel, match=message):
+        pack_weights(gguf, folder, lambda done: None)
+    assert not folder.exists()
