@@ -70,16 +70,16 @@ class Banner:
             if status.reason:
                 self._line(f"{_shown(status.name)}: {status.reason}")
         num_ready = sum(status.state is ModelState.READY for status in models)
-        paths = " ".join(f"{address}/v1" for address in self._addresses if not address.startswith("unix:"))
         ready = "ready" if num_ready == len(models) else f"{num_ready} of {len(models)} models ready"
-        self._line(f"{ready}: {paths}".rstrip(": "))
+        first = self._addresses[0]
+        self._line(f"{ready}: OpenAI's interface at {first}/v1, llama-server's at {first}")
 
     def _line(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)
 
 
 def _table(models: Sequence[ModelStatus]) -> Table:
-    table = Table("model", "aliases", "architecture", "type", "context", "memory", "state", box=None)
+    table = Table("model", "aliases", "architecture", "type", "context", "weights", "state", box=None)
     for status in models:
         known = status.description
         table.add_row(
