@@ -1,7 +1,7 @@
 """The paged key-value cache and attention over it.
 
-A cache block holds 16 positions of one layer and one KV head: keys as [head_dim][16 positions], so that 16 scores lie in
-the lanes of a vector without a transpose, and values as [16 positions][head_dim]; both f16.
+A cache block holds 16 positions of one layer and one KV head: keys as [head_dim][16 positions], so that 16 scores lie
+in the lanes of a vector without a transpose, and values as [16 positions][head_dim]; both f16.
 
 The query heads that share a KV head, and neighbouring tokens, are computed together as rows of a tile. A row's
 arithmetic runs over the positions in order and is the same in any tile: what lies at positions that a row does not see

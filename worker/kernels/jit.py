@@ -23,7 +23,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-
 # No fast math: a sum has one order, a NaN stays visible, and no estimate of a reciprocal or of a root, which every
 # processor family makes in its own way, gets into a result. Where a product and a sum are to be one, kernels say fma.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}

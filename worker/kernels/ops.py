@@ -187,7 +187,8 @@ def _gated(activation: str) -> tuple[Native, Native]:
             code += BLOCK * size
             factor += FACTOR_BYTES * size
 
-    return Native(f"{activation} gate", "iiii", gated_row), Native(f"{activation} gate, quantised", "iiiiiii", gated_quantize_row)
+    quantized = Native(f"{activation} gate, quantised", "iiiiiii", gated_quantize_row)
+    return Native(f"{activation} gate", "iiii", gated_row), quantized
 
 
 # By activation function: (gated_row, gated_quantize_row).

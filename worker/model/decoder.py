@@ -94,8 +94,8 @@ class Decoder:
         self._logits = np.zeros((max_sequences, logits_stride // 4), np.float32)
         step["logits"] = self._logits.ctypes.data
         step["blocks_stride"], step["logits_stride"] = num_blocks * 4, logits_stride
-        step["inputs_stride"], step["codes_offset"], step["factors_offset"] = inputs_stride, codes_offset, factors_offset
-        step["scratch_stride"] = scratch_stride
+        step["codes_offset"], step["factors_offset"] = codes_offset, factors_offset
+        step["inputs_stride"], step["scratch_stride"] = inputs_stride, scratch_stride
         for name, num_bytes in {
             "hidden": max_tokens * a.embedding_length * 4,
             "projected": max_tokens * a.embedding_length * 4,

@@ -45,7 +45,8 @@ def check_tensors(gguf: GGUF, a: Architecture) -> None:
 
 def _expected(gguf: GGUF, a: Architecture) -> dict[str, tuple[tuple[int, ...], bool]]:
     """By tensor name: its shape, and whether the model cannot do without it."""
-    width, q, kv, hidden = a.embedding_length, a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim, a.feed_forward_length
+    width, hidden = a.embedding_length, a.feed_forward_length
+    q, kv = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
     pairs = a.rotation.dimensions // 2
     tensors: dict[str, tuple[tuple[int, ...], bool]] = {
         "token_embd.weight": ((a.vocab_size, width), True), "output_norm.weight": ((width,), True),

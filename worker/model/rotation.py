@@ -27,7 +27,7 @@ class Rotation:
 def rotation_table(
     rotation: Rotation, num_positions: int, frequency_factors: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:
-    """(positions, dimensions / 2, 2) cosines and sines; frequency_factors, (dimensions / 2,), divide the frequencies."""
+    """(positions, dimensions / 2, 2) cosines and sines; frequency_factors (dimensions / 2,) divide the frequencies."""
     pairs = np.arange(rotation.dimensions // 2, dtype=np.float64)
     frequencies = rotation.base ** (-2 * pairs / rotation.dimensions)
     if frequency_factors is not None:
@@ -51,4 +51,5 @@ def _extrapolated_share(rotation: Rotation, pairs: NDArray[np.float64]) -> NDArr
 
     low = max(0.0, np.floor(pair_turning(rotation.beta_fast)))
     high = min(rotation.dimensions - 1.0, np.ceil(pair_turning(rotation.beta_slow)))
-    return 1 - np.clip((pairs - low) / max(0.001, high - low), 0, 1)
+    share: NDArray[np.float64] = 1 - np.clip((pairs - low) / max(0.001, high - low), 0, 1)
+    return share

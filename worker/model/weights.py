@@ -129,7 +129,7 @@ def _fingerprint(gguf: GGUF) -> str:
     for tensor in gguf.tensors.values():
         digest.update(f"\0{tensor.name} {tensor.type.name} {tensor.shape}\0".encode())
         middle = max(0, (tensor.data.size - _SAMPLE) // 2)
-        digest.update(tensor.data[middle : middle + _SAMPLE])
+        digest.update(tensor.data[middle : middle + _SAMPLE].tobytes())
     return digest.hexdigest()[:32]
 
 
