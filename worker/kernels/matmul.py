@@ -7,12 +7,13 @@ token's result is the same alone and among others. `matmul` is what the decoder 
 import numpy as np
 
 from worker.kernels.activations import FACTOR_BYTES
+from worker.kernels.codes import BLOCK
+from worker.kernels.dots import block_dot
 from worker.kernels.jit import Native, call, inlined, kernel
-from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
+from worker.kernels.panels import FORMATS, PanelFormat
 from worker.kernels.simd import (
     LANES,
     TILE_SIZES,
-    block_dot,
     fma,
     load_f16,
     load_numbers,
@@ -33,26 +34,63 @@ TOKENS_AT_ONCE = 96
 
 
 @inlined
-def quantized_tile(format, size, panel, num_columns, codes, factors, token):
+def weigh(total, dots, sums, bias, scales):
+    """total + (dots - bias * sums) * scales, of which the difference is exact."""
+    if bias:
+        dots = dots - sums * splat_i32(bias)
+    return fma(to_float(dots), scales, total)
+
+
+@inlined
+def small_factor(factor, address, is_small):
+    """A scale or minimum, times the small one at the address if there is one."""
+    if is_small:
+        factor = factor * load_numbers("I8", address)
+    return factor
+
+
+@inlined
+def quantized_tile(layout, size, panel, num_columns, codes, factors, token):
     """One panel with the tile of `size` tokens that begins at `token`: Tile(f32, size) of 16 rows' sums.
 
-    format: (bits, bias, has minimum, bytes of codes in a block, bytes of a block), constants.
+    layout: a Layout of constants.
     """
-    bits, bias, has_minimum, code_bytes, block_bytes = format
-    num_blocks = num_columns // BLOCK
+    code, bias, scale_type, has_minimum, span, group, *offsets = layout
+    minima_at, small_at, small_minima_at, header_bytes, block_bytes = offsets
+    is_small, halves, group_bytes = span > BLOCK, group < BLOCK, LANES * (BLOCK // group)
     codes += token * num_columns
-    factors += token * num_blocks * FACTOR_BYTES
+    factors += token * (num_columns // BLOCK) * FACTOR_BYTES
     total = zeros(size)
-    for _ in range(num_blocks):
-        dots = block_dot(bits, size, panel, codes)
-        if bias:
-            dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
-        total = fma(to_float(dots), load_f16(panel + code_bytes) * splats(factors, size), total)
-        if has_minimum:
-            total = fma(load_f16(panel + code_bytes + SCALES), splats(factors + 4 * size, size), total)
-        panel += block_bytes
-        codes += BLOCK * size
-        factors += FACTOR_BYTES * size
+    for _ in range(num_columns // span):
+        span_scale = load_numbers(scale_type, panel)
+        span_minimum = load_f16(panel + minima_at)
+        scales, minima = panel + small_at, panel + small_minima_at
+        panel += header_bytes
+        for _ in range(span // BLOCK):
+            activation, sums = splats(factors, size), splats_i32(factors + 8 * size, size)
+            if halves:
+                sums_low = splats_i32(factors + 12 * size, size)
+                sums_high = sums - sums_low
+                low = span_scale * load_numbers("I8", scales)
+                high = span_scale * load_numbers("I8", scales + LANES)
+                total = weigh(total, block_dot(code, 0, 4, size, panel, codes), sums_low, bias, low * activation)
+                total = weigh(total, block_dot(code, 4, 8, size, panel, codes), sums_high, bias, high * activation)
+                if has_minimum:
+                    low = span_minimum * load_numbers("I8", minima)
+                    high = span_minimum * load_numbers("I8", minima + LANES)
+                    total = fma(to_float(sums_low), low * activation, total)
+                    total = fma(to_float(sums_high), high * activation, total)
+            else:
+                scale = small_factor(span_scale, scales, is_small)
+                total = weigh(total, block_dot(code, 0, 8, size, panel, codes), sums, bias, scale * activation)
+                if has_minimum:
+                    minimum = small_factor(span_minimum, minima, is_small)
+                    total = fma(minimum, splats(factors + 4 * size, size), total)
+            scales += group_bytes
+            minima += group_bytes
+            panel += block_bytes
+            codes += BLOCK * size
+            factors += FACTOR_BYTES * size
     return total
 
 
@@ -77,8 +115,7 @@ def put(total, size, out, out_stride, adds):
 
 
 def _quantized_product(format: PanelFormat) -> Native:
-    bits, bias, has_minimum = format.bits, format.bias, format.has_minimum
-    code_bytes, block_bytes = format.code_bytes, format.block_bytes
+    layout = tuple(format.layout)
 
     def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
         done = 0
@@ -87,18 +124,15 @@ def _quantized_product(format: PanelFormat) -> Native:
             for index in range(first, last):
                 panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), done
                 while end - token >= LARGE:
-                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), LARGE,
-                                           panel, num_columns, codes, factors, token)
+                    total = quantized_tile(layout, LARGE, panel, num_columns, codes, factors, token)
                     put(total, LARGE, target + token * out_stride, out_stride, adds)
                     token += LARGE
                 while end - token >= MIDDLE:
-                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), MIDDLE,
-                                           panel, num_columns, codes, factors, token)
+                    total = quantized_tile(layout, MIDDLE, panel, num_columns, codes, factors, token)
                     put(total, MIDDLE, target + token * out_stride, out_stride, adds)
                     token += MIDDLE
                 while end - token >= 1:
-                    total = quantized_tile((bits, bias, has_minimum, code_bytes, block_bytes), 1,
-                                           panel, num_columns, codes, factors, token)
+                    total = quantized_tile(layout, 1, panel, num_columns, codes, factors, token)
                     put(total, 1, target + token * out_stride, out_stride, adds)
                     token += 1
             done = end
@@ -107,7 +141,7 @@ def _quantized_product(format: PanelFormat) -> Native:
 
 
 def _float_product(format: PanelFormat) -> Native:
-    name, number_bytes = format.name, format.bits // 8
+    name, number_bytes = format.name, format.number_bytes
 
     def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
         for index in range(first, last):

@@ -4,12 +4,10 @@ This module alone knows the instruction set. A `Vector` is 16 lanes of f32 or i3
 per token of a small group. Arithmetic is lanewise; a vector combines with every vector of a tile. Addresses are plain
 integers, so that no kernel carries array structs or reference counts.
 
-The only operation that differs between processors is `block_dot`, the integer product of 32 k-values of 16 weight rows
-with a tile of tokens. Its result is an exact integer in all three lowerings, and everything else is IEEE arithmetic in
-an order fixed by the kernel: the instruction set changes the speed and never a bit.
+What is here is IEEE arithmetic in an order fixed by the kernel, the same on every processor; the operation that each
+does its own way is in dots.py.
 """
 
-import functools
 import operator
 import os
 from collections.abc import Callable
@@ -134,168 +132,6 @@ def _fma(b: Any, x: Any, y: Any, z: Any) -> Any:
     return _call(b, f"llvm.fma.v{LANES}f32", F32.llvm, x, y, z)
 
 
-# ---- the integer product of a block -----------------------------------------------------------
-#
-# A block of a weight panel is 16 rows x 32 k. Four k-values of a row ("quad") lie in one 32-bit lane, so 64 bytes hold
-# a quad of all 16 rows. Codes of 4 bits share the bytes of two quads: low nibbles quad 2j, high nibbles quad 2j + 1.
-# Activations are int8, [quad][token][4]: the four bytes of a quad and token are broadcast to all lanes.
-
-QUADS = 8
-
-
-def _codes(b: Any, panel: Any, bits: int) -> list[Any]:
-    """The block's codes as 8 values of <64 x i8>, one per quad."""
-    bytes64 = ir.VectorType(_I8, 64)
-    if bits == 8:
-        return [_load(b, _offset(b, panel, 64 * quad), bytes64, 1) for quad in range(QUADS)]
-    quads = []
-    for pair in range(QUADS // 2):
-        packed = _load(b, _offset(b, panel, 64 * pair), bytes64, 1)
-        quads += [_low_nibble(b, packed), _high_nibble(b, packed)]
-    return quads
-
-
-def _low_nibble(b: Any, packed: Any) -> Any:
-    return b.and_(packed, _constant(packed.type, 15))
-
-
-def _high_nibble(b: Any, packed: Any) -> Any:
-    return b.lshr(packed, _constant(packed.type, 4))
-
-
-def _activation(b: Any, x: Any, quad: int, token: int, count: int, lanes: int) -> Any:
-    quad_value = _load(b, _offset(b, x, 4 * (quad * count + token)), _I32, 4)
-    return _splat(b, quad_value, lanes)
-
-
-def _block_dot_vnni(width: int) -> Callable[..., list[Any]]:
-    """vpdpbusd on 512 or 256 bits: four products a lane, summed to i32 without saturation."""
-    lanes = width // 32
-
-    def lower(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
-        lane_vector = ir.VectorType(_I32, lanes)
-        parts = LANES // lanes
-        sums = [[_constant(lane_vector, 0)] * count for _ in range(parts)]
-        for quad, codes in enumerate(_codes(b, panel, bits)):
-            weights = [b.bitcast(_slice(b, codes, 64 // parts * part, 64 // parts), lane_vector) if parts > 1
-                       else b.bitcast(codes, lane_vector) for part in range(parts)]
-            for token in range(count):
-                activation = _activation(b, x, quad, token, count, lanes)
-                for part in range(parts):
-                    sums[part][token] = _call(b, f"llvm.x86.avx512.vpdpbusd.{width}", lane_vector,
-                                              sums[part][token], weights[part], activation)
-        return sums[0] if parts == 1 else [_join(b, low, high) for low, high in zip(*sums, strict=True)]
-
-    return lower
-
-
-def _rolled_loop(b: Any, trips: int, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
-    """Runs body(index, values) -> values `trips` times, and keeps LLVM from unrolling it.
-
-    Unrolled, LLVM regroups the additions token by token and spills the weights, at half the speed: the loop pins the
-    order. A single token has nothing to regroup and is faster unrolled.
-    """
-    before = b.block
-    loop = b.append_basic_block("quads")
-    after = b.append_basic_block("quads.end")
-    b.branch(loop)
-    b.position_at_end(loop)
-    index = b.phi(_I64)
-    values = [b.phi(value.type) for value in initial]
-    updated = body(index, values)
-    following = b.add(index, _I64(1))
-    branch = b.cbranch(b.icmp_unsigned("<", following, _I64(trips)), loop, after)
-    keep = b.module.add_metadata([ir.MetaDataString(b.module, "llvm.loop.unroll.disable")])
-    identity = ir.MDValue(b.module, [], name=str(len(b.module.metadata)))
-    identity.operands = (identity, keep)
-    branch.set_metadata("llvm.loop", identity)
-    for phi, first, later in zip([index, *values], [_I64(0), *initial], [following, *updated], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, b.block)
-    b.position_at_end(after)
-    return updated
-
-
-def _block_dot_avx2(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
-    """vpmaddubsw sums pairs of u8 x s8 in 16 bits, where 4-bit codes leave room for a whole block: 8 x 2 x 15 x 127 < 2^15.
-
-    Codes of 8 bits are two planes of 4: the sum is low + 16 x high, and vpmaddwd multiplies by 16 while it widens.
-    """
-    words, lanes = ir.VectorType(_I16, 16), ir.VectorType(_I32, 8)
-    bytes32 = ir.VectorType(_I8, 32)
-    halves = range(2)
-
-    def pass_over(planes: list[Callable[[Any, Any], Any]], trips: int) -> list[Any]:
-        """One 16-bit sum for each half and token; `planes` unpack the quads that share 64 bytes."""
-
-        def body(index: Any, sums: list[Any]) -> list[Any]:
-            sums = list(sums)
-            address = b.add(panel, b.shl(index, _I64(6)))
-            packed = [_load(b, _offset(b, address, 32 * half), bytes32, 1) for half in halves]
-            tokens = b.add(x, b.mul(index, _I64(4 * count * len(planes))))
-            for place, unpack in enumerate(planes):
-                weights = [unpack(b, packed[half]) for half in halves]
-                for token in range(count):
-                    activation = b.bitcast(_activation(b, tokens, place, token, count, 8), bytes32)
-                    for half in halves:
-                        pairs = _call(b, "llvm.x86.avx2.pmadd.ub.sw", words, weights[half], activation)
-                        sums[half * count + token] = b.add(sums[half * count + token], pairs)
-            return sums
-
-        initial = [_constant(words, 0)] * (2 * count)
-        if count > 1:
-            return _rolled_loop(b, trips, initial, body)
-        return functools.reduce(lambda sums, index: body(_I64(index), sums), range(trips), initial)
-
-    def widen(sums: list[Any], factor: int) -> list[Any]:
-        return [_call(b, "llvm.x86.avx2.pmadd.wd", lanes, value, _constant(words, factor)) for value in sums]
-
-    if bits == 4:
-        totals = widen(pass_over([_low_nibble, _high_nibble], QUADS // 2), 1)
-    else:
-        low = widen(pass_over([_low_nibble], QUADS), 1)
-        totals = [b.add(*both) for both in zip(low, widen(pass_over([_high_nibble], QUADS), 16), strict=True)]
-    return [_join(b, totals[token], totals[count + token]) for token in range(count)]
-
-
-def _block_dot_portable(b: Any, bits: int, count: int, panel: Any, x: Any) -> list[Any]:
-    """Shifts, multiplications and additions in 32 bits, left to LLVM."""
-    sums = [_constant(I32.llvm, 0)] * count
-    for quad, codes in enumerate(_codes(b, panel, bits)):
-        lanes = b.bitcast(codes, I32.llvm)
-        for byte in range(4):
-            weights = b.and_(b.lshr(lanes, _constant(I32.llvm, 8 * byte)), _constant(I32.llvm, 255))
-            for token in range(count):
-                value = _load(b, _offset(b, x, 4 * (quad * count + token) + byte), _I8, 1)
-                activation = _splat(b, b.sext(value, _I32), LANES)
-                sums[token] = b.add(sums[token], b.mul(weights, activation))
-    return sums
-
-
-_BLOCK_DOT: dict[str, Callable[..., list[Any]]] = {
-    "avx512-vnni": _block_dot_vnni(512),
-    "avx-vnni": _block_dot_vnni(256),
-    "avx2": _block_dot_avx2,
-    "portable": _block_dot_portable,
-}
-
-
-@intrinsic(prefer_literal=True)
-def block_dot(typing: Any, bits: Any, count: Any, panel: Any, x: Any) -> Any:
-    """Exact integer products of one block of unsigned codes (16 rows x 32 k) with `count` tokens: Tile(i32, count).
-
-    panel: address of the codes, 4 or 8 bits each; x: address of the block's activations, int8 [8 quads][count][4].
-    """
-    num_bits, num_tokens = bits.literal_value, count.literal_value
-    result = Tile(I32, num_tokens)
-
-    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        sums = _BLOCK_DOT[INSTRUCTION_SET](b, num_bits, num_tokens, arguments[2], arguments[3])
-        return cgutils.pack_array(b, sums) if num_tokens else None
-
-    return result(bits, count, types.intp, types.intp), lower
-
-
 # ---- values -----------------------------------------------------------------------------------
 
 
@@ -318,6 +154,14 @@ def load(typing: Any, address: Any) -> Any:
     return F32(types.intp), lambda context, b, signature, arguments: _load(b, arguments[0], F32.llvm, 4)
 
 
+def _widen_exponents(b: Any, bytes_: Any) -> Any:
+    """2 to the power of (byte - 128). What the second shift makes is the larger one for the two that are denormal."""
+    exponents = b.zext(bytes_, I32.llvm)
+    normal = b.shl(b.sub(exponents, _constant(I32.llvm, 1)), _constant(I32.llvm, 23))
+    denormal = b.shl(b.add(exponents, _constant(I32.llvm, 1)), _constant(I32.llvm, 21))
+    return b.bitcast(b.select(b.icmp_signed(">", normal, denormal), normal, denormal), F32.llvm)
+
+
 def _widen_bf16(b: Any, words: Any) -> Any:
     return b.bitcast(b.shl(b.zext(words, I32.llvm), _constant(I32.llvm, 16)), F32.llvm)
 
@@ -327,6 +171,8 @@ _NUMBERS: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
     "F32": (_FLOAT, lambda b, numbers: numbers),
     "F16": (_HALF, lambda b, numbers: b.fpext(numbers, F32.llvm)),
     "BF16": (_I16, _widen_bf16),
+    "I8": (_I8, lambda b, numbers: b.sitofp(numbers, F32.llvm)),
+    "E8M0": (_I8, _widen_exponents),
 }
 
 
@@ -336,9 +182,21 @@ def load_numbers(typing: Any, name: Any, address: Any) -> Any:
     element, widen = _NUMBERS[name.literal_value]
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        return widen(b, _load(b, arguments[1], ir.VectorType(element, LANES), 2))
+        return widen(b, _load(b, arguments[1], ir.VectorType(element, LANES), 1))
 
     return F32(name, types.intp), lower
+
+
+@intrinsic(prefer_literal=True)
+def load_number(typing: Any, name: Any, address: Any) -> Any:
+    """One number of the format with this name (a constant), as f32."""
+    element, widen = _NUMBERS[name.literal_value]
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        number = _splat(b, _load(b, arguments[1], element, 1), LANES)
+        return b.extract_element(widen(b, number), _I32(0))
+
+    return types.float32(name, types.intp), lower
 
 
 @intrinsic

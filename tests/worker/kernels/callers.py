@@ -63,8 +63,8 @@ class Matrix:
 
 
 def block_length(name: str) -> int:
-    """Columns of a block of a type, and at least of a panel's block."""
-    return max(panels.BLOCK, BY_NAME[name].block_length)
+    """Columns of the smallest matrix of a type."""
+    return panels.FORMATS[name].span
 
 
 def random_blocks(name: str, num_rows: int, num_columns: int, seed: int = 0) -> NDArray[Any]:

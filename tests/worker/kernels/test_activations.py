@@ -23,35 +23,37 @@ def tile_of(token: int, num_tokens: int) -> tuple[int, int]:
     return int(first), int(size)
 
 
-def quantised(values: np.ndarray) -> tuple[naive.Quantised, np.ndarray, np.ndarray]:
-    """(codes and scales, scale * sum, sum), the latter (tokens, blocks), by the kernel."""
+def quantised(values: np.ndarray) -> tuple[naive.Quantised, np.ndarray, np.ndarray, np.ndarray]:
+    """(codes and scales, scale * sum, sum, sum of the first 16), the latter (tokens, blocks), by the kernel."""
     num_tokens, num_columns = values.shape
     num_blocks = num_columns // 32
     values = np.ascontiguousarray(values, np.float32)
     codes = np.full(num_tokens * num_columns, 99, np.int8)
-    factors = np.full(num_tokens * num_blocks * 3, 99, np.float32)
+    factors = np.full(num_tokens * num_blocks * 4, 99, np.float32)
     for token in range(num_tokens):
         run(activations.quantize_row, values[token], num_columns, codes, factors, token, num_tokens)
     scaled, sums = np.zeros((num_tokens, num_blocks), np.float32), np.zeros((num_tokens, num_blocks), np.int32)
+    sums_of_first = sums.copy()
     out = naive.Quantised(np.zeros((num_tokens, num_blocks, 32), np.int32), np.zeros_like(scaled))
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         within = token - first
         tile = codes[first * num_columns : (first + size) * num_columns].reshape(num_blocks, 8, size, 4)
         out.codes[token] = tile[:, :, within].reshape(num_blocks, 32)
-        begin = first * num_blocks * 3
-        of_tile = factors[begin : begin + size * num_blocks * 3].reshape(num_blocks, 3, size)
+        begin = first * num_blocks * 4
+        of_tile = factors[begin : begin + size * num_blocks * 4].reshape(num_blocks, 4, size)
         out.scales[token], scaled[token] = of_tile[:, 0, within], of_tile[:, 1, within]
-        sums[token] = of_tile.view(np.int32)[:, 2, within]
-    return out, scaled, sums
+        sums[token], sums_of_first[token] = of_tile.view(np.int32)[:, 2:, within].T
+    return out, scaled, sums, sums_of_first
 
 
 def assert_quantised_like_the_slow_twin(values: np.ndarray) -> None:
-    got, scaled, sums = quantised(values)
+    got, scaled, sums, sums_of_first = quantised(values)
     expected = naive.quantise(values)
     np.testing.assert_array_equal(got.codes, expected.codes)
     np.testing.assert_array_equal(got.scales, expected.scales)
     np.testing.assert_array_equal(sums, expected.sums)
+    np.testing.assert_array_equal(sums_of_first, expected.codes[..., :16].sum(axis=-1))
     np.testing.assert_array_equal(scaled, expected.scales * expected.sums.astype(np.float32))
 
 
@@ -67,14 +69,15 @@ def test_halves_go_to_the_even_neighbour_and_the_largest_becomes_127():
     values = np.arange(-32, 32, dtype=np.float32).reshape(2, 32) + 0.5
     values[:, 0] = [127, -127]  # the scale of both is 1
     assert_quantised_like_the_slow_twin(values)
-    got, _, _ = quantised(values)
+    got, *_ = quantised(values)
     assert got.codes[0, 0, 0] == 127 and got.codes[1, 0, 0] == -127
     np.testing.assert_array_equal(got.codes[1, 0, 1:5], [2, 2, 4, 4])  # of 1.5, 2.5, 3.5, 4.5
 
 
 def test_zeros_have_scale_zero():
-    got, scaled, sums = quantised(np.zeros((5, 64), np.float32))
-    assert not got.codes.any() and not got.scales.any() and not scaled.any() and not sums.any()
+    got, scaled, sums, sums_of_first = quantised(np.zeros((5, 64), np.float32))
+    assert not got.codes.any() and not got.scales.any() and not scaled.any()
+    assert not sums.any() and not sums_of_first.any()
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf, -np.inf])
@@ -82,7 +85,7 @@ def test_zeros_have_scale_zero():
 def test_what_is_not_finite_shows_in_the_scale_of_its_block_and_in_no_other(spoilt, column):
     values = np.ones((3, 96), np.float32)
     values[1, 32 + column] = spoilt
-    got, _, _ = quantised(values)
+    got, *_ = quantised(values)
     visible = np.zeros((3, 3), bool)
     visible[1, 1] = True
     np.testing.assert_array_equal(~np.isfinite(got.scales), visible)

@@ -5,6 +5,7 @@ import pytest
 from numba import types
 
 from tests.worker.kernels.callers import (
+    QUANTISED,
     RECORDS,
     Matrix,
     block_length,
@@ -16,6 +17,7 @@ from tests.worker.kernels.callers import (
 )
 from worker.errors import UnsupportedModel
 from worker.kernels import ops, panels
+from worker.kernels.codes import CODES
 from worker.kernels.jit import entry
 from worker.quants import BY_NAME
 
@@ -57,31 +59,47 @@ def test_rows_that_pad_the_last_panel_are_zero(name):
         assert not read_row(matrix, row).any()
 
 
-@pytest.mark.parametrize("name", [name for name, f in panels.FORMATS.items() if f.bits in (4, 8)])
-def test_quads_of_16_rows_lie_side_by_side_and_two_share_the_bytes_of_4_bits(name):
+@pytest.mark.parametrize("name", QUANTISED)
+def test_codes_of_a_packed_row_lie_where_the_picture_says(name):
     format = panels.FORMATS[name]
-    blocks = random_blocks(name, 32, 2 * block_length(name))
+    blocks = random_blocks(name, 32, 2 * format.span)
+    codes = format.unpack(blocks).codes.reshape(32, -1, 32)  # (rows, blocks, k)
+    spans = pack(name, blocks).panels.reshape(2, 2, -1)[:, :, format.layout.header_bytes :]
+    vectors = spans.reshape(2, codes.shape[1], -1, 16, 4)  # (panels, blocks, vectors, rows, k of the quad)
+    for row, block, k in np.ndindex(codes.shape):
+        quad, first, code = k // 4, 0, 0
+        for plane in CODES[format.code].planes:
+            per_vector = 8 // plane.bits
+            packed = int(vectors[row // 16, block, first + quad // per_vector, row % 16, k % 4])
+            code |= (packed >> plane.bits * (quad % per_vector) & (1 << plane.bits) - 1) << plane.position
+            first += plane.bits
+        assert code == codes[row, block, k]
+
+
+@pytest.mark.parametrize("name", QUANTISED)
+def test_scales_and_minima_of_16_rows_lie_before_the_codes_of_their_span(name):
+    format = panels.FORMATS[name]
+    blocks = random_blocks(name, 32, 3 * format.span)
     unpacked = format.unpack(blocks)
-    by_block = pack(name, blocks).panels.reshape(2, -1, format.block_bytes)
-    for row, block, k in np.ndindex(unpacked.codes.shape):
-        quad, byte = k // 4, k % 4
-        codes = by_block[row // 16, block]
-        if format.bits == 8:
-            code = codes[64 * quad + 4 * (row % 16) + byte]
-        else:
-            code = codes[64 * (quad // 2) + 4 * (row % 16) + byte] >> 4 * (quad % 2) & 15
-        assert code == unpacked.codes[row, block, k]
-    factors = by_block[:, :, format.code_bytes :].copy().view(np.float16)  # (panels, blocks, 16 or 32)
-    np.testing.assert_array_equal(factors[1, :, :16].T, unpacked.scales[16:])
-    if format.has_minimum:
-        np.testing.assert_array_equal(factors[1, :, 16:].T, unpacked.minima[16:])
+    spans = pack(name, blocks).panels.reshape(2, 3, -1)
+    end = 0
+    for factors in (unpacked.scales, unpacked.minima, unpacked.small_scales, unpacked.small_minima):
+        if factors is not None:
+            by_group = factors.reshape(32, 3, -1).transpose(1, 2, 0)  # (spans, groups, rows)
+            num_bytes = by_group[0, :, :16].nbytes
+            header = spans[1, :, end : end + num_bytes].copy().view(factors.dtype).reshape(3, -1, 16)
+            np.testing.assert_array_equal(header, by_group[:, :, 16:])
+            end += num_bytes
+    assert end == format.layout.header_bytes
 
 
 @every_format
-def test_sizes_are_whole_panels_of_whole_blocks(name):
+def test_sizes_are_whole_panels(name):
     format, columns = panels.FORMATS[name], 2 * block_length(name)
-    per_panel = format.block_bytes * columns // panels.BLOCK
-    assert [format.matrix_bytes(rows, columns) for rows in (1, 16, 17)] == [per_panel, per_panel, 2 * per_panel]
+    per_panel = format.matrix_bytes(16, columns)
+    assert [format.matrix_bytes(rows, columns) for rows in (1, 17, 32)] == [per_panel, 2 * per_panel, 2 * per_panel]
+    bits_of_file = 8 * BY_NAME[name].row_bytes(columns) / columns
+    assert 0 <= 8 * per_panel / (16 * columns) - bits_of_file < 0.51  # small scales get a byte each
 
 
 def test_a_type_without_kernel_and_a_row_of_broken_blocks_are_refused_by_name():
@@ -89,6 +107,8 @@ def test_a_type_without_kernel_and_a_row_of_broken_blocks_are_refused_by_name():
         panels.panel_format("blk.0.attn_q.weight", "IQ1_S", 256)
     with pytest.raises(UnsupportedModel, match=r"tensor output.weight has rows of 48 values, not a multiple of 32"):
         panels.panel_format("output.weight", "F16", 48)
+    with pytest.raises(UnsupportedModel, match=r"tensor output.weight has rows of 288 values, not a multiple of 256"):
+        panels.panel_format("output.weight", "Q4_K", 288)
 
 
 @entry(types.void(RECORDS, types.intp, types.int64, types.intp))

@@ -1,6 +1,4 @@
-"""SIMD values: the integer product bit by bit, lanewise operations lane by lane, and the choice of instruction set."""
-
-from functools import lru_cache
+"""SIMD values: lanewise operations lane by lane, what they read and write, and the choice of instruction set."""
 
 import numpy as np
 import pytest
@@ -8,62 +6,8 @@ from numba import types
 
 from tests.worker.kernels.callers import compiled
 from worker.errors import UnsupportedModel
-from worker.kernels import simd
-from worker.kernels.jit import Entry, entry
-
-COUNTS = sorted({*simd.TILE_SIZES, 3})
-EXTREME = {"lowest": -127, "highest": 127, "nothing": 0}
-
-
-@lru_cache
-def block_dots(bits: int, count: int) -> Entry:
-    @entry(types.void(types.intp, types.intp, types.intp))
-    def block_dots(panel, x, out):
-        dots = simd.block_dot(bits, count, panel, x)
-        simd.store_rows(out, 4 * simd.LANES, simd.to_float(dots))  # below 2^24: exact
-
-    return compiled(block_dots)
-
-
-def dot(codes: np.ndarray, activations: np.ndarray, bits: int) -> np.ndarray:
-    """(16, 32) codes, (tokens, 32) activations -> (tokens, 16), by the kernel."""
-    count = len(activations)
-    quads = codes.astype(np.uint8).reshape(16, 8, 4).transpose(1, 0, 2)  # (quads, rows, 4)
-    if bits == 4:
-        quads = quads[0::2] | quads[1::2] << 4
-    panel = np.ascontiguousarray(quads)
-    x = np.ascontiguousarray(activations.astype(np.int8).reshape(count, 8, 4).transpose(1, 0, 2))
-    out = np.empty((count, 16), np.float32)
-    block_dots(bits, count)(panel.ctypes.data, x.ctypes.data, out.ctypes.data)
-    return out
-
-
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_random_blocks_multiply_exactly(bits, count):
-    rng = np.random.default_rng(bits + count)
-    for _ in range(20):
-        codes, x = rng.integers(0, 1 << bits, (16, 32)), rng.integers(-127, 128, (count, 32))
-        np.testing.assert_array_equal(dot(codes, x, bits), x @ codes.T)
-
-
-@pytest.mark.parametrize("activation", EXTREME.values(), ids=EXTREME)
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_no_sum_of_the_largest_codes_and_activations_saturates(bits, count, activation):
-    codes, x = np.full((16, 32), (1 << bits) - 1), np.full((count, 32), activation)
-    np.testing.assert_array_equal(dot(codes, x, bits), x @ codes.T)
-
-
-@pytest.mark.parametrize("count", COUNTS)
-@pytest.mark.parametrize("bits", [4, 8])
-def test_each_code_meets_its_own_activation_row_and_token(bits, count):
-    """One code and one activation at a time: a pair in the wrong place gives 0."""
-    for k in range(32):
-        codes, x = np.zeros((16, 32), int), np.zeros((count, 32), int)
-        row, token = k % 16, k % count
-        codes[row, k], x[token, k] = (1 << bits) - 1, -127
-        np.testing.assert_array_equal(dot(codes, x, bits), x @ codes.T)
+from worker.kernels import dots, simd
+from worker.kernels.jit import entry
 
 
 @entry(types.void(types.intp, types.intp, types.intp))
@@ -129,11 +73,14 @@ def memory_operations(x, out):
     simd.store_rows(out + 128, 64, simd.load_rows(x, 8, 3) * simd.splats(x, 3))
     simd.store(out + 320, simd.pick(simd.splats_strided(x, 12, 4), 3))
     simd.store(out + 384, simd.load_numbers("BF16", x))
+    simd.store(out + 448, simd.load_numbers("I8", x))
+    simd.store(out + 512, simd.load_numbers("E8M0", x))
+    simd.store_scalar(out + 576, simd.load_number("E8M0", x + 5))
 
 
 def test_memory_operations_put_every_value_in_its_place():
     x = np.random.default_rng(5).uniform(-120, 120, 32).astype(np.float32)
-    out = np.zeros(448, np.uint8)
+    out = np.zeros(580, np.uint8)
     compiled(memory_operations)(x.ctypes.data, out.ctypes.data)
     whole = np.rint(x[:16]).astype(np.int8)
     np.testing.assert_array_equal(out[:32].view(np.float16), x[:16].astype(np.float16))
@@ -145,6 +92,18 @@ def test_memory_operations_put_every_value_in_its_place():
     np.testing.assert_array_equal(out[320:384].view(np.float32), np.full(16, x[9]))
     widened = x.view(np.uint16)[:16].astype(np.uint32) << 16
     np.testing.assert_array_equal(out[384:448].view(np.uint32), widened)
+    np.testing.assert_array_equal(out[448:512].view(np.float32), x.view(np.int8)[:16])
+    powers = np.ldexp(np.float32(1), x.view(np.uint8)[:16].astype(int) - 128)
+    np.testing.assert_array_equal(out[512:576].view(np.float32), powers)
+    assert out[576:580].view(np.float32)[0] == powers[5]
+
+
+def test_every_exponent_of_a_byte_is_the_power_of_two_it_stands_for():
+    exponents, out = np.arange(256, dtype=np.uint8), np.zeros(1024, np.uint8)
+    for first in range(0, 256, 16):
+        compiled(memory_operations)(np.resize(exponents[first:], 128).ctypes.data, out.ctypes.data)
+        powers = np.ldexp(np.float32(1), np.arange(first, first + 16) - 128)
+        np.testing.assert_array_equal(out[512:576].view(np.float32), powers)
 
 
 def test_the_first_usable_instruction_set_of_the_table_is_chosen():
@@ -163,6 +122,6 @@ def test_a_wanted_instruction_set_is_taken_if_the_processor_has_it():
 
 
 def test_every_lowering_has_a_row_and_tiles_from_large_to_a_single_token():
-    assert simd._BLOCK_DOT.keys() == simd.INSTRUCTION_SETS.keys()
+    assert dots.LOWERINGS.keys() == simd.INSTRUCTION_SETS.keys()
     for _, (large, middle, one) in simd.INSTRUCTION_SETS.values():
         assert large > middle > one == 1 and large % middle == 0
