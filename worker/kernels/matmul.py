@@ -55,8 +55,8 @@ def quantized_tile(layout, size, panel, num_columns, codes, factors, token):
 
     layout: a Layout of constants.
     """
-    code, bias, scale_type, has_minimum, span, group, *offsets = layout
-    minima_at, small_at, small_minima_at, header_bytes, block_bytes = offsets
+    code, bias, scale_type, has_minimum, span, group = layout[:6]
+    minima_at, small_at, small_minima_at, header_bytes, block_bytes = layout[6:]
     is_small, halves, group_bytes = span > BLOCK, group < BLOCK, LANES * (BLOCK // group)
     codes += token * num_columns
     factors += token * (num_columns // BLOCK) * FACTOR_BYTES

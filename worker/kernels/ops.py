@@ -9,17 +9,17 @@ from typing import Any
 import numpy as np
 
 from worker.kernels.activations import FACTOR_BYTES, place, quantize_block
+from worker.kernels.codes import BLOCK, CODES, QUAD_BYTES
 from worker.kernels.jit import Native, call, inlined, kernel, native
-from worker.kernels.panels import BLOCK, FORMATS, SCALES, PanelFormat
+from worker.kernels.panels import FORMATS, PanelFormat
 from worker.kernels.simd import (
     LANES,
     add,
     bits_to_float,
     fma,
     load,
+    load_number,
     load_scalar,
-    load_scalar_bf16,
-    load_scalar_f16,
     load_scalar_u8,
     maximum,
     minimum,
@@ -216,40 +216,49 @@ def rotate_halves(head, num_pairs, cosines_sines):
         store_scalar(high, x * s + y * c)
 
 
-_READ_NUMBER = {"F32": load_scalar, "F16": load_scalar_f16, "BF16": load_scalar_bf16}
-
-
-def _float_row_reader(format: PanelFormat) -> Any:
-    read, size = _READ_NUMBER[format.name], format.bits // 8
+def _number_row_reader(format: PanelFormat) -> Any:
+    name, size = format.name, format.number_bytes
 
     def read_row(panel, lane, num_columns, out):
         for column in range(num_columns):
-            store_scalar(out + 4 * column, read(panel + (column * LANES + lane) * size))
+            store_scalar(out + 4 * column, load_number(name, panel + (column * LANES + lane) * size))
 
     return read_row
 
 
 def _code_row_reader(format: PanelFormat) -> Any:
-    quads_per_byte, mask = 8 // format.bits, (1 << format.bits) - 1
-    bits, bias, has_minimum = format.bits, format.bias, format.has_minimum
-    code_bytes, block_bytes = format.code_bytes, format.block_bytes
+    layout, code = format.layout, CODES[format.code]
+    _, bias, scale_type, has_minimum, span, group, minima, small, small_minima, header_bytes, block_bytes = layout
+    scale_bytes, span_bytes, is_small = minima // LANES, layout.span_bytes, span > BLOCK
+    planes = tuple((plane.bits, plane.position) for plane in code.planes)
+    table, has_table = code.table or (0,), bool(code.table)
 
     def read_row(panel, lane, num_columns, out):
         for column in range(num_columns):
-            block = panel + column // BLOCK * block_bytes
-            quad = column % BLOCK // 4
-            packed = load_scalar_u8(block + quad // quads_per_byte * 64 + 4 * lane + column % 4)
-            code = packed >> (quad % quads_per_byte * bits) & mask
-            value = load_scalar_f16(block + code_bytes + 2 * lane) * np.float32(code - bias)
+            start, within = panel + column // span * span_bytes, column % span
+            quad, number = within % BLOCK // 4, 0
+            block = start + header_bytes + within // BLOCK * block_bytes + 4 * lane + within % 4
+            for bits, position in planes:
+                packed = load_scalar_u8(block + (position + quad * bits // 8) * QUAD_BYTES)
+                number |= (packed >> quad * bits % 8 & (1 << bits) - 1) << position
+            if has_table:
+                number = table[number]
+            value = load_number(scale_type, start + scale_bytes * lane)
+            if is_small:
+                value *= load_number("I8", start + small + within // group * LANES + lane)
+            value *= np.float32(number - bias)
             if has_minimum:
-                value += load_scalar_f16(block + code_bytes + SCALES + 2 * lane)
-            store_scalar(out + 4 * column, np.float32(value))
+                minimum = load_number("F16", start + minima + 2 * lane)
+                if is_small:
+                    minimum *= load_number("I8", start + small_minima + within // group * LANES + lane)
+                value += minimum
+            store_scalar(out + 4 * column, value)
 
     return read_row
 
 
 def _row_kernel(format: PanelFormat) -> Native:
-    read = _float_row_reader(format) if format.unpack is None else _code_row_reader(format)
+    read = _number_row_reader(format) if format.unpack is None else _code_row_reader(format)
     return Native(f"rows of {format.name}", "iiii", read)
 
 

@@ -17,7 +17,7 @@ from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.attention import BLOCK_SIZE, HALF, ROW_TILE
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
-from worker.kernels.panels import BLOCK
+from worker.kernels.codes import BLOCK
 from worker.kernels.pool import ThreadPool
 from worker.model.architecture import Architecture, Family
 from worker.model.forward import MODEL, NATIVES, compute

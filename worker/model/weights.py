@@ -23,7 +23,7 @@ from worker.errors import GGUFError
 from worker.gguf import GGUF, TensorInfo
 from worker.kernels import panels
 
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 ALIGNMENT = 4096  # of the data and of every tensor's start: whole pages can be shared and dropped
 _MAGIC = b"CORRALPK"
 _SAMPLE = 4096
