@@ -62,7 +62,7 @@ def test_norm_is_that_of_the_slow_twin(num_columns, scale):
 
 def quantised_by(kernel, *arguments, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes, factors) of one token alone, from a kernel that ends in (codes, factors, token, num_tokens)."""
-    codes, factors = np.zeros(num_columns, np.int8), np.zeros(num_columns // 32 * 3, np.float32)
+    codes, factors = np.zeros(num_columns, np.int8), np.zeros(num_columns // 32 * 4, np.float32)
     run(kernel, *arguments, codes, factors, 0, 1)
     return codes, factors
 
