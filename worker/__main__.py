@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
@@ -39,7 +40,8 @@ def main() -> NoReturn:
     try:
         if arguments.parent_fd is not None:
             die_with(arguments.parent_fd)
-        status = uvloop.run(_serve(_config(arguments), _token(arguments.token_file), arguments.grace))
+        uvloop.run(_serve(_config(arguments), _token(arguments.token_file), arguments.grace))
+        status = 0
     except (WorkerError, OSError) as error:
         status = EXIT_NOT_STARTED
         print(f"error: {_one_line(error, arguments.model)}", file=sys.stderr)
@@ -50,7 +52,7 @@ def main() -> NoReturn:
     os._exit(status)  # threads that still tokenise or load have nothing left to do
 
 
-async def _serve(config: WorkerConfig, token: str | None, grace: float) -> int:
+async def _serve(config: WorkerConfig, token: str | None, grace: float) -> None:
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
@@ -60,14 +62,14 @@ async def _serve(config: WorkerConfig, token: str | None, grace: float) -> int:
         log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)
     loading = asyncio.create_task(_load(config, loop))
     terminating = asyncio.create_task(terminated.wait())
-    await asyncio.wait((loading, terminating), return_when=asyncio.FIRST_COMPLETED)
-    if not loading.done():
-        return 0
-    await server.open(loading.result())
-    log.info("serving %s on %s", config.model_path, listen)
-    await terminated.wait()
-    await server.drain(grace)
-    return 0
+    try:
+        await asyncio.wait((loading, terminating), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            await server.open(loading.result())
+            log.info("serving %s on %s", config.model_path, listen)
+            await terminated.wait()
+    finally:
+        await server.drain(grace)
 
 
 async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> LoadedModel:
@@ -77,7 +79,8 @@ async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> Loaded
         loop.call_soon_threadsafe(post_events, events)
 
     try:
-        model = await asyncio.to_thread(load, config, post, _die, progress)
+        # A thread of its own: the loop's would be waited for, even if a signal ends the worker while it loads.
+        model = await loop.run_in_executor(ThreadPoolExecutor(1, "load"), load, config, post, _die, progress)
     finally:
         progress.end()
     gc.collect()

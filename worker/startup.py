@@ -16,7 +16,6 @@ from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.kernels.attention import BLOCK_SIZE
-from worker.kernels.jit import compile_all
 from worker.model.load import load_model
 from worker.prompt import PromptReader
 from worker.sampler import KERNELS
@@ -47,10 +46,9 @@ def load(
         metadata = gguf.metadata
         tokenizer = Tokenizer(metadata)
         prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(metadata, tokenizer))
-        compile_all(KERNELS, lambda done, total, _: progress("compiling the sampler", done / total))
-        decoder = load_model(gguf, config, progress)
+        decoder = load_model(gguf, config, progress, KERNELS)
         size_bytes = gguf.size_bytes
-    capacity = plan(config, metadata, decoder.context_length)
+    capacity = plan(config, decoder.context_length)
     check_memory(metadata, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
@@ -70,7 +68,7 @@ def load(
     return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description)
 
 
-def plan(config: WorkerConfig, metadata: Mapping[str, Any], trained: int) -> Capacity:
+def plan(config: WorkerConfig, trained: int) -> Capacity:
     """The cache holds the context asked for once, for all sequences together, and a last block for each of them."""
     num_positions = config.context_length or trained
     max_running = config.max_running or _MAX_RUNNING
