@@ -12,7 +12,9 @@ that use this one, the numba version, the processor and the instruction set in f
 import hashlib
 import os
 import platform
-from collections.abc import Callable, Sequence
+import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,48 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+def cache_folder() -> Path:
+    """Where this user's Corral keeps what it can make again."""
+    if folder := os.environ.get("CORRAL_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corral"
+
+
+def _kernel_folder() -> Path:
+    package = Path(__file__).resolve().parent.parent
+    digest = hashlib.sha256()
+    for source in sorted(package.rglob("*.py")):
+        if b"kernels.jit import" in (text := source.read_bytes()) or source.parent.name == "kernels":
+            digest.update(source.name.encode() + b"\0" + text)
+    features = llvmlite.binding.get_host_cpu_features().flatten()
+    facts = (numba.__version__, platform.machine(), llvmlite.binding.get_host_cpu_name(), features,
+             os.environ.get("CORRAL_ISA", ""))
+    digest.update("\0".join(facts).encode())
+    return cache_folder() / "kernels" / digest.hexdigest()[:20]
+
+
+def _private_cache() -> Path | None:
+    """The folder of compiled kernels, ready to be written; None, and a warning, where there can be none."""
+    folder = _kernel_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x" * 4096)
+            probe.flush()
+    except OSError as error:
+        print(f"warning: kernels are compiled at every start: {folder}: {error.strerror}", file=sys.stderr)
+        return None
+    numba.core.config.CACHE_DIR = str(folder)
+    return folder
+
+
+CACHE = _private_cache()
+
 # No fast math: a sum has one order, a NaN stays visible, and no estimate of a reciprocal or of a root, which every
 # processor family makes in its own way, gets into a result. Where a product and a sum are to be one, kernels say fma.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True}
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": CACHE is not None}
 
 _LETTERS = {"i": types.int64, "f": types.float32}
-
-Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the next one's name
-
 
 def kernel(function: Callable[..., Any]) -> Any:
     """A function compiled into the kernels that call it."""
@@ -90,14 +126,6 @@ def entry(signature: Any) -> Callable[[Callable[..., Any]], Entry]:
     return lambda function: Entry(signature, function)
 
 
-def compile_all(kernels: Sequence[Native | Entry], progress: Progress) -> None:
-    """Compiles what is not in the cache, and reports before each and at the end."""
-    for done, each in enumerate(kernels):
-        progress(done, len(kernels), each.name)
-        each.compile()
-    progress(len(kernels), len(kernels), "")
-
-
 @intrinsic
 def call(typing: Any, address: Any, arguments: Any) -> Any:
     """Calls the Native at an address with a tuple of int64 and float32, which must be what it takes."""
@@ -111,32 +139,3 @@ def call(typing: Any, address: Any, arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.int64, arguments), lower
-
-
-def cache_folder() -> Path:
-    """Where this user's Corral keeps what it can make again."""
-    if folder := os.environ.get("CORRAL_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "corral"
-
-
-def _kernel_folder() -> Path:
-    package = Path(__file__).resolve().parent.parent
-    digest = hashlib.sha256()
-    for source in sorted(package.rglob("*.py")):
-        if b"kernels.jit import" in (text := source.read_bytes()) or source.parent.name == "kernels":
-            digest.update(source.name.encode() + b"\0" + text)
-    features = llvmlite.binding.get_host_cpu_features().flatten()
-    facts = (numba.__version__, platform.machine(), llvmlite.binding.get_host_cpu_name(), features,
-             os.environ.get("CORRAL_ISA", ""))
-    digest.update("\0".join(facts).encode())
-    return cache_folder() / "kernels" / digest.hexdigest()[:20]
-
-
-def _use_private_cache() -> None:
-    folder = _kernel_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    numba.core.config.CACHE_DIR = str(folder)
-
-
-_use_private_cache()

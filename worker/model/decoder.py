@@ -30,7 +30,7 @@ def kernels_for(architecture: Architecture, weights: PackedWeights) -> list[Nati
     """What must be compiled before a Decoder of these weights is made."""
     formats = sorted({t.format.name for t in weights.tensors.values() if t.format is not None})
     chosen = _chosen_natives(architecture.family, weights.tensors)
-    return [*(PRODUCTS[name] for name in formats), *chosen.values(), *NATIVES, compute]
+    return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *chosen.values()]
 
 
 def _chosen_natives(family: Family, tensors: Mapping[str, PackedTensor]) -> dict[str, Native]:

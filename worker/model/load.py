@@ -1,12 +1,13 @@
 """From a GGUF file to a decoder that can answer: check the tensors, pack the weights, compile the kernels."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from worker.config import WorkerConfig
 from worker.errors import GGUFError
 from worker.gguf import GGUF
-from worker.kernels.jit import cache_folder, compile_all
+from worker.kernels.compilation import Kernel, compile_all
+from worker.kernels.jit import cache_folder
 from worker.model.architecture import Architecture, read_architecture
 from worker.model.decoder import Decoder, kernels_for
 from worker.model.weights import pack_weights
@@ -14,16 +15,18 @@ from worker.model.weights import pack_weights
 Progress = Callable[[str, float], None]  # stage, fraction done
 
 
-def load_model(gguf: GGUF, config: WorkerConfig, progress: Progress) -> Decoder:
-    """Raises UnsupportedModel or GGUFError naming what does not fit."""
+def load_model(
+    gguf: GGUF, config: WorkerConfig, progress: Progress, other_kernels: Sequence[Kernel] = ()
+) -> Decoder:
+    """Compiles the model's kernels and `other_kernels`. UnsupportedModel or GGUFError name what does not fit."""
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise GGUFError("tensor token_embd.weight is missing")
     architecture = read_architecture(gguf.metadata, embedding.shape[0])
     check_tensors(gguf, architecture)
     weights = pack_weights(gguf, cache_folder() / "panels", lambda done: progress("packing weights", done))
-    kernels = kernels_for(architecture, weights)
-    compile_all(kernels, lambda done, total, name: progress("compiling kernels", done / total))
+    kernels = [*other_kernels, *kernels_for(architecture, weights)]
+    compile_all(kernels, lambda done, total, name: progress(f"compiling kernels {done}/{total}", done / total))
     return Decoder(architecture, weights, config.num_threads or usable_cores())
 
 

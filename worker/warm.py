@@ -1,0 +1,36 @@
+"""python -m worker.warm: compiles the kernels whose names come on standard input into the cache, for compilation.py.
+
+Says "ready" when it waits for a name and "done" when that kernel is compiled. Ends with its input.
+"""
+
+import sys
+
+from worker import sampler
+from worker.kernels import ops
+from worker.kernels.matmul import PRODUCTS
+from worker.model.forward import NATIVES, compute
+
+KERNELS = {
+    kernel.name: kernel
+    for kernel in (
+        compute,
+        *NATIVES,
+        *PRODUCTS.values(),
+        *ops.ROW_READERS.values(),
+        *(kernel for pair in ops.GATED.values() for kernel in pair),
+        ops.rotate_pairs,
+        ops.rotate_halves,
+        *sampler.KERNELS,
+    )
+}
+
+
+def main() -> None:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        KERNELS[line.rstrip("\n")].compile()
+        print("done", "ready", sep="\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
