@@ -7,10 +7,11 @@ import sys
 
 from worker import sampler
 from worker.kernels import ops
+from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.model.forward import NATIVES, compute
 
-KERNELS = {
+KERNELS: dict[str, Native | Entry] = {
     kernel.name: kernel
     for kernel in (
         compute,

@@ -25,6 +25,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+
 def cache_folder() -> Path:
     """Where this user's Corral keeps what it can make again."""
     if folder := os.environ.get("CORRAL_CACHE"):

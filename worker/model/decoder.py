@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from worker.kernels import ops, simd
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.attention import BLOCK_SIZE, HALF, ROW_TILE
+from worker.kernels.codes import BLOCK
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
-from worker.kernels.codes import BLOCK
 from worker.kernels.pool import ThreadPool
 from worker.model.architecture import Architecture, Family
 from worker.model.forward import MODEL, NATIVES, compute
