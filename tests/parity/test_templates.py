@@ -1,13 +1,13 @@
 """Conversations render through the model's own template to the text the peer makes of them."""
 
 import pytest
-from worker.text.chat_template import ChatTemplate
 
 from tests.models import smollm2
 from tests.parity import oracle
 from tests.parity.oracle import Case, Endpoint
 from tests.parity.record_greedy import RECORD
 from worker.gguf import GGUF
+from worker.text.chat_template import ChatTemplate
 
 CHATS = [case for case in oracle.load(RECORD).cases if case.endpoint is Endpoint.CHAT]
 
