@@ -4,18 +4,20 @@ A product of a panel and a tile runs over the k-blocks in file order, whatever t
 token's result is the same alone and among others. `matmul` is what the decoder calls; each thread takes its own panels.
 """
 
+from typing import Any
+
 import numpy as np
+from numba.extending import overload
 
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.codes import BLOCK
 from worker.kernels.dots import block_dot
-from worker.kernels.jit import Native, call, inlined, kernel
-from worker.kernels.panels import FORMATS, PanelFormat
+from worker.kernels.jit import Native, call, kernel
+from worker.kernels.panels import FORMATS, Layout, PanelFormat
 from worker.kernels.simd import (
     LANES,
     TILE_SIZES,
     fma,
-    load_f16,
     load_numbers,
     load_rows,
     splat_i32,
@@ -33,80 +35,106 @@ LARGE, MIDDLE, _ = TILE_SIZES
 TOKENS_AT_ONCE = 96
 
 
-@inlined
-def weigh(total, dots, sums, bias, scales):
-    """total + (dots - bias * sums) * scales, of which the difference is exact."""
-    if bias:
-        dots = dots - sums * splat_i32(bias)
-    return fma(to_float(dots), scales, total)
+def panel_product(
+    name: str, size: int, panel: int, num_columns: int, values: int, codes: int, factors: int
+) -> Any:
+    """One panel with a tile of `size` tokens, whose activations begin at the addresses: Tile(f32, size) of 16 rows.
 
-
-@inlined
-def small_factor(factor, address, is_small):
-    """A scale or minimum, times the small one at the address if there is one."""
-    if is_small:
-        factor = factor * load_numbers("I8", address)
-    return factor
-
-
-@inlined
-def quantized_tile(layout, size, panel, num_columns, codes, factors, token):
-    """One panel with the tile of `size` tokens that begins at `token`: Tile(f32, size) of 16 rows' sums.
-
-    layout: a Layout of constants.
+    name, size: constants, the first of a format.
     """
-    code, bias, scale_type, has_minimum, span, group = layout[:6]
-    minima_at, small_at, small_minima_at, header_bytes, block_bytes = layout[6:]
-    is_small, halves, group_bytes = span > BLOCK, group < BLOCK, LANES * (BLOCK // group)
-    codes += token * num_columns
-    factors += token * (num_columns // BLOCK) * FACTOR_BYTES
-    total = zeros(size)
-    for _ in range(num_columns // span):
-        span_scale = load_numbers(scale_type, panel)
-        span_minimum = load_f16(panel + minima_at)
-        scales, minima = panel + small_at, panel + small_minima_at
-        panel += header_bytes
-        for _ in range(span // BLOCK):
-            activation, sums = splats(factors, size), splats_i32(factors + 8 * size, size)
-            if halves:
-                sums_low = splats_i32(factors + 12 * size, size)
-                sums_high = sums - sums_low
-                low = span_scale * load_numbers("I8", scales)
-                high = span_scale * load_numbers("I8", scales + LANES)
-                total = weigh(total, block_dot(code, 0, 4, size, panel, codes), sums_low, bias, low * activation)
-                total = weigh(total, block_dot(code, 4, 8, size, panel, codes), sums_high, bias, high * activation)
+    raise NotImplementedError("only in kernels")
+
+
+@overload(panel_product, prefer_literal=True)
+def _panel_product(
+    name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any
+) -> Any:
+    format, count = FORMATS[name.literal_value], size.literal_value
+    if format.unpack is None:
+        return _of_numbers(format, count)
+    return _of_codes_in_halves(format.layout, count) if format.group < BLOCK else _of_codes(format.layout, count)
+
+
+def _of_numbers(format: PanelFormat, size: int) -> Any:
+    number, distance = format.name, LANES * format.number_bytes
+
+    def multiply(name, size, panel, num_columns, values, codes, factors):
+        total = zeros(size)
+        for _ in range(num_columns):
+            total = fma(load_numbers(number, panel), splats_strided(values, num_columns * 4, size), total)
+            panel += distance
+            values += 4
+        return total
+
+    return multiply
+
+
+def _of_codes(layout: Layout, size: int) -> Any:
+    """Blocks of 32 k under one scale."""
+    code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
+    is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
+
+    def multiply(name, size, panel, num_columns, values, codes, factors):
+        total = zeros(size)
+        for _ in range(num_columns // span):
+            span_scale, span_minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
+            scale, minimum = span_scale, span_minimum
+            small, small_minimum = panel + small_at, panel + small_minima_at
+            panel += header
+            for _ in range(span // BLOCK):
+                if is_small:
+                    scale = span_scale * load_numbers("I8", small)
+                    minimum = span_minimum * load_numbers("I8", small_minimum)
+                    small += LANES
+                    small_minimum += LANES
+                dots = block_dot(code, 0, 8, size, panel, codes)
+                if bias:
+                    dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
+                total = fma(to_float(dots), scale * splats(factors, size), total)
                 if has_minimum:
-                    low = span_minimum * load_numbers("I8", minima)
-                    high = span_minimum * load_numbers("I8", minima + LANES)
-                    total = fma(to_float(sums_low), low * activation, total)
-                    total = fma(to_float(sums_high), high * activation, total)
-            else:
-                scale = small_factor(span_scale, scales, is_small)
-                total = weigh(total, block_dot(code, 0, 8, size, panel, codes), sums, bias, scale * activation)
-                if has_minimum:
-                    minimum = small_factor(span_minimum, minima, is_small)
                     total = fma(minimum, splats(factors + 4 * size, size), total)
-            scales += group_bytes
-            minima += group_bytes
-            panel += block_bytes
-            codes += BLOCK * size
-            factors += FACTOR_BYTES * size
-    return total
+                panel += block
+                codes += codes_bytes
+                factors += factors_bytes
+        return total
+
+    return multiply
 
 
-@inlined
-def float_tile(name, number_bytes, size, panel, num_columns, values, token):
-    """One panel with the `size` rows of f32 values from `token` on: Tile(f32, size) of 16 rows' sums."""
-    values += token * num_columns * 4
-    total = zeros(size)
-    for _ in range(num_columns):
-        total = fma(load_numbers(name, panel), splats_strided(values, num_columns * 4, size), total)
-        panel += LANES * number_bytes
-        values += 4
-    return total
+def _of_codes_in_halves(layout: Layout, size: int) -> Any:
+    """Blocks of 32 k whose halves have each their small scale, and with it their small minimum."""
+    code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
+    codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
+
+    def multiply(name, size, panel, num_columns, values, codes, factors):
+        total = zeros(size)
+        for _ in range(num_columns // span):
+            scale, minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
+            small, small_minimum = panel + small_at, panel + small_minima_at
+            panel += header
+            for _ in range(span // BLOCK):
+                activation, first_sums = splats(factors, size), splats_i32(factors + 12 * size, size)
+                last_sums = splats_i32(factors + 8 * size, size) - first_sums
+                dots = block_dot(code, 0, 4, size, panel, codes) - first_sums * splat_i32(bias)
+                total = fma(to_float(dots), scale * load_numbers("I8", small) * activation, total)
+                dots = block_dot(code, 4, 8, size, panel, codes) - last_sums * splat_i32(bias)
+                total = fma(to_float(dots), scale * load_numbers("I8", small + LANES) * activation, total)
+                if has_minimum:
+                    first = minimum * load_numbers("I8", small_minimum)
+                    last = minimum * load_numbers("I8", small_minimum + LANES)
+                    total = fma(to_float(first_sums), first * activation, total)
+                    total = fma(to_float(last_sums), last * activation, total)
+                small += smalls_bytes
+                small_minimum += smalls_bytes
+                panel += block
+                codes += codes_bytes
+                factors += factors_bytes
+        return total
+
+    return multiply
 
 
-@inlined
+@kernel
 def put(total, size, out, out_stride, adds):
     """Writes a tile's sums, or adds them to what is there."""
     if adds:
@@ -114,60 +142,43 @@ def put(total, size, out, out_stride, adds):
     store_rows(out, out_stride, total)
 
 
-def _quantized_product(format: PanelFormat) -> Native:
-    layout = tuple(format.layout)
-
-    def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
+def _product(name: str) -> Native:
+    def product(
+        panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
+    ):
+        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
         done = 0
         while done < num_tokens:
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):
                 panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), done
                 while end - token >= LARGE:
-                    total = quantized_tile(layout, LARGE, panel, num_columns, codes, factors, token)
-                    put(total, LARGE, target + token * out_stride, out_stride, adds)
+                    sums = panel_product(name, LARGE, panel, num_columns, values + token * num_columns * 4,
+                                         codes + token * num_columns, factors + token * factors_bytes)
+                    put(sums, LARGE, target + token * out_stride, out_stride, adds)
                     token += LARGE
                 while end - token >= MIDDLE:
-                    total = quantized_tile(layout, MIDDLE, panel, num_columns, codes, factors, token)
-                    put(total, MIDDLE, target + token * out_stride, out_stride, adds)
+                    sums = panel_product(name, MIDDLE, panel, num_columns, values + token * num_columns * 4,
+                                         codes + token * num_columns, factors + token * factors_bytes)
+                    put(sums, MIDDLE, target + token * out_stride, out_stride, adds)
                     token += MIDDLE
                 while end - token >= 1:
-                    total = quantized_tile(layout, 1, panel, num_columns, codes, factors, token)
-                    put(total, 1, target + token * out_stride, out_stride, adds)
+                    sums = panel_product(name, 1, panel, num_columns, values + token * num_columns * 4,
+                                         codes + token * num_columns, factors + token * factors_bytes)
+                    put(sums, 1, target + token * out_stride, out_stride, adds)
                     token += 1
             done = end
-
-    return Native(f"product of {format.name}", "i" * 12, product)
-
-
-def _float_product(format: PanelFormat) -> Native:
-    name, number_bytes = format.name, format.number_bytes
-
-    def product(panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last):
-        for index in range(first, last):
-            panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), 0
-            while num_tokens - token >= MIDDLE:
-                total = float_tile(name, number_bytes, MIDDLE, panel, num_columns, values, token)
-                put(total, MIDDLE, target + token * out_stride, out_stride, adds)
-                token += MIDDLE
-            while num_tokens - token >= 1:
-                total = float_tile(name, number_bytes, 1, panel, num_columns, values, token)
-                put(total, 1, target + token * out_stride, out_stride, adds)
-                token += 1
 
     return Native(f"product of {name}", "i" * 12, product)
 
 
 # By PanelFormat.name; a model needs those of its tensors.
-PRODUCTS: dict[str, Native] = {
-    format.name: _float_product(format) if format.unpack is None else _quantized_product(format)
-    for format in FORMATS.values()
-}
+PRODUCTS: dict[str, Native] = {name: _product(name) for name in FORMATS}
 
 
 @kernel
 def matmul(matrix, values, codes, factors, out, out_stride, adds, num_tokens, thread, num_threads):
-    """out[t][row] = (or += if adds) sum over k of matrix[row][k] * activation[t][k], for this thread's share of the rows.
+    """out[t][row] = (or += if adds) sum over k of matrix[row][k] * activation[t][k], for this thread's rows.
 
     matrix: a MATRIX record; values: address of f32 [tokens][columns] (float formats read it), codes and factors: of
     the quantised tiles (the others do); out: f32, rows of a token contiguous, padded to whole panels, tokens

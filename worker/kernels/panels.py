@@ -26,6 +26,7 @@ from worker.kernels.codes import BLOCK, CODES, QUADS, Plane
 from worker.kernels.simd import LANES
 
 Bytes = NDArray[np.uint8]
+_ONE, _TWO, _THREE, _FOUR = (np.uint8(number) for number in (1, 2, 3, 4))
 _CODES_AT_ONCE = 1 << 20  # codes that packing holds at a time, so that they stay in the cache
 
 
@@ -101,13 +102,14 @@ def _nibbles(qs: Bytes) -> Bytes:
 
 def _crumbs(qs: Bytes) -> Bytes:
     """(..., n) bytes -> (..., 4n) codes of two bits: of each 32 bytes the lowest two bits, then the next two, ..."""
-    quarters = qs.reshape(*qs.shape[:-1], -1, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    quarters = qs.reshape(*qs.shape[:-1], -1, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & _THREE
     return quarters.reshape(*qs.shape[:-1], -1)
 
 
 def _bits(qh: Bytes) -> Bytes:
     """(..., 32) bytes -> (..., 256) bits: of all bytes the lowest bit, then the next one, ..."""
-    return (qh[..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & 1).reshape(*qh.shape[:-1], -1)
+    bits = qh[..., None, :] >> np.arange(8, dtype=np.uint8)[:, None] & _ONE
+    return bits.reshape(*qh.shape[:-1], -1)
 
 
 def _halves_of_64(qs: Bytes) -> Bytes:
@@ -129,11 +131,11 @@ def _four_with_minimum(blocks: NDArray[Any]) -> Unpacked:
 
 
 def _five(blocks: NDArray[Any]) -> Unpacked:
-    return Unpacked(_nibbles(blocks["qs"]) | _fifth_bits(blocks) << 4, blocks["d"])
+    return Unpacked(_nibbles(blocks["qs"]) | _fifth_bits(blocks) << _FOUR, blocks["d"])
 
 
 def _five_with_minimum(blocks: NDArray[Any]) -> Unpacked:
-    return Unpacked(_nibbles(blocks["qs"]) | _fifth_bits(blocks) << 4, blocks["d"], blocks["m"])
+    return Unpacked(_nibbles(blocks["qs"]) | _fifth_bits(blocks) << _FOUR, blocks["d"], blocks["m"])
 
 
 def _eight(blocks: NDArray[Any]) -> Unpacked:
@@ -153,7 +155,7 @@ def _q3_k(blocks: NDArray[Any]) -> Unpacked:
     packed = blocks["scales"]  # 16 numbers of 6 bits: low nibbles in bytes 0..7, their upper two bits in bytes 8..11
     high = packed[..., None, 8:] >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
     scales = (_nibbles(packed[..., :8]) | high.reshape(*packed.shape[:-1], 16) << 4).view(np.int8) - np.int8(32)
-    return Unpacked(_crumbs(blocks["qs"]) | _bits(blocks["hmask"]) << 2, blocks["d"], small_scales=scales)
+    return Unpacked(_crumbs(blocks["qs"]) | _bits(blocks["hmask"]) << _TWO, blocks["d"], small_scales=scales)
 
 
 def _with_six_bit_scales(codes: Bytes, blocks: NDArray[Any]) -> Unpacked:
@@ -169,12 +171,12 @@ def _q4_k(blocks: NDArray[Any]) -> Unpacked:
 
 
 def _q5_k(blocks: NDArray[Any]) -> Unpacked:
-    return _with_six_bit_scales(_halves_of_64(blocks["qs"]) | _bits(blocks["qh"]) << 4, blocks)
+    return _with_six_bit_scales(_halves_of_64(blocks["qs"]) | _bits(blocks["qh"]) << _FOUR, blocks)
 
 
 def _q6_k(blocks: NDArray[Any]) -> Unpacked:
     low = blocks["ql"].reshape(*blocks.shape, 2, 64)
-    codes = _nibbles(low).reshape(*blocks.shape, 256) | _crumbs(blocks["qh"]) << 4
+    codes = _nibbles(low).reshape(*blocks.shape, 256) | _crumbs(blocks["qh"]) << _FOUR
     return Unpacked(codes, blocks["d"], small_scales=blocks["scales"])
 
 
