@@ -45,7 +45,7 @@ def panel_product(
     raise NotImplementedError("only in kernels")
 
 
-@overload(panel_product, prefer_literal=True)
+@overload(panel_product, prefer_literal=True, strict=False)  # strict would compare annotations
 def _panel_product(
     name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any
 ) -> Any:

@@ -139,7 +139,7 @@ def _five_with_minimum(blocks: NDArray[Any]) -> Unpacked:
 
 
 def _eight(blocks: NDArray[Any]) -> Unpacked:
-    return Unpacked(blocks["qs"].view(np.uint8) ^ 0x80, blocks["d"])
+    return Unpacked(blocks["qs"].view(np.uint8) ^ np.uint8(0x80), blocks["d"])
 
 
 def _exponents(blocks: NDArray[Any]) -> Unpacked:
