@@ -1,0 +1,92 @@
+"""Instruction sets and sizes of tiles change the speed and never a bit; those this processor lacks at least compile."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import lru_cache
+
+import pytest
+
+from tests.worker.kernels import lowering
+from worker.kernels import simd
+from worker.kernels.codes import QUADS
+from worker.kernels.jit import cache_folder
+
+USABLE = [name for name, (needs, _) in simd.INSTRUCTION_SETS.items() if needs <= simd._features]
+OTHERS = [name for name in USABLE if name != simd.INSTRUCTION_SET]
+TILES = sorted({sizes for _, sizes in simd.INSTRUCTION_SETS.values()} - {simd.TILE_SIZES})
+
+digest = lru_cache(lambda part: lowering.PARTS[part]())
+
+
+def run_module(name: str, *arguments: str, **environment: str) -> str:
+    result = subprocess.run([sys.executable, "-m", f"tests.worker.kernels.{name}", *arguments], text=True,
+                            env=os.environ | environment, capture_output=True)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_usable_instruction_set_gives_the_same_bits(name):
+    answer = json.loads(run_module("lowering", *lowering.PARTS, CORRAL_ISA=name))
+    assert answer == {"set": name} | {part: digest(part) for part in lowering.PARTS}
+
+
+@pytest.mark.parametrize("sizes", TILES, ids=str)
+def test_tiles_of_other_instruction_sets_give_the_same_bits(sizes):
+    """They have a cache of their own, because its name does not know that a test has changed the sizes."""
+    tiles = ",".join(map(str, sizes))
+    cache = cache_folder() / "tests" / f"tiles-{tiles}"
+    answer = json.loads(run_module("lowering", "--tiles", tiles, "product", CORRAL_CACHE=str(cache)))
+    assert answer["product"] == digest("product")
+
+
+AVX512 = {*simd.INSTRUCTION_SETS["avx512-vnni"][0], "avx512dq", "avx2", "fma", "f16c"}
+AVX_VNNI = simd.INSTRUCTION_SETS["avx-vnni"][0]
+
+
+def assembly(tmp_path, instruction_set: str, processor: str, features: set[str] | frozenset[str], format: str) -> str:
+    return run_module(
+        "assembly", format, *sorted(features), CORRAL_ISA=instruction_set, CORRAL_CACHE=str(tmp_path),
+        NUMBA_CPU_NAME=processor, NUMBA_CPU_FEATURES=",".join(f"+{feature}" for feature in sorted(features)),
+    )  # fmt: skip
+
+
+def innermost_loops(assembly: str) -> list[list[str]]:
+    """Instructions from a label to the first jump back to it, where no other label is between."""
+    lines = assembly.splitlines()
+    loops = []
+    for start, line in enumerate(lines):
+        if label := re.match(r"(\.\w+):", line):
+            body = []
+            for following in lines[start + 1 :]:
+                if re.match(r"\.\w+:", following):
+                    break
+                body.append(following.strip())
+                if re.match(rf"\s+j\w+\s+{re.escape(label[1])}$", following):
+                    loops.append(body)
+                    break
+    return loops
+
+
+@pytest.mark.parametrize(("format", "most_spills"), [("Q4_1", 2), ("Q8_0", 0)])
+def test_avx512_takes_weights_from_registers_and_broadcasts_activations_from_memory(tmp_path, format, most_spills):
+    """12 tokens' sums of integers and of floats take 24 of the 32 registers, the codes of a block 8."""
+    text = assembly(tmp_path, "avx512-vnni", "znver4", AVX512, format)
+    dots = [[line for line in loop if line.startswith("vpdpbusd")] for loop in innermost_loops(text)]
+    tokens = [len(loop) // QUADS for loop in dots]
+    assert sorted(number for number in tokens if number) == [1, 4, 12]
+    assert all("{1to16}" in line and "%zmm" in line for loop in dots for line in loop)
+    largest = innermost_loops(text)[tokens.index(12)]
+    spills = [line for line in largest if re.match(r"vmov\w+\s+%zmm\d+, -?\d*\(%r[sb]p\)", line)]
+    assert len(spills) <= most_spills
+
+
+def test_avx_vnni_has_its_256_bit_instruction_and_nothing_of_avx512(tmp_path):
+    text = assembly(tmp_path, "avx-vnni", "alderlake", AVX_VNNI, "Q4_1")
+    dots = [line for line in text.splitlines() if "vpdpbusd" in line]
+    assert len(dots) == 2 * QUADS * sum(simd.INSTRUCTION_SETS["avx-vnni"][1])
+    assert all("%ymm" in line for line in dots)
+    assert not re.search(r"%zmm|\{1to|%ymm(1[6-9]|[23]\d)", text)
