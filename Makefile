@@ -31,4 +31,4 @@ protos: setup
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. protos/inference.proto
 
 bench: setup
-	$(BIN)/python -m bench.peers
+	MODEL=$$($(BIN)/corral pull smollm2 | tail -n 1) && $(BIN)/python -m bench.peers -m "$$MODEL" $(BENCH)

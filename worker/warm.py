@@ -11,19 +11,17 @@ from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.model.forward import NATIVES, compute
 
-KERNELS: dict[str, Native | Entry] = {
-    kernel.name: kernel
-    for kernel in (
-        compute,
-        *NATIVES,
-        *PRODUCTS.values(),
-        *ops.ROW_READERS.values(),
-        *(kernel for pair in ops.GATED.values() for kernel in pair),
-        ops.rotate_pairs,
-        ops.rotate_halves,
-        *sampler.KERNELS,
-    )
-}
+_ALL: list[Native | Entry] = [
+    compute,
+    *NATIVES,
+    *PRODUCTS.values(),
+    *ops.ROW_READERS.values(),
+    *(kernel for pair in ops.GATED.values() for kernel in pair),
+    ops.rotate_pairs,
+    ops.rotate_halves,
+    *sampler.KERNELS,
+]
+KERNELS = {kernel.name: kernel for kernel in _ALL}
 
 
 def main() -> None:
