@@ -20,10 +20,10 @@ MAX_ROWS = 400
 
 
 def load(path: Path, num_threads: int = 1, *, cache: Path | None = None) -> Decoder:
-    """Packs into `cache`, or beside the model. Kernels come from the user's cache, which was chosen at their import."""
+    """Packs into `cache`, or beside the model. Kernels come from the user's cache."""
     config = WorkerConfig(path, listen="", num_threads=num_threads)
     with GGUF.open(path) as gguf, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CORRAL_CACHE", str(cache or path.parent / "cache"))
+        patch.setattr("worker.model.load.cache_folder", lambda: cache or path.parent / "cache")
         return load_model(gguf, config, lambda stage, done: None)
 
 

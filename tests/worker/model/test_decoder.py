@@ -17,6 +17,7 @@ QUANTISED: dict[str, dict[str, Any]] = {
     "Q8_0, tied": dict(quant="Q8_0", embedding_quant="Q8_0", tied=True),
     "Q4_1, tied, one KV head": dict(quant="Q4_1", embedding_quant="Q4_1", tied=True, kv_heads=1),
     "Q4_1 matrices, F32 embeddings": dict(quant="Q4_1", embedding_quant="F32"),
+    "Q4_K, Q6_K embeddings": dict(quant="Q4_K", embedding_quant="Q6_K", width=256, feed_forward=256),
     "F16 matrices, Q8_0 embeddings": dict(quant="F16", embedding_quant="Q8_0"),
 }
 FLOATS: dict[str, dict[str, Any]] = {
