@@ -170,54 +170,78 @@ def _digit_dot(b: Any, o: Operand, digit: Digit) -> list[Any]:
         sums = [_constant(_WORDS, 0)] * 2
         for quad in range(first, min(first + digit.num_quads, o.quads.stop)):
             weights = [digit.read(b, o.codes(b, quad, half, 32)) for half in _HALVES]
-            sums = _add_products(b, sums, weights, [o.activation(b, quad, 0, 8)])
-        totals = [b.add(total, _widen(b, words, digit)) for total, words in zip(totals, sums, strict=True)]
+            sums = _sums(b, sums, _products(b, weights, [o.activation(b, quad, 0, 8)]))
+        totals = _sums(b, totals, _widened(b, sums, digit))
     return totals
 
 
-def _add_products(b: Any, sums: list[Any], weights: list[Any], activations: list[Any]) -> list[Any]:
-    """Sums and products of all tokens' first halves, then of their second ones."""
-    products = [_call(b, "llvm.x86.avx2.pmadd.ub.sw", _WORDS, weights[half], b.bitcast(activation, _BYTES32))
-                for half in _HALVES for activation in activations]
-    return [b.add(*both) for both in zip(sums, products, strict=True)]
+def _products(b: Any, weights: list[Any], activations: list[Any]) -> list[Any]:
+    """Of all tokens' first halves, then of their second ones."""
+    return [_call(b, "llvm.x86.avx2.pmadd.ub.sw", _WORDS, weights[half], b.bitcast(activation, _BYTES32))
+            for half in _HALVES for activation in activations]
 
 
-def _widen(b: Any, words: Any, digit: Digit) -> Any:
+def _sums(b: Any, first: list[Any], second: list[Any]) -> list[Any]:
+    return [b.add(*both) for both in zip(first, second, strict=True)]
+
+
+def _widened(b: Any, sums: list[Any], digit: Digit) -> list[Any]:
     """Sums of two words each, times the digit's factor."""
-    return _call(b, "llvm.x86.avx2.pmadd.wd", _LANES8, words, _constant(_WORDS, digit.factor))
+    factor = _constant(_WORDS, digit.factor)
+    return [_call(b, "llvm.x86.avx2.pmadd.wd", _LANES8, words, factor) for words in sums]
 
 
 def _digit_dot_in_loops(b: Any, o: Operand, digit: Digit) -> list[Any]:
     """The sums of several tokens: of all first halves, then of all second halves.
 
-    Words that cannot hold the whole sum are widened in every trip. The vectors of planes of 1 and 2 bits, which hold
-    more quads than a trip takes, are carried along and shifted.
+    The sums of a loop of several trips stay words, and are widened after it, if words can hold so much.
     """
-    widens_in_trip = digit.num_quads < len(o.quads)
-    num_sums, no_words = 2 * o.count, [_constant(_WORDS, 0)] * (2 * o.count)
-    sums = [_constant(_LANES8, 0)] * num_sums if widens_in_trip else no_words
-    distance = min((plane.quads_per_vector for plane in _carried(o.code)), default=QUADS)
+    in_words = digit.num_quads >= 2 * _TRIP
+    distance = min([QUADS, *(plane.quads_per_vector for plane in _carried(o.code))])
+    if in_words:
+        distance = min(distance, digit.num_quads // _TRIP * _TRIP)
+    totals = [_constant(_LANES8, 0)] * (2 * o.count)
     for first in range(o.quads.start, o.quads.stop, distance):
+        quads = range(first, min(first + distance, o.quads.stop))
+        if in_words:
+            words = _loop(b, o, digit, quads, [_constant(_WORDS, 0)] * len(totals), _add_in_words)
+            totals = _sums(b, totals, _widened(b, words, digit))
+        else:
+            totals = _loop(b, o, digit, quads, totals, _add_in_lanes)
+    return totals
 
-        def trip(index: Any, values: list[Any], first: int = first) -> list[Any]:
-            sums, carried = values[:num_sums], values[num_sums:]
-            words = no_words if widens_in_trip else sums
-            for place in range(_TRIP):
-                weights = [digit.read(b, _trip_codes(b, o, first, index, place, half, carried[half::2]))
-                           for half in _HALVES]
-                quad = b.add(b.mul(index, _I64(_TRIP)), _I64(first + place))
-                words = _add_products(b, words, weights, [o.activation(b, quad, t, 8) for t in range(o.count)])
-            if widens_in_trip:
-                words = [b.add(total, _widen(b, each, digit)) for total, each in zip(sums, words, strict=True)]
-            planes = [plane for plane in _carried(o.code) for _ in _HALVES]
-            return words + [_shift_words(b, vector, _TRIP * plane.bits)
-                            for vector, plane in zip(carried, planes, strict=True)]
 
-        carried = [_shift_words(b, o.packed(b, plane, first, half, 32), plane.shift(first))
-                   for plane in _carried(o.code) for half in _HALVES]
-        num_trips = min(distance, o.quads.stop - first) // _TRIP
-        sums = _rolled_loop(b, num_trips, sums + carried, trip)[:num_sums]
-    return sums if widens_in_trip else [_widen(b, words, digit) for words in sums]
+def _add_in_words(b: Any, sums: list[Any], weights: list[Any], activations: list[Any], digit: Digit) -> list[Any]:
+    for place in range(_TRIP):
+        sums = _sums(b, sums, _products(b, weights[place], activations[place]))
+    return sums
+
+
+def _add_in_lanes(b: Any, sums: list[Any], weights: list[Any], activations: list[Any], digit: Digit) -> list[Any]:
+    words = [_products(b, weights[place], activations[place]) for place in range(_TRIP)]
+    return [b.add(total, *_widened(b, [b.add(*both)], digit)) for total, *both in zip(sums, *words, strict=True)]
+
+
+def _loop(b: Any, o: Operand, digit: Digit, quads: range, sums: list[Any], add: Callable[..., list[Any]]) -> list[Any]:
+    """Adds the products of some quads, which share the vectors of planes of 1 and 2 bits: these are carried along."""
+    planes = [(plane, half) for half in _HALVES for plane in _carried(o.code)]
+
+    def trip(index: Any, values: list[Any]) -> list[Any]:
+        sums, carried = values[: len(values) - len(planes)], values[len(values) - len(planes) :]
+        per_half = len(planes) // 2
+        weights = [[digit.read(b, _trip_codes(b, o, quads.start, index, place, half,
+                                              carried[half * per_half : (half + 1) * per_half])) for half in _HALVES]
+                   for place in range(_TRIP)]
+        quad = b.add(b.mul(index, _I64(_TRIP)), _I64(quads.start))
+        activations = [[o.activation(b, b.add(quad, _I64(place)), token, 8) for token in range(o.count)]
+                       for place in range(_TRIP)]
+        return add(b, sums, weights, activations, digit) + [
+            _shift_words(b, packed, _TRIP * plane.bits) for packed, (plane, _) in zip(carried, planes, strict=True)
+        ]
+
+    first = [_shift_words(b, o.packed(b, plane, quads.start, half, 32), plane.shift(quads.start))
+             for plane, half in planes]
+    return _rolled_loop(b, len(quads) // _TRIP, sums + first, trip)[: len(sums)]
 
 
 def _carried(code: Code) -> list[Plane]:
