@@ -5,12 +5,13 @@ library. Invariant: a byte the vocabulary has no token for never disappears befo
 meet.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from worker.errors import GGUFError, UnsupportedModel
+from worker.errors import GGUFError, InvalidRequest, UnsupportedModel
 from worker.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
 from worker.text.vocabulary import PREFIX, Vocabulary
 
@@ -22,6 +23,9 @@ def _byte_alphabet() -> dict[int, str]:
     return {byte: chr(byte) for byte in visible} | {byte: chr(0x100 + n) for n, byte in enumerate(hidden)}
 
 
+_LONGEST_RUN = 1_000_000  # characters; the regular expressions give up at about three times as many
+_LONG_RUN = re.compile(rf"(?<!\s)\s{{{_LONGEST_RUN}}}")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 BYTE_TO_CHARACTER = _byte_alphabet()
 CHARACTER_TO_BYTE: Mapping[str, bytes] = {character: bytes([byte]) for byte, character in BYTE_TO_CHARACTER.items()}
 
@@ -44,28 +48,30 @@ class BytePairEncoder:
         ids.update((character, self._num_tokens + n) for n, character in enumerate(missing))
         self._has_gaps = bool(missing)
 
-        merges = _merges(metadata, ids)
-        self._tokenizer = Tokenizer(models.BPE(ids, merges, ignore_merges=row.ignore_merges))
+        self._tokenizer = Tokenizer(_model(metadata, ids, row))
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in row.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
 
     def encode(self, text: str) -> list[int]:
+        if len(text) > _LONGEST_RUN and _LONG_RUN.search(text):
+            raise InvalidRequest(f"text has more than {_LONGEST_RUN} spaces in a row")
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
         if self._has_gaps:
             ids = [token for token in ids if token < self._num_tokens]
         return ids
 
 
-def _merges(metadata: Mapping[str, Any], ids: Mapping[str, int]) -> list[tuple[str, str]]:
-    """Pairs in rank order; the first mention of a pair counts. Those that build no token can never help."""
+def _model(metadata: Mapping[str, Any], ids: dict[str, int], row: PreTokenizer) -> models.BPE:
     lines = metadata.get(PREFIX + "merges")
     if not isinstance(lines, list):
         raise GGUFError(f"{PREFIX}merges is missing")
-    pairs = [_pair(line.decode("utf-8", "surrogateescape")) for line in lines]
-    return [pair for pair in dict.fromkeys(pairs) if pair[0] in ids and pair[1] in ids and pair[0] + pair[1] in ids]
-
-
-def _pair(line: str) -> tuple[str, str]:
-    left, _, right = line[1:].partition(" ")  # from 1: a token may begin with a space
-    return line[:1] + left, right
+    texts = [line.decode("utf-8", "surrogateescape") for line in lines]
+    # In the order of their ranks; the first mention of a pair counts. From 1: a token may begin with a space.
+    pairs = dict.fromkeys((text[:cut], text[cut + 1 :]) for text in texts if (cut := text.find(" ", 1)) > 0)
+    try:
+        return models.BPE(ids, list(pairs), ignore_merges=row.ignore_merges)
+    except Exception:  # of no narrower type: a token is no UTF-8, or a pair builds no token; neither is ever needed
+        ids = {text: token for text, token in ids.items() if not _SURROGATE.search(text)}
+        useful = [(left, right) for left, right in pairs if left in ids and right in ids and left + right in ids]
+        return models.BPE(ids, useful, ignore_merges=row.ignore_merges)

@@ -58,8 +58,8 @@ _DEEPSEEK3 = rf"{_LETTERS_MARKS}| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
 _CJK_KANA = r"[\u4E00-\u9FA5\u3040-\u309F\u30A0-\u30FF]+"
 _CJK_HANGUL = r"(?:(?!\s)[\u0800-\u9FA5\uAC00-\uD7FF])+"
 
-# Digits in threes from the right; the first group keeps what stands before it. Looking behind keeps it linear.
-_THOUSANDS = r"(?<![^\p{N}])[^\p{N}]*+\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
+# Digits in threes from the right; the first group keeps what stands before it. A run is counted once, at its beginning.
+_THOUSANDS = r"(?<=\p{N})\p{N}{3}|(?<![^\p{N}])[^\p{N}]*+\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
 
 # The letters DeepSeek's first tokenizer calls words: cased scripts of about Unicode 11.
 _DEEPSEEK_LETTERS = (
@@ -83,7 +83,11 @@ _HAN = (
     r"\U0002CEB0-\U0002EBEF\uF900-\uFAFF\U0002F800-\U0002FA1F"
 )
 _SENTENCE = r" ?[^(\s|.,!?\u2026\u3002\uFF0C\u3001\u0964\u06D4\u060C)]+"
-_CASCADE = "|".join(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4)) + r"|\s{1,2}(?!\S)|\s"
+_CASCADE = (
+    r"(?<![^\S\r\n])\s*[\r\n]+|"  # not tried again inside a run of spaces: no line end can follow there
+    + "|".join(rf"\s{{{count}}}(?!\S)" for count in (512, 256, 128, 64, 32, 16, 8, 4))
+    + r"|\s{1,2}(?!\S)|\s"
+)
 
 
 # What Unicode 16 added. llama.cpp's tables are Unicode 15.1's and know none of these as letters, numbers or marks.
@@ -156,7 +160,7 @@ _ROWS: tuple[tuple[str, PreTokenizer], ...] = (
     ("gpt-4o llama4 kanana2 talkie minimax-m2", _row(_GPT4O)),
     ("granite-embed-multi-97m", _row(_GRANITE, ignore_merges=True)),
     ("tiny_aya cohere2moe", _row(_THOUSANDS, _AYA)),
-    ("jais-2", _row(rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|\s*[\r\n]+|{_CASCADE}")),
+    ("jais-2", _row(rf"{_CONTRACTION}|{_WORD}|\p{{N}}{{1,3}}|{_SYMBOLS}|{_CASCADE}")),
     (
         "kimi-k2",
         _row(

@@ -1,8 +1,8 @@
 """Text to token ids and back, exactly as llama.cpp reads the same GGUF file.
 
 Used by service.py (prompts, Tokenize, Detokenize), detokenizer.py and chat templates. Immutable after construction but
-for caches whose content does not matter. Invariant: `encode` of valid Unicode never fails, and never looks at
-`metadata` again.
+for caches whose content does not matter. Invariant: the result depends on the text, the two flags and the file
+alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +83,7 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
         """Ids of `text`. `add_special` adds BOS and EOS where the model wants them; `parse_special` reads control
-        tokens written out in the text. Raises InvalidRequest for text that is not valid Unicode."""
+        tokens written out in the text. Raises InvalidRequest for text that is not valid Unicode, or absurd."""
         _check_unicode(text)
         ids: list[int] = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
         after_special = True
