@@ -1,8 +1,8 @@
 """The compute threads: parked in one native function for life, woken for a step, meeting at barriers inside it.
 
-The engine thread is thread 0 and computes too. Waiting is always the same: spin briefly, then yield, then sleep on a
-futex, because the gateway and other workers share these cores; a pure spin collapses when there are more threads than
-cores. Every counter has a cache line of its own. Only the engine thread starts and stops steps.
+The engine thread is thread 0 and computes too. Waiting is always the same: spin briefly, then sleep on a futex, because
+the gateway and other workers share these cores. A pure spin collapses when there are more threads than cores; so does
+yielding, which gives the core away for a whole time slice, where a sleeper's core pulls in the thread it waits for. Every counter has a cache line of its own. Only the engine thread starts and stops steps.
 """
 
 import platform
@@ -22,8 +22,7 @@ from worker.kernels.jit import kernel, native
 ARRIVED, GENERATION, SLEEPERS, TICKET, IDLE_SLEEPERS, STOP = (64 * line for line in range(6))
 CONTROL_BYTES = 64 * 6
 
-_SPINS = 2000  # about 30 microseconds
-_YIELDS = 50
+_SPINS = 1000  # about 15 microseconds
 _MACHINE = platform.machine()
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}[_MACHINE]
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
@@ -81,9 +80,6 @@ def _futex(typing: Any, address: Any, operation: Any, value: Any) -> Any:
     return types.int64(types.intp, types.int32, types.int32), lower
 
 
-_sched_yield = types.ExternalFunction("sched_yield", types.int32())
-
-
 @kernel
 def _wait_for_change(word, old, sleepers):
     """Returns when the word no longer holds `old`."""
@@ -91,10 +87,6 @@ def _wait_for_change(word, old, sleepers):
         if _read(word) != old:
             return
         _pause()
-    for _ in range(_YIELDS):
-        if _read(word) != old:
-            return
-        _sched_yield()
     _fetch_add(sleepers, np.int32(1))
     while _read(word) == old:
         _futex(word, np.int32(_WAIT_PRIVATE), old)
