@@ -60,6 +60,16 @@ def test_norm_is_that_of_the_slow_twin(num_columns, scale):
     np.testing.assert_allclose(out, naive.rms_norm(values, weight, 1e-5), rtol=1e-6)
 
 
+def test_norms_divide_and_take_roots_to_the_last_bit():
+    """Whole numbers, whose squares sum up exactly: what is left are one root and one division, no estimates of them."""
+    weight, out = np.ones(32, np.float32), np.empty(32, np.float32)
+    for number in range(1, 500):
+        values = np.full(32, number, np.float32)
+        run(ops.norm_row, values, weight, out, 32, 0.5)
+        factor = np.float32(1) / np.sqrt(np.float32(number**2 + 0.5))
+        np.testing.assert_array_equal(out, values * factor)
+
+
 def quantised_by(kernel, *arguments, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes, factors) of one token alone, from a kernel that ends in (codes, factors, token, num_tokens)."""
     codes, factors = np.zeros(num_columns, np.int8), np.zeros(num_columns // 32 * 4, np.float32)

@@ -1,0 +1,60 @@
+"""How kernels call one another, and where their machine code is kept."""
+
+import os
+import stat
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba import types
+from numba.core.errors import NumbaError
+
+from tests.worker.kernels.callers import compiled
+from worker.kernels import simd
+from worker.kernels.jit import call, entry, native
+
+
+@native("iffi")
+def write_arguments(out, first, second, number):
+    simd.store_scalar(out, first)
+    simd.store_scalar(out + 4, second)
+    simd.store_scalar_i32(out + 8, np.int32(number))
+
+
+@entry(types.void(types.int64, types.int64))
+def call_at_address(address, out):
+    call(address, (out, np.float32(0.5), np.float32(-3), np.int64(77)))
+
+
+@entry(types.void(types.int64))
+def call_with_double(address):
+    call(address, (np.int64(0), 0.5))
+
+
+def test_a_native_gets_its_arguments_in_order():
+    write_arguments.compile()
+    out = np.zeros(3, np.float32)
+    compiled(call_at_address)(write_arguments.address, out.ctypes.data)
+    assert out[0] == 0.5 and out[1] == -3 and out.view(np.int32)[2] == 77
+
+
+def test_a_call_with_what_no_native_takes_does_not_compile():
+    with pytest.raises(NumbaError):
+        call_with_double.compile()
+
+
+def kernel_folder(tmp_path, **environment: str) -> str:
+    code = "import numba, worker.kernels.jit; print(numba.core.config.CACHE_DIR)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+                            env=os.environ | {"CORRAL_CACHE": str(tmp_path)} | environment)  # fmt: skip
+    return result.stdout.strip()
+
+
+def test_machine_code_is_kept_in_a_private_folder_for_each_instruction_set(tmp_path):
+    chosen, portable = kernel_folder(tmp_path), kernel_folder(tmp_path, CORRAL_ISA="portable")
+    assert chosen != portable
+    for folder in (chosen, portable):
+        assert folder.startswith(str(tmp_path / "kernels"))
+        assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
+    assert kernel_folder(tmp_path) == chosen
