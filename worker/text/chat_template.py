@@ -1,6 +1,6 @@
 """Messages to the prompt text of a model, by the Jinja template in its file.
 
-Used by service.py for Generate with messages and for ApplyTemplate. What a template cannot take is put into a
+Used by prompt.py for Generate with messages and for ApplyTemplate. What a template cannot take is put into a
 form it can: parts of content become text, a developer becomes the system, an answer begun by the client is continued.
 Invariant: whatever a template does, `render` returns or raises one of our errors within about a second of its thread's
 time.

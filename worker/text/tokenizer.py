@@ -1,6 +1,6 @@
 """Text to token ids and back, exactly as llama.cpp reads the same GGUF file.
 
-Used by service.py (prompts, Tokenize, Detokenize), detokenizer.py and chat templates. Immutable after construction but
+Used by prompt.py and service.py, by detokenizer.py and by chat templates. Immutable after construction but
 for caches whose content does not matter. Invariant: the result depends on the text, the two flags and the file
 alone.
 """
@@ -86,22 +86,16 @@ class Tokenizer:
         tokens written out in the text. Raises InvalidRequest for text that is not valid Unicode, or absurd."""
         _check_unicode(text)
         ids: list[int] = [self.bos_id] if add_special and self.add_bos and self.bos_id is not None else []
-        after_special = True
         for fragment in self._fragments(text, parse_special):
-            if isinstance(fragment, int):
-                ids.append(fragment)
-                after_special = True
-                continue
-            ids += self._encode_fragment(fragment, after_special)
-            after_special = False
+            ids += [fragment] if isinstance(fragment, int) else self._encode_fragment(fragment)
         if add_special and self.add_eos and self.eos_id is not None:
             ids.append(self.eos_id)
         return ids
 
-    def _encode_fragment(self, text: str, after_special: bool) -> list[int]:
+    def _encode_fragment(self, text: str) -> list[int]:
+        """Every fragment stands at the beginning or after a special token: SentencePiece puts a space before each."""
         if self.vocab_type == 1:
-            prefix = " " if self._add_space_prefix and after_special else ""
-            text = (prefix + text).replace(" ", _SPACE)
+            text = (" " + text if self._add_space_prefix else text).replace(" ", _SPACE)
         return self._encoder.encode(text)
 
     def _fragments(self, text: str, parse_special: bool) -> list[str | int]:
