@@ -2,7 +2,7 @@
 
 Tokens are cut into tiles, largest first, so that a product keeps a tile's sums in registers. A tile of c tokens lies as
     codes    [k / 4][c][4] int8
-    factors  [k / 32][4][c]: the f32 scale, scale * sum of codes (f32), sum of codes, sum of the first 16 (i32)
+    factors  [k / 32][5][c]: scale, scale * sum of codes (f32), sum of codes, of the first 16, of the last 16 (i32)
 A token's numbers depend on that token alone; only their address depends on the tile.
 """
 
@@ -25,7 +25,7 @@ from worker.kernels.simd import (
     sum_lanes_i32,
 )
 
-FACTOR_BYTES = 16  # of a token and block
+FACTOR_BYTES = 20  # of a token and block
 
 _LARGEST, _SMALLER = TILE_SIZES[0], TILE_SIZES[1:]
 
@@ -53,12 +53,13 @@ def quantize_block(low, high, codes, factors, size):
     low_codes, high_codes = round_even(low * inverse), round_even(high * inverse)
     store_quads(codes, 4 * size, low_codes)
     store_quads(codes + 16 * size, 4 * size, high_codes)
-    first = sum_lanes_i32(low_codes)
-    total = first + sum_lanes_i32(high_codes)
+    first, last = sum_lanes_i32(low_codes), sum_lanes_i32(high_codes)
+    total = first + last
     store_scalar(factors, scale)
     store_scalar(factors + 4 * size, scale * np.float32(total))
     store_scalar_i32(factors + 8 * size, total)
     store_scalar_i32(factors + 12 * size, first)
+    store_scalar_i32(factors + 16 * size, last)
 
 
 @kernel

@@ -113,17 +113,18 @@ def _of_codes_in_halves(layout: Layout, size: int) -> Any:
             small, small_minimum = panel + small_at, panel + small_minima_at
             panel += header
             for _ in range(span // BLOCK):
-                activation, first_sums = splats(factors, size), splats_i32(factors + 12 * size, size)
-                last_sums = splats_i32(factors + 8 * size, size) - first_sums
-                dots = block_dot(code, 0, 4, size, panel, codes) - first_sums * splat_i32(bias)
-                total = fma(to_float(dots), scale * load_numbers("I8", small) * activation, total)
-                dots = block_dot(code, 4, 8, size, panel, codes) - last_sums * splat_i32(bias)
-                total = fma(to_float(dots), scale * load_numbers("I8", small + LANES) * activation, total)
+                first = block_dot(code, 0, 4, size, panel, codes)
+                last = block_dot(code, 4, 8, size, panel, codes)
+                if bias:
+                    first = first - splats_i32(factors + 12 * size, size) * splat_i32(bias)
+                    last = last - splats_i32(factors + 16 * size, size) * splat_i32(bias)
+                sums = to_float(first) * (scale * load_numbers("I8", small))
+                sums = fma(to_float(last), scale * load_numbers("I8", small + LANES), sums)
                 if has_minimum:
-                    first = minimum * load_numbers("I8", small_minimum)
-                    last = minimum * load_numbers("I8", small_minimum + LANES)
-                    total = fma(to_float(first_sums), first * activation, total)
-                    total = fma(to_float(last_sums), last * activation, total)
+                    first, last = splats_i32(factors + 12 * size, size), splats_i32(factors + 16 * size, size)
+                    sums = fma(to_float(first), minimum * load_numbers("I8", small_minimum), sums)
+                    sums = fma(to_float(last), minimum * load_numbers("I8", small_minimum + LANES), sums)
+                total = fma(sums, splats(factors, size), total)
                 small += smalls_bytes
                 small_minimum += smalls_bytes
                 panel += block

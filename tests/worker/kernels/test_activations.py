@@ -24,36 +24,36 @@ def tile_of(token: int, num_tokens: int) -> tuple[int, int]:
 
 
 def quantised(values: np.ndarray) -> tuple[naive.Quantised, np.ndarray, np.ndarray, np.ndarray]:
-    """(codes and scales, scale * sum, sum, sum of the first 16), the latter (tokens, blocks), by the kernel."""
+    """(codes and scales, scale * sum, sum, sums of the halves), the latter (tokens, blocks), by the kernel."""
     num_tokens, num_columns = values.shape
     num_blocks = num_columns // 32
     values = np.ascontiguousarray(values, np.float32)
     codes = np.full(num_tokens * num_columns, 99, np.int8)
-    factors = np.full(num_tokens * num_blocks * 4, 99, np.float32)
+    factors = np.full(num_tokens * num_blocks * 5, 99, np.float32)
     for token in range(num_tokens):
         run(activations.quantize_row, values[token], num_columns, codes, factors, token, num_tokens)
     scaled, sums = np.zeros((num_tokens, num_blocks), np.float32), np.zeros((num_tokens, num_blocks), np.int32)
-    sums_of_first = sums.copy()
+    halves = np.zeros((num_tokens, num_blocks, 2), np.int32)
     out = naive.Quantised(np.zeros((num_tokens, num_blocks, 32), np.int32), np.zeros_like(scaled))
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         within = token - first
         tile = codes[first * num_columns : (first + size) * num_columns].reshape(num_blocks, 8, size, 4)
         out.codes[token] = tile[:, :, within].reshape(num_blocks, 32)
-        begin = first * num_blocks * 4
-        of_tile = factors[begin : begin + size * num_blocks * 4].reshape(num_blocks, 4, size)
+        begin = first * num_blocks * 5
+        of_tile = factors[begin : begin + size * num_blocks * 5].reshape(num_blocks, 5, size)
         out.scales[token], scaled[token] = of_tile[:, 0, within], of_tile[:, 1, within]
-        sums[token], sums_of_first[token] = of_tile.view(np.int32)[:, 2:, within].T
-    return out, scaled, sums, sums_of_first
+        sums[token], halves[token] = of_tile.view(np.int32)[:, 2, within], of_tile.view(np.int32)[:, 3:, within]
+    return out, scaled, sums, halves
 
 
 def assert_quantised_like_the_slow_twin(values: np.ndarray) -> None:
-    got, scaled, sums, sums_of_first = quantised(values)
+    got, scaled, sums, halves = quantised(values)
     expected = naive.quantise(values)
     np.testing.assert_array_equal(got.codes, expected.codes)
     np.testing.assert_array_equal(got.scales, expected.scales)
     np.testing.assert_array_equal(sums, expected.sums)
-    np.testing.assert_array_equal(sums_of_first, expected.codes[..., :16].sum(axis=-1))
+    np.testing.assert_array_equal(halves, expected.codes.reshape(*expected.codes.shape[:-1], 2, 16).sum(axis=-1))
     np.testing.assert_array_equal(scaled, expected.scales * expected.sums.astype(np.float32))
 
 
@@ -75,9 +75,9 @@ def test_halves_go_to_the_even_neighbour_and_the_largest_becomes_127():
 
 
 def test_zeros_have_scale_zero():
-    got, scaled, sums, sums_of_first = quantised(np.zeros((5, 64), np.float32))
+    got, scaled, sums, halves = quantised(np.zeros((5, 64), np.float32))
     assert not got.codes.any() and not got.scales.any() and not scaled.any()
-    assert not sums.any() and not sums_of_first.any()
+    assert not sums.any() and not halves.any()
 
 
 @pytest.mark.parametrize("spoilt", [np.nan, np.inf, -np.inf])

@@ -33,7 +33,7 @@ def product(matrix: Matrix, x: np.ndarray, *, threads: int = 1, onto: np.ndarray
     num_tokens, num_columns = x.shape
     x = np.ascontiguousarray(x, np.float32)
     codes = np.zeros(num_tokens * num_columns, np.int8)
-    factors = np.zeros(num_tokens * num_columns // 32 * 4, np.float32)
+    factors = np.zeros(num_tokens * num_columns // 32 * 5, np.float32)
     for token in range(num_tokens):
         run(activations.quantize_row, x[token], num_columns, codes, factors, token, num_tokens)
     native = matmul.PRODUCTS[matrix.format.name]
