@@ -72,7 +72,7 @@ def test_norms_divide_and_take_roots_to_the_last_bit():
 
 def quantised_by(kernel, *arguments, num_columns: int) -> tuple[np.ndarray, np.ndarray]:
     """(codes, factors) of one token alone, from a kernel that ends in (codes, factors, token, num_tokens)."""
-    codes, factors = np.zeros(num_columns, np.int8), np.zeros(num_columns // 32 * 4, np.float32)
+    codes, factors = np.zeros(num_columns, np.int8), np.zeros(num_columns // 32 * 5, np.float32)
     run(kernel, *arguments, codes, factors, 0, 1)
     return codes, factors
 
