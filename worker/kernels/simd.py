@@ -222,7 +222,9 @@ def _loader(element: Any, read: Callable[[Any, Any], Any], result: Any) -> Any:
 
 load_scalar = _loader(_FLOAT, lambda b, value: value, types.float32)
 load_scalar_f16 = _loader(_HALF, lambda b, value: b.fpext(value, _FLOAT), types.float32)
-load_scalar_bf16 = _loader(_I16, lambda b, value: b.bitcast(b.shl(b.zext(value, _I32), _I32(16)), _FLOAT), types.float32)
+load_scalar_bf16 = _loader(
+    _I16, lambda b, value: b.bitcast(b.shl(b.zext(value, _I32), _I32(16)), _FLOAT), types.float32
+)
 load_scalar_u8 = _loader(_I8, lambda b, value: b.zext(value, _I32), types.int32)
 load_scalar_i32 = _loader(_I32, lambda b, value: value, types.int32)
 load_scalar_i64 = _loader(_I64, lambda b, value: value, types.int64)
