@@ -1,8 +1,9 @@
 """The compute threads: parked in one native function for life, woken for a step, meeting at barriers inside it.
 
-The engine thread is thread 0 and computes too. Waiting is always the same: spin briefly, then sleep on a futex, because
-the gateway and other workers share these cores. A pure spin collapses when there are more threads than cores; so does
-yielding, which gives the core away for a whole time slice, where a sleeper's core pulls in the thread it waits for.
+The engine thread is thread 0 and computes too. Waiting is always the same: spin for a while that adapts, then sleep on a futex,
+because the gateway and other workers share these cores. A pure spin collapses when there are more threads than cores;
+so does yielding, which gives the core away for a whole time slice, where a sleeper's core pulls in the thread it waits
+for.
 Every counter has a cache line of its own. Only the engine thread starts and stops steps.
 """
 
@@ -20,10 +21,11 @@ from numba.extending import intrinsic
 from worker.kernels.jit import kernel, native
 
 # Offsets of the control words, int32, each in its own cache line.
-ARRIVED, GENERATION, SLEEPERS, TICKET, IDLE_SLEEPERS, STOP = (64 * line for line in range(6))
-CONTROL_BYTES = 64 * 6
+ARRIVED, GENERATION, SLEEPERS, PATIENCE, TICKET, IDLE_SLEEPERS, IDLE_PATIENCE, STOP = (64 * line for line in range(8))
+CONTROL_BYTES = 64 * 8
 
-_SPINS = 1000  # about 15 microseconds
+# Turns of a spin, about 20 nanoseconds each.
+_FEWEST_SPINS, _MOST_SPINS, _SPINS_WON = 400, 8000, 40
 _MACHINE = platform.machine()
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}[_MACHINE]
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
@@ -82,12 +84,20 @@ def _futex(typing: Any, address: Any, operation: Any, value: Any) -> Any:
 
 
 @kernel
-def _wait_for_change(word, old, sleepers):
-    """Returns when the word no longer holds `old`."""
-    for _ in range(_SPINS):
+def _wait_for_change(word, old, sleepers, patience):
+    """Returns when the word no longer holds `old`.
+
+    patience: address of the turns to spin before sleeping. It grows while spins end well and halves when one was in
+    vain: where every thread has its core, a sleep (tens of microseconds to wake from) is worth avoiding; where not, a
+    spinning thread may hold the very core that the one it waits for needs.
+    """
+    turns = _read(patience)
+    for _ in range(turns):
         if _read(word) != old:
+            _write(patience, np.int32(min(_MOST_SPINS, turns + _SPINS_WON)))
             return
         _pause()
+    _write(patience, np.int32(max(_FEWEST_SPINS, turns // 2)))
     _fetch_add(sleepers, np.int32(1))
     while _read(word) == old:
         _futex(word, np.int32(_WAIT_PRIVATE), old)
@@ -110,7 +120,7 @@ def barrier(control, num_threads):
         _write(control + ARRIVED, np.int32(0))
         _change(control + GENERATION, np.int32(generation + 1), control + SLEEPERS)
     else:
-        _wait_for_change(control + GENERATION, generation, control + SLEEPERS)
+        _wait_for_change(control + GENERATION, generation, control + SLEEPERS, control + PATIENCE)
 
 
 @kernel
@@ -122,7 +132,7 @@ def start_step(control):
 @kernel
 def wait_for_step(control, ticket):
     """A parked thread: waits until the ticket is no longer `ticket`; the new ticket, or -1 to end."""
-    _wait_for_change(control + TICKET, ticket, control + IDLE_SLEEPERS)
+    _wait_for_change(control + TICKET, ticket, control + IDLE_SLEEPERS, control + IDLE_PATIENCE)
     if _read(control + STOP) != 0:
         return np.int32(-1)
     return _read(control + TICKET)
