@@ -1,9 +1,9 @@
 """The compute threads: parked in one native function for life, woken for a step, meeting at barriers inside it.
 
-The engine thread is thread 0 and computes too. Waiting is always the same: spin for a while that adapts, then sleep on a futex,
-because the gateway and other workers share these cores. A pure spin collapses when there are more threads than cores;
-so does yielding, which gives the core away for a whole time slice, where a sleeper's core pulls in the thread it waits
-for.
+The engine thread is thread 0 and computes too. Waiting is always the same: spin for a while that adapts, then sleep on
+a futex, because the gateway and other workers share these cores. A pure spin collapses when there are more threads than
+cores; so does yielding, which gives the core away for a whole time slice, where a sleeper's core pulls in the thread it
+waits for.
 Every counter has a cache line of its own. Only the engine thread starts and stops steps.
 """
 
