@@ -6,6 +6,7 @@ set changes the speed and never a bit.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -151,37 +152,57 @@ def _digits(code: Code) -> list[Digit]:
 
 
 _WORDS, _LANES8, _BYTES32 = ir.VectorType(_I16, 16), ir.VectorType(_I32, 8), ir.VectorType(_I8, 32)
-_HALVES = range(2)  # of the 16 rows
 _TRIP = 2  # quads that a trip of a loop takes
 
 
+@dataclass(frozen=True)
+class Sums:
+    """Sums that are in registers at the same time: of some tokens, and of one or both halves of the rows."""
+
+    halves: range
+    tokens: range
+
+    def __len__(self) -> int:
+        return len(self.halves) * len(self.tokens)
+
+
+def _shares(o: Operand) -> list[Sums]:
+    """Codes that cost something to put together are put together once for all tokens, the others for four tokens."""
+    if o.count > 2 and (len(o.code.planes) > 1 or o.code.table):
+        return [Sums(range(half, half + 1), range(o.count)) for half in range(2)]
+    return [Sums(range(2), range(first, min(first + 4, o.count))) for first in range(0, o.count, 4)]
+
+
 def _dot_avx2(b: Any, o: Operand) -> list[Any]:
-    totals: list[Any] = []
-    for digit in _digits(o.code):
-        sums = _digit_dot(b, o, digit) if o.count == 1 else _digit_dot_in_loops(b, o, digit)
-        totals = [b.add(*both) for both in zip(totals, sums, strict=True)] if totals else sums
-    return _whole(b, [totals[: o.count], totals[o.count :]])
+    parts: list[list[Any]] = [[None] * o.count, [None] * o.count]
+    digits = _digits(o.code)
+    dot = _dot_unrolled if o.count == len(digits) == 1 else _dot_in_loops
+    for share in _shares(o):
+        sums = [dot(b, o, share, digit) for digit in digits]
+        places = itertools.product(share.halves, share.tokens)
+        for (half, token), *values in zip(places, *sums, strict=True):
+            parts[half][token] = functools.reduce(b.add, values)
+    return _whole(b, parts)
 
 
-def _digit_dot(b: Any, o: Operand, digit: Digit) -> list[Any]:
-    """The sums of one token: first half, second half."""
-    totals = [_constant(_LANES8, 0)] * 2
+def _dot_unrolled(b: Any, o: Operand, share: Sums, digit: Digit) -> list[Any]:
+    totals = [_constant(_LANES8, 0)] * len(share)
     for first in range(o.quads.start, o.quads.stop, digit.num_quads):
-        sums = [_constant(_WORDS, 0)] * 2
+        sums = [_constant(_WORDS, 0)] * len(share)
         for quad in range(first, min(first + digit.num_quads, o.quads.stop)):
-            weights = [digit.read(b, o.codes(b, quad, half, 32)) for half in _HALVES]
-            sums = _sums(b, sums, _products(b, weights, [o.activation(b, quad, 0, 8)]))
-        totals = _sums(b, totals, _widened(b, sums, digit))
+            weights = [digit.read(b, o.codes(b, quad, half, 32)) for half in share.halves]
+            sums = _added(b, sums, _products(b, weights, [o.activation(b, quad, token, 8) for token in share.tokens]))
+        totals = _added(b, totals, _widened(b, sums, digit))
     return totals
 
 
 def _products(b: Any, weights: list[Any], activations: list[Any]) -> list[Any]:
-    """Of all tokens' first halves, then of their second ones."""
-    return [_call(b, "llvm.x86.avx2.pmadd.ub.sw", _WORDS, weights[half], b.bitcast(activation, _BYTES32))
-            for half in _HALVES for activation in activations]
+    """In the order of Sums: of all tokens' first halves, then of their second ones."""
+    return [_call(b, "llvm.x86.avx2.pmadd.ub.sw", _WORDS, each, b.bitcast(activation, _BYTES32))
+            for each in weights for activation in activations]
 
 
-def _sums(b: Any, first: list[Any], second: list[Any]) -> list[Any]:
+def _added(b: Any, first: list[Any], second: list[Any]) -> list[Any]:
     return [b.add(*both) for both in zip(first, second, strict=True)]
 
 
@@ -191,29 +212,26 @@ def _widened(b: Any, sums: list[Any], digit: Digit) -> list[Any]:
     return [_call(b, "llvm.x86.avx2.pmadd.wd", _LANES8, words, factor) for words in sums]
 
 
-def _digit_dot_in_loops(b: Any, o: Operand, digit: Digit) -> list[Any]:
-    """The sums of several tokens: of all first halves, then of all second halves.
-
-    The sums of a loop of several trips stay words, and are widened after it, if words can hold so much.
-    """
+def _dot_in_loops(b: Any, o: Operand, share: Sums, digit: Digit) -> list[Any]:
+    """The sums of a loop stay words, and are widened after it, if words can hold those of several trips."""
     in_words = digit.num_quads >= 2 * _TRIP
     distance = min([QUADS, *(plane.quads_per_vector for plane in _carried(o.code))])
     if in_words:
         distance = min(distance, digit.num_quads // _TRIP * _TRIP)
-    totals = [_constant(_LANES8, 0)] * (2 * o.count)
+    totals = [_constant(_LANES8, 0)] * len(share)
     for first in range(o.quads.start, o.quads.stop, distance):
         quads = range(first, min(first + distance, o.quads.stop))
         if in_words:
-            words = _loop(b, o, digit, quads, [_constant(_WORDS, 0)] * len(totals), _add_in_words)
-            totals = _sums(b, totals, _widened(b, words, digit))
+            words = _loop(b, o, share, digit, quads, [_constant(_WORDS, 0)] * len(totals), _add_in_words)
+            totals = _added(b, totals, _widened(b, words, digit))
         else:
-            totals = _loop(b, o, digit, quads, totals, _add_in_lanes)
+            totals = _loop(b, o, share, digit, quads, totals, _add_in_lanes)
     return totals
 
 
 def _add_in_words(b: Any, sums: list[Any], weights: list[Any], activations: list[Any], digit: Digit) -> list[Any]:
     for place in range(_TRIP):
-        sums = _sums(b, sums, _products(b, weights[place], activations[place]))
+        sums = _added(b, sums, _products(b, weights[place], activations[place]))
     return sums
 
 
@@ -222,26 +240,30 @@ def _add_in_lanes(b: Any, sums: list[Any], weights: list[Any], activations: list
     return [b.add(total, *_widened(b, [b.add(*both)], digit)) for total, *both in zip(sums, *words, strict=True)]
 
 
-def _loop(b: Any, o: Operand, digit: Digit, quads: range, sums: list[Any], add: Callable[..., list[Any]]) -> list[Any]:
+def _loop(
+    b: Any, o: Operand, share: Sums, digit: Digit, quads: range, sums: list[Any], add: Callable[..., list[Any]]
+) -> list[Any]:
     """Adds the products of some quads, which share the vectors of planes of 1 and 2 bits: these are carried along."""
-    planes = [(plane, half) for half in _HALVES for plane in _carried(o.code)]
+    planes = _carried(o.code)
 
     def trip(index: Any, values: list[Any]) -> list[Any]:
-        sums, carried = values[: len(values) - len(planes)], values[len(values) - len(planes) :]
-        per_half = len(planes) // 2
-        weights = [[digit.read(b, _trip_codes(b, o, quads.start, index, place, half,
-                                              carried[half * per_half : (half + 1) * per_half])) for half in _HALVES]
-                   for place in range(_TRIP)]
+        sums, carried = values[: len(share)], values[len(share) :]
+        weights: list[list[Any]] = [[], []]
+        for place in range(_TRIP):
+            for number, half in enumerate(share.halves):
+                narrow = carried[number * len(planes) : (number + 1) * len(planes)]
+                codes = _trip_codes(b, o, quads.start, index, place, half, narrow)
+                weights[place].append(digit.read(b, codes))
         quad = b.add(b.mul(index, _I64(_TRIP)), _I64(quads.start))
-        activations = [[o.activation(b, b.add(quad, _I64(place)), token, 8) for token in range(o.count)]
+        activations = [[o.activation(b, b.add(quad, _I64(place)), token, 8) for token in share.tokens]
                        for place in range(_TRIP)]
-        return add(b, sums, weights, activations, digit) + [
-            _shift_words(b, packed, _TRIP * plane.bits) for packed, (plane, _) in zip(carried, planes, strict=True)
-        ]
+        moved = [_shift_words(b, packed, _TRIP * plane.bits)
+                 for packed, plane in zip(carried, planes * len(share.halves), strict=True)]
+        return add(b, sums, weights, activations, digit) + moved
 
-    first = [_shift_words(b, o.packed(b, plane, quads.start, half, 32), plane.shift(quads.start))
-             for plane, half in planes]
-    return _rolled_loop(b, len(quads) // _TRIP, sums + first, trip)[: len(sums)]
+    carried = [_shift_words(b, o.packed(b, plane, quads.start, half, 32), plane.shift(quads.start))
+               for half in share.halves for plane in planes]
+    return _rolled_loop(b, len(quads) // _TRIP, sums + carried, trip)[: len(share)]
 
 
 def _carried(code: Code) -> list[Plane]:
@@ -268,8 +290,8 @@ def _trip_codes(b: Any, o: Operand, first: int, index: Any, place: int, half: in
 def _rolled_loop(b: Any, trips: int, initial: list[Any], body: Callable[[Any, list[Any]], list[Any]]) -> list[Any]:
     """Runs body(index, values) -> values `trips` times, and keeps LLVM from unrolling it.
 
-    Unrolled, LLVM regroups the additions token by token and spills the weights, at half the speed: the loop pins the
-    order. A single token has nothing to regroup and is faster unrolled.
+    Unrolled, LLVM regroups the additions token by token, or digit by digit, and spills the weights, at half the speed:
+    the loop pins the order. Where there is nothing to regroup, unrolled code is faster.
     """
     before = b.block
     loop = b.append_basic_block("quads")

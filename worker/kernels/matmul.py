@@ -12,10 +12,11 @@ from numba.extending import overload
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.codes import BLOCK
 from worker.kernels.dots import block_dot
-from worker.kernels.jit import Native, call, kernel
+from worker.kernels.jit import Native, call, inlined, kernel
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
 from worker.kernels.simd import (
     LANES,
+    NUMBER_TILE,
     TILE_SIZES,
     fma,
     load_numbers,
@@ -29,36 +30,23 @@ from worker.kernels.simd import (
     zeros,
 )
 
-LARGE, MIDDLE, _ = TILE_SIZES
+LARGE, MIDDLE, SMALL, _ = TILE_SIZES
 
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
 
 
-def panel_product(
-    name: str, size: int, panel: int, num_columns: int, values: int, codes: int, factors: int
-) -> Any:
-    """One panel with a tile of `size` tokens, whose activations begin at the addresses: Tile(f32, size) of 16 rows.
-
-    name, size: constants, the first of a format.
-    """
-    raise NotImplementedError("only in kernels")
-
-
-@overload(panel_product, prefer_literal=True, strict=False)  # strict would compare annotations
-def _panel_product(
-    name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any
-) -> Any:
-    format, count = FORMATS[name.literal_value], size.literal_value
+def _tile_product(format: PanelFormat, size: int) -> Any:
+    """One panel with a tile of `size` tokens, whose activations begin at the addresses: Tile(f32, size) of 16 rows."""
     if format.unpack is None:
-        return _of_numbers(format, count)
-    return _of_codes_in_halves(format.layout, count) if format.group < BLOCK else _of_codes(format.layout, count)
+        return _of_numbers(format, size)
+    return _of_codes_in_halves(format.layout, size) if format.group < BLOCK else _of_codes(format.layout, size)
 
 
 def _of_numbers(format: PanelFormat, size: int) -> Any:
     number, distance = format.name, LANES * format.number_bytes
 
-    def multiply(name, size, panel, num_columns, values, codes, factors):
+    def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
         for _ in range(num_columns):
             total = fma(load_numbers(number, panel), splats_strided(values, num_columns * 4, size), total)
@@ -74,7 +62,7 @@ def _of_codes(layout: Layout, size: int) -> Any:
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
 
-    def multiply(name, size, panel, num_columns, values, codes, factors):
+    def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
         for _ in range(num_columns // span):
             span_scale, span_minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
@@ -106,7 +94,7 @@ def _of_codes_in_halves(layout: Layout, size: int) -> Any:
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
 
-    def multiply(name, size, panel, num_columns, values, codes, factors):
+    def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
         for _ in range(num_columns // span):
             scale, minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
@@ -135,40 +123,58 @@ def _of_codes_in_halves(layout: Layout, size: int) -> Any:
     return multiply
 
 
-@kernel
-def put(total, size, out, out_stride, adds):
-    """Writes a tile's sums, or adds them to what is there."""
-    if adds:
-        total = load_rows(out, out_stride, size) + total
-    store_rows(out, out_stride, total)
+def panel_products(
+    name: str, size: int, panel: int, num_columns: int, values: int, codes: int, factors: int, out: int,
+    out_stride: int, adds: int, token: int, end: int,
+) -> int:  # fmt: skip
+    """One panel with the tiles of `size` tokens that are whole from `token` to `end`; the first token left over.
+
+    name, size: constants, the first of a format.
+    """
+    raise NotImplementedError("only in kernels")
+
+
+@overload(panel_products, prefer_literal=True, strict=False)  # strict would compare annotations
+def _panel_products(
+    name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any, out: Any,
+    out_stride: Any, adds: Any, token: Any, end: Any,
+) -> Any:  # fmt: skip
+    count = size.literal_value
+    multiply = inlined(_tile_product(FORMATS[name.literal_value], count))
+
+    def products(name, size, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
+        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
+        while end - token >= count:
+            total = multiply(panel, num_columns, values + token * num_columns * 4, codes + token * num_columns,
+                             factors + token * factors_bytes)
+            rows = out + token * out_stride
+            if adds:
+                total = load_rows(rows, out_stride, count) + total
+            store_rows(rows, out_stride, total)
+            token += count
+        return token
+
+    return products
 
 
 def _product(name: str) -> Native:
+    large = NUMBER_TILE if FORMATS[name].unpack is None else LARGE
+
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
     ):
-        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
-        done = 0
-        while done < num_tokens:
+        for done in range(0, num_tokens, TOKENS_AT_ONCE):
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):
-                panel, target, token = panels + index * panel_bytes, out + index * (4 * LANES), done
-                while end - token >= LARGE:
-                    sums = panel_product(name, LARGE, panel, num_columns, values + token * num_columns * 4,
-                                         codes + token * num_columns, factors + token * factors_bytes)
-                    put(sums, LARGE, target + token * out_stride, out_stride, adds)
-                    token += LARGE
-                while end - token >= MIDDLE:
-                    sums = panel_product(name, MIDDLE, panel, num_columns, values + token * num_columns * 4,
-                                         codes + token * num_columns, factors + token * factors_bytes)
-                    put(sums, MIDDLE, target + token * out_stride, out_stride, adds)
-                    token += MIDDLE
-                while end - token >= 1:
-                    sums = panel_product(name, 1, panel, num_columns, values + token * num_columns * 4,
-                                         codes + token * num_columns, factors + token * factors_bytes)
-                    put(sums, 1, target + token * out_stride, out_stride, adds)
-                    token += 1
-            done = end
+                panel, target = panels + index * panel_bytes, out + index * (4 * LANES)
+                token = panel_products(
+                    name, large, panel, num_columns, values, codes, factors, target, out_stride, adds, done, end)
+                token = panel_products(
+                    name, MIDDLE, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
+                token = panel_products(
+                    name, SMALL, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
+                panel_products(
+                    name, 1, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
 
     return Native(f"product of {name}", "i" * 12, product)
 

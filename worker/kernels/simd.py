@@ -8,6 +8,7 @@ What is here is IEEE arithmetic in an order fixed by the kernel, the same on eve
 does its own way is in dots.py.
 """
 
+import itertools
 import operator
 import os
 from collections.abc import Callable
@@ -17,7 +18,8 @@ import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.extending import intrinsic, models, overload, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global
+from numba.extending import intrinsic, lower_builtin, models, register_model
 
 from worker.errors import UnsupportedModel
 
@@ -58,12 +60,12 @@ F32, I32 = Vector("f32"), Vector("i32")
 
 # ---- the instruction set ----------------------------------------------------------------------
 
-# name -> (processor features it needs, sizes of token tiles: the largest is what stays in registers)
-INSTRUCTION_SETS: dict[str, tuple[frozenset[str], tuple[int, int, int]]] = {
-    "avx512-vnni": (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}), (12, 4, 1)),
-    "avx-vnni": (frozenset({"avx2", "fma", "f16c", "avxvnni"}), (4, 2, 1)),
-    "avx2": (frozenset({"avx2", "fma", "f16c"}), (4, 2, 1)),
-    "portable": (frozenset(), (4, 2, 1)),
+# name -> (processor features it needs, sizes of token tiles: the largest uses all registers)
+INSTRUCTION_SETS: dict[str, tuple[frozenset[str], tuple[int, int, int, int]]] = {
+    "avx512-vnni": (frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"}), (12, 4, 2, 1)),
+    "avx-vnni": (frozenset({"avx2", "fma", "f16c", "avxvnni"}), (6, 4, 2, 1)),
+    "avx2": (frozenset({"avx2", "fma", "f16c"}), (8, 4, 2, 1)),
+    "portable": (frozenset(), (6, 4, 2, 1)),
 }
 
 
@@ -83,6 +85,9 @@ def choose_instruction_set(wanted: str, features: frozenset[str]) -> str:
 _features = frozenset(name for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
 INSTRUCTION_SET = choose_instruction_set(os.environ.get("CORRAL_ISA", ""), _features)
 TILE_SIZES = INSTRUCTION_SETS[INSTRUCTION_SET][1]
+
+# Tokens whose products with numbers, f32 sums of 16 rows, stay in registers.
+NUMBER_TILE = 12 if INSTRUCTION_SET == "avx512-vnni" else 4
 
 
 # ---- building blocks of the lowerings ---------------------------------------------------------
@@ -361,10 +366,13 @@ def pick(typing: Any, tile: Any, index: Any) -> Any:
 # ---- lanewise arithmetic on vectors and tiles -------------------------------------------------
 
 
-def _lanewise(name: str, arity: int, operation: Callable[..., Any], result: Vector | None = None) -> Any:
-    """An intrinsic that applies `operation` to every vector; plain vectors serve every vector of a tile."""
+def _by_vectors(operation: Callable[..., Any], result: Vector | None = None) -> Callable[..., Any]:
+    """From types of operands to (signature, lowering) that applies `operation` to every vector; None for other types.
 
-    def typed(typing: Any, *operands: Any) -> Any:
+    Plain vectors serve every vector of a tile.
+    """
+
+    def typed(*operands: Any) -> Any:
         tile = next((o for o in operands if isinstance(o, Tile)), None)
         if not all(isinstance(o, Vector | Tile) for o in operands):
             return None
@@ -383,10 +391,16 @@ def _lanewise(name: str, arity: int, operation: Callable[..., Any], result: Vect
 
         return returned(*operands), lower
 
+    return typed
+
+
+def _lanewise(name: str, arity: int, operation: Callable[..., Any], result: Vector | None = None) -> Any:
+    """An intrinsic of vectors and tiles."""
+    typed = _by_vectors(operation, result)
     signatures = {
-        1: lambda typing, x: typed(typing, x),
-        2: lambda typing, x, y: typed(typing, x, y),
-        3: lambda typing, x, y, z: typed(typing, x, y, z),
+        1: lambda typing, x: typed(x),
+        2: lambda typing, x, y: typed(x, y),
+        3: lambda typing, x, y, z: typed(x, y, z),
     }
     function = signatures[arity]
     function.__name__ = name
@@ -406,10 +420,19 @@ def _minimum(b: Any, x: Any, y: Any) -> Any:
     return b.select(b.fcmp_ordered("<", x, y), x, y)
 
 
-add = _lanewise("add", 2, lambda b, x, y: b.fadd(x, y) if _is_float(x) else b.add(x, y))
-subtract = _lanewise("subtract", 2, lambda b, x, y: b.fsub(x, y) if _is_float(x) else b.sub(x, y))
-multiply = _lanewise("multiply", 2, lambda b, x, y: b.fmul(x, y) if _is_float(x) else b.mul(x, y))
-divide = _lanewise("divide", 2, lambda b, x, y: b.fdiv(x, y))
+def _add(b: Any, x: Any, y: Any) -> Any:
+    return b.fadd(x, y) if _is_float(x) else b.add(x, y)
+
+
+def _subtract(b: Any, x: Any, y: Any) -> Any:
+    return b.fsub(x, y) if _is_float(x) else b.sub(x, y)
+
+
+def _multiply(b: Any, x: Any, y: Any) -> Any:
+    return b.fmul(x, y) if _is_float(x) else b.mul(x, y)
+
+
+add = _lanewise("add", 2, _add)
 maximum = _lanewise("maximum", 2, _maximum)
 minimum = _lanewise("minimum", 2, _minimum)
 fma = _lanewise("fma", 3, _fma)
@@ -421,17 +444,27 @@ round_even = _lanewise(
 )
 
 
-def _operator(symbol: Any, function: Any) -> None:
-    @overload(symbol, strict=False)  # strict would compare annotations, which a lambda cannot have
-    def typed(x: Any, y: Any) -> Any:
-        if isinstance(x, Vector | Tile) and isinstance(y, Vector | Tile):
-            return lambda x, y: function(x, y)
-        return None
+def _operator(symbol: Any, operation: Callable[..., Any]) -> None:
+    """Gives an operator to vectors and tiles, without a function to compile for each pair of types."""
+    typed = _by_vectors(operation)
+
+    @infer_global(symbol)
+    class Typing(AbstractTemplate):  # type: ignore[misc]
+        def generic(self, operands: Any, keywords: Any) -> Any:
+            found = typed(*operands)
+            return found and found[0]
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        return typed(*signature.args)[1](context, b, signature, arguments)
+
+    for kinds in itertools.product((Vector, Tile), repeat=2):
+        lower_builtin(symbol, *kinds)(lower)
 
 
-for _symbol, _function in ((operator.add, add), (operator.sub, subtract), (operator.mul, multiply),
-                           (operator.truediv, divide)):
-    _operator(_symbol, _function)
+_operator(operator.add, _add)
+_operator(operator.sub, _subtract)
+_operator(operator.mul, _multiply)
+_operator(operator.truediv, lambda b, x, y: b.fdiv(x, y))
 
 
 @intrinsic(prefer_literal=True)

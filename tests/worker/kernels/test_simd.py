@@ -123,5 +123,5 @@ def test_a_wanted_instruction_set_is_taken_if_the_processor_has_it():
 
 def test_every_lowering_has_a_row_and_tiles_from_large_to_a_single_token():
     assert dots.LOWERINGS.keys() == simd.INSTRUCTION_SETS.keys()
-    for _, (large, middle, one) in simd.INSTRUCTION_SETS.values():
-        assert large > middle > one == 1 and large % middle == 0
+    for _, (large, middle, small, one) in simd.INSTRUCTION_SETS.values():
+        assert large > middle > small > one == 1
