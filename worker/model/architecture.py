@@ -76,7 +76,7 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
         raise UnsupportedModel(f"{name} with {experts} experts is not supported")
     num_heads, width = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", width // num_heads)
-    rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "none"), head_dim)
+    rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "linear"), head_dim)
     local_base = number.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
     architecture = Architecture(
         name=name,

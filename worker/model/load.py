@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from worker.config import WorkerConfig
-from worker.errors import GGUFError
+from worker.errors import GGUFError, UnsupportedModel
 from worker.gguf import GGUF
 from worker.kernels.compilation import Kernel, compile_all
 from worker.kernels.jit import cache_folder
@@ -36,8 +36,13 @@ def usable_cores() -> int:
 
 
 def check_tensors(gguf: GGUF, a: Architecture) -> None:
-    """Every tensor the decoder reads is there, and every one it knows has its shape."""
-    for name, (shape, required) in _expected(gguf, a).items():
+    """Every tensor the decoder reads is there, each has its shape, and there is none it would leave out."""
+    expected = _expected(gguf, a)
+    if unknown := [name for name in gguf.tensors if name not in expected]:
+        raise UnsupportedModel(
+            f"this {a.name} model has {len(unknown)} tensors that this version does not use, such as {unknown[0]}"
+        )
+    for name, (shape, required) in expected.items():
         tensor = gguf.tensors.get(name)
         if tensor is None:
             if required:

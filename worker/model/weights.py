@@ -6,6 +6,7 @@ anonymous memory. load.py decides what is packed; this module knows how it lies.
 completely written by this version of the layout.
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -27,6 +28,7 @@ LAYOUT_VERSION = 2
 ALIGNMENT = 4096  # of the data and of every tensor's start: whole pages can be shared and dropped
 _MAGIC = b"CORRALPK"
 _SAMPLE = 4096
+_NAME_LENGTH = 32
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ def pack_weights(gguf: GGUF, folder: Path | None, progress: Callable[[float], No
     """Maps the model's packed file from `folder`, writing it first if it is not there."""
     places, size = _lay_out(gguf)
     if folder is not None:
-        path = folder / f"{_fingerprint(gguf)}.panels"
+        path = folder
         try:
+            path = folder / f"{_content_name(gguf, folder)}.panels"
             if not _is_whole(path, size):
                 _write_file(path, gguf, places, size, progress)
             return PackedWeights(_map(path), places)
@@ -123,14 +126,35 @@ def _fill(out: NDArray[np.uint8], gguf: GGUF, places: list[_Place], progress: Ca
     progress(1.0)
 
 
-def _fingerprint(gguf: GGUF) -> str:
-    """A name for the content: every tensor's name, type, shape and a sample of its bytes, and the panel layout."""
-    digest = hashlib.sha256(f"{LAYOUT_VERSION} {gguf.size_bytes} {sys.byteorder}".encode())
+def _content_name(gguf: GGUF, folder: Path) -> str:
+    """A name for the model's content, and for how it is packed: the SHA-256 of every tensor.
+
+    Reading a large file takes seconds, so the name is remembered under what says that the file is still the same.
+    """
+    stat = gguf.path.stat()
+    identity = hashlib.sha256(
+        f"{LAYOUT_VERSION} {stat.st_dev} {stat.st_ino} {stat.st_mtime_ns} {gguf.size_bytes}".encode()
+    )
+    _add_tensors(identity, gguf, _SAMPLE)
+    remembered = folder / f"{identity.hexdigest()[:32]}.name"
+    with contextlib.suppress(FileNotFoundError):
+        if len(name := remembered.read_text()) == _NAME_LENGTH:
+            return name
+    content = hashlib.sha256(f"{LAYOUT_VERSION} {sys.byteorder}".encode())
+    _add_tensors(content, gguf, None)
+    name = content.hexdigest()[:_NAME_LENGTH]
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    remembered.write_text(name)
+    return name
+
+
+def _add_tensors(digest: "hashlib._Hash", gguf: GGUF, most: int | None) -> None:
+    """Names, types, shapes, and bytes: all, or at most so many from the middle of each tensor."""
     for tensor in gguf.tensors.values():
         digest.update(f"\0{tensor.name} {tensor.type.name} {tensor.shape}\0".encode())
-        middle = max(0, (tensor.data.size - _SAMPLE) // 2)
-        digest.update(tensor.data[middle : middle + _SAMPLE].tobytes())
-    return digest.hexdigest()[:32]
+        middle = 0 if most is None else max(0, (tensor.data.size - most) // 2)
+        digest.update(tensor.data[middle : middle + (most or tensor.data.size)].data)
+        gguf.release(tensor)
 
 
 def _header(size: int) -> bytes:

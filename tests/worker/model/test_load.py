@@ -107,6 +107,14 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path, name):
     assert str(caught.value) == f"tensor {name} has shape {wrong.shape}, expected {right.shape}"
 
 
+def test_a_tensor_the_decoder_would_leave_out_is_refused(tmp_path):
+    path = write_tiny_llama(tmp_path / "model.gguf")
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"blk.1.ffn_norm.weight", b"blk.1.ffn_nose.weight"))
+    with pytest.raises(UnsupportedModel, match=r"1 tensors that this version does not use, such as blk\.1\.ffn_nose"):
+        load(path)
+
+
 def test_stages_are_reported_in_order_and_to_their_end(tmp_path, monkeypatch):
     monkeypatch.setattr("worker.model.load.cache_folder", lambda: tmp_path / "cache")
     path, reports = write_tiny_llama(tmp_path / "model.gguf"), []

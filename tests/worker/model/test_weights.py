@@ -43,8 +43,9 @@ def contents(weights: PackedWeights, name: str) -> bytes:
 
 
 def only_file(folder: Path) -> Path:
-    """The one file of a folder: nothing else, no temporary one either, is in it."""
-    (path,) = folder.iterdir()
+    """The one packed file of a folder, where nothing temporary is left either."""
+    (path,) = folder.glob("*.panels")
+    assert not list(folder.glob(".packing-*"))
     return path
 
 
@@ -91,7 +92,33 @@ def test_a_model_in_parts_packs_the_tensors_of_the_whole(model, folder, tmp_path
 def test_another_model_has_another_file(model, folder, tmp_path):
     Packing(model, folder)
     other = Packing(write_tiny_llama(tmp_path / "other.gguf", seed=1), folder)
-    assert other.packed and len(list(folder.iterdir())) == 2
+    assert other.packed and len(list(folder.glob("*.panels"))) == 2
+
+
+def test_a_model_that_differs_in_one_byte_has_another_file(model, folder, tmp_path):
+    first = Packing(model, folder)
+    retrained = bytearray(model.read_bytes())
+    with GGUF.open(model) as gguf:
+        retrained[gguf.tensors["token_embd.weight"].offset + 2] ^= 1  # the first code of the first row
+    other = tmp_path / "other.gguf"
+    other.write_bytes(retrained)
+    second = Packing(other, folder)
+    assert second.packed and second.tensors != first.tensors
+
+
+def test_a_copy_of_the_model_shares_its_file(model, folder, tmp_path):
+    Packing(model, folder)
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(model.read_bytes())
+    assert not Packing(copy, folder).packed
+    only_file(folder)
+
+
+def test_a_model_changed_in_place_is_packed_again(model, folder):
+    before = Packing(model, folder)
+    write_tiny_llama(model, seed=1)
+    after = Packing(model, folder)
+    assert after.packed and after.tensors != before.tensors
 
 
 def test_only_the_user_can_read_what_is_written(model, folder):
@@ -147,7 +174,7 @@ def test_a_full_disk_gives_memory_and_one_warning_and_leaves_nothing_behind(mode
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert Packing(model, folder).packed
     assert capfd.readouterr().err.count(os.strerror(errno.ENOSPC)) == 1
-    assert not list(folder.iterdir())
+    assert not [p for p in folder.iterdir() if p.suffix != ".name"]
 
 
 def test_no_folder_means_memory_without_a_word(model, folder, capfd):
@@ -162,7 +189,7 @@ def test_packing_that_is_interrupted_leaves_nothing_behind(model, folder):
 
     with GGUF.open(model) as gguf, pytest.raises(KeyboardInterrupt):
         pack_weights(gguf, folder, interrupt)
-    assert not list(folder.iterdir())
+    assert not [p for p in folder.iterdir() if p.suffix != ".name"]
     assert Packing(model, folder).packed
 
 
