@@ -1,6 +1,6 @@
 """The gateway as an ASGI application: every route and every layer of middleware on one screen.
 
-Made by serve.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
+Made by gateway.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
     RequestId      gives it an id                      Cors       answers OPTIONS, marks answers for other origins
     ErrorBoundary  exceptions become JSON envelopes    Auth       no key, no further
     BodyLimit      counts its bytes                    routes     router/api, which calls the Dispatcher
@@ -8,7 +8,7 @@ Invariant: nothing under a route is reached without a key, but for the paths aut
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -50,13 +50,16 @@ ROUTES: Sequence[tuple[str, str, Endpoint]] = (
 )
 
 
-def create_app(config: GatewayConfig) -> FastAPI:
-    """The application; its lifespan starts and stops the workers. app.state: config, fleet, dispatcher."""
-    fleet = Fleet(config.models, config.supervision)
+def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
+    """The application over running workers, or over its own, whose lives are its lifespan.
+
+    app.state: config, fleet, dispatcher.
+    """
+    fleet = running or Fleet(config.models, config.supervision)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with fleet:
+        async with nullcontext() if running else fleet:
             yield
 
     app = FastAPI(

@@ -1,0 +1,119 @@
+"""The gateway in operation: an HTTP server on sockets that are bound, over workers that are starting, and its way down.
+
+serve.py calls `serve`. Invariant: a first signal loses no open request that ends within the drain timeout.
+"""
+
+import asyncio
+import logging
+import math
+import signal
+import socket
+import sys
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+
+import uvicorn
+
+from router.app import create_app
+from router.banner import Banner
+from router.config import GatewayConfig
+from router.listen import address
+from router.supervisor import Fleet, ModelState, ModelStatus
+
+KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
+
+log = logging.getLogger("corral")
+
+
+async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet) -> int:
+    """Serves until told to stop; 1 if no model could be loaded."""
+    app = create_app(config, fleet)
+    server = _Server(_uvicorn_config(app, config))
+    shutdown = Shutdown(server, fleet, config)
+    shutdown.hear_signals()
+    banner = Banner(config, [address(listener, config.tls is not None) for listener in sockets])
+    banner.listening()
+    start = asyncio.create_task(_report_start(banner, fleet, server))
+    try:
+        await server.serve(sockets=list(sockets))
+    finally:
+        shutdown.cancel()
+        start.cancel()
+        await fleet.stop(0)
+    failed = start.result() if start.done() and not start.cancelled() else []
+    for status in failed:
+        print(f"error: {status.name}: {status.reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) -> list[ModelStatus]:
+    """Shows the start. If no model at all could be loaded, ends the server and returns them."""
+    await banner.loading(fleet)
+    models = fleet.models()
+    if all(status.state is ModelState.FAILED for status in models):
+        server.should_exit = True
+        return models
+    if not server.should_exit:
+        banner.settled(models)
+    return []
+
+
+class Shutdown:
+    """The way down: the first signal drains, the second ends it now."""
+
+    def __init__(self, server: uvicorn.Server, fleet: Fleet, config: GatewayConfig) -> None:
+        self._server = server
+        self._fleet = fleet
+        self._config = config
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def hear_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number, lame_duck in ((signal.SIGTERM, self._config.lame_duck), (signal.SIGINT, 0.0)):
+            loop.add_signal_handler(number, self._on_signal, lame_duck)
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def _on_signal(self, lame_duck: float) -> None:
+        if not self._tasks:
+            self._tasks.append(asyncio.create_task(self._drain(lame_duck)))
+            return
+        self._server.should_exit = self._server.force_exit = True
+        self._tasks.append(asyncio.create_task(self._fleet.stop(0)))
+
+    async def _drain(self, lame_duck: float) -> None:
+        """/ready says 503; then the port closes; then open requests finish; then what is left is cut."""
+        log.info("draining: open requests get %g s; a second signal ends them now", self._config.drain_timeout)
+        self._fleet.begin_drain()
+        await asyncio.sleep(lame_duck)
+        self._server.should_exit = True
+        await asyncio.sleep(self._config.drain_timeout)
+        log.warning("open requests are cut: they took longer than the drain timeout")
+        await self._fleet.stop(0)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its own signal handlers."""
+
+    @contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def _uvicorn_config(app: object, config: GatewayConfig) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        headers=[("server", "corral")],
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=math.ceil(config.drain_timeout) + 5,
+        ssl_keyfile=str(config.tls.key_file) if config.tls else None,
+        ssl_certfile=str(config.tls.cert_file) if config.tls else None,
+    )
