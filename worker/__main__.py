@@ -21,7 +21,7 @@ import uvloop
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
 from worker.generation import Event, Sink
-from worker.process import Progress, die_with, set_up
+from worker.process import Progress, die_with, forget_library, set_up
 from worker.server import Server, is_loopback
 from worker.service import LoadedModel, post_events
 from worker.startup import load
@@ -85,6 +85,7 @@ async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> Loaded
         progress.end()
     gc.collect()
     gc.freeze()  # what is loaded stays; no collection need look at it again
+    forget_library("libllvmlite")
     return model
 
 

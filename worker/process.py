@@ -7,11 +7,13 @@ as one JSON object per line, everything else as text.
 import ctypes
 import faulthandler
 import logging
+import mmap
 import os
 import resource
 import signal
 import sys
 import threading
+from pathlib import Path
 
 import orjson
 
@@ -38,6 +40,21 @@ def die_with(parent_fd: int) -> None:
 
     os.fstat(parent_fd)
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def forget_library(name: str) -> None:
+    """Lets go of the resident pages of a library's code; what is used again comes back from its file.
+
+    The compiler is needed to load kernels and then never again. Only code: read-only data may hold relocated addresses,
+    which no file has.
+    """
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = (ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int)
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        addresses, rights, *_, path = [*line.split(maxsplit=5), ""][:6]
+        if name in path and rights == "r-xp":
+            begin, end = (int(address, 16) for address in addresses.split("-"))
+            libc.madvise(begin, end - begin, mmap.MADV_DONTNEED)
 
 
 class Progress:
