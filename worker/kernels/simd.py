@@ -226,10 +226,6 @@ def _loader(element: Any, read: Callable[[Any, Any], Any], result: Any) -> Any:
 
 
 load_scalar = _loader(_FLOAT, lambda b, value: value, types.float32)
-load_scalar_f16 = _loader(_HALF, lambda b, value: b.fpext(value, _FLOAT), types.float32)
-load_scalar_bf16 = _loader(
-    _I16, lambda b, value: b.bitcast(b.shl(b.zext(value, _I32), _I32(16)), _FLOAT), types.float32
-)
 load_scalar_u8 = _loader(_I8, lambda b, value: b.zext(value, _I32), types.int32)
 load_scalar_i32 = _loader(_I32, lambda b, value: value, types.int32)
 load_scalar_i64 = _loader(_I64, lambda b, value: value, types.int64)
@@ -522,20 +518,6 @@ def splat_i32(typing: Any, value: Any) -> Any:
     """All 16 lanes hold the constant `value` (i32)."""
     number = value.literal_value
     return I32(value), lambda context, b, signature, arguments: _constant(I32.llvm, number)
-
-
-@intrinsic
-def prefetch(typing: Any, address: Any) -> Any:
-    """Asks for the cache line at an address."""
-
-    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        pointer = _pointer(b, arguments[0], _I8)
-        signature_ = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(b.module, signature_, "llvm.prefetch.p0")
-        b.call(function, [pointer, _I32(0), _I32(3), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.intp), lower
 
 
 @intrinsic
