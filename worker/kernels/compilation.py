@@ -25,7 +25,7 @@ def compile_all(kernels: Sequence[Kernel], progress: Progress) -> None:
     if CACHE is not None:
         with _lock(CACHE / "lock"):
             missing = [kernel for kernel in kernels if not _mark(CACHE, kernel).exists()]
-            if len(missing) > 1:
+            if missing:
                 _Round(missing, CACHE, progress).run(min(len(os.sched_getaffinity(0)), len(missing)) - 1)
     for kernel in kernels:
         kernel.compile()

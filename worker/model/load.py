@@ -19,6 +19,8 @@ def load_model(
     gguf: GGUF, config: WorkerConfig, progress: Progress, other_kernels: Sequence[Kernel] = ()
 ) -> Decoder:
     """Compiles the model's kernels and `other_kernels`. UnsupportedModel or GGUFError name what does not fit."""
+    if config.kv_type != "f16":
+        raise UnsupportedModel(f"KV cache type {config.kv_type!r} is not supported; supported: f16")
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise GGUFError("tensor token_embd.weight is missing")

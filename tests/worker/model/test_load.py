@@ -107,6 +107,12 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path, name):
     assert str(caught.value) == f"tensor {name} has shape {wrong.shape}, expected {right.shape}"
 
 
+def test_a_cache_type_that_cannot_be_had_is_refused_by_name(tmp_path):
+    config = WorkerConfig(tmp_path, "", kv_type="q8_0")
+    with GGUF.open(write_tiny_llama(tmp_path / "model.gguf")) as gguf, pytest.raises(UnsupportedModel, match="'q8_0'"):
+        load_model(gguf, config, lambda stage, done: None)
+
+
 def test_a_tensor_the_decoder_would_leave_out_is_refused(tmp_path):
     path = write_tiny_llama(tmp_path / "model.gguf")
     data = path.read_bytes()
