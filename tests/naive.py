@@ -114,15 +114,41 @@ def attend(
 
 
 def read_pages(
-    keys: NDArray[np.float16], values: NDArray[np.float16], table: Sequence[int], num_positions: int
-) -> tuple[NDArray[np.float16], NDArray[np.float16]]:
+    keys: NDArray[np.floating], values: NDArray[np.floating], table: Sequence[int], num_positions: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """The first positions of one sequence and KV head, (positions, head_dim) each.
 
-    keys: (blocks, head_dim, 16); values: (blocks, 16, head_dim); table: the sequence's blocks in order.
+    keys: (pages, head_dim, 16); values: (pages, head_dim / 16, 16, 16); table: the sequence's pages in order.
     """
-    blocks = list(table)
-    in_order = keys[blocks].transpose(0, 2, 1).reshape(-1, keys.shape[1])
-    return in_order[:num_positions], values[blocks].reshape(-1, values.shape[2])[:num_positions]
+    pages = list(table)
+    head_dim = keys.shape[1]
+    keys_in_order = keys[pages].transpose(0, 2, 1).reshape(-1, head_dim)
+    values_in_order = values[pages].transpose(0, 2, 1, 3).reshape(-1, head_dim)
+    return keys_in_order[:num_positions], values_in_order[:num_positions]
+
+
+def through_cache(name: str, rows: NDArray[np.floating]) -> Floats:
+    """What a cache of a type gives back for (..., head_dim) values."""
+    if name in ("f32", "f16"):
+        limit = np.finfo(np.dtype(name.replace("f", "float"))).max
+        return np.clip(rows, -limit, limit).astype(name.replace("f", "float")).astype(np.float64)
+    if name == "bf16":
+        bits = rows.astype(np.float32).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+        return rounded.view(np.float32).astype(np.float64)
+    groups = rows.astype(np.float32).reshape(-1, 32)
+    if name == "q8_0":
+        scale = np.abs(groups).max(axis=1, keepdims=True) / np.float32(127)
+        codes = np.rint(groups * _inverse(scale))
+    else:
+        extreme = np.take_along_axis(groups, np.abs(groups).argmax(axis=1)[:, None], axis=1)
+        scale = extreme / np.float32(-8)
+        codes = np.rint(np.minimum(groups * _inverse(scale) + 8, 15)) - 8
+    return (codes * scale.astype(np.float16).astype(np.float64)).reshape(rows.shape)
+
+
+def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
 
 
 class Llama:

@@ -15,7 +15,7 @@ from worker.engine import Capacity, Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
-from worker.kernels.attention import BLOCK_SIZE
+from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.prompt import PromptReader
 from worker.sampler import KERNELS

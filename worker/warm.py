@@ -6,7 +6,8 @@ Says "ready" when it waits for a name and "done" when that kernel is compiled. E
 import sys
 
 from worker import sampler
-from worker.kernels import ops
+from worker.kernels import cache_types, ops
+from worker.kernels.attention import ATTEND
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.model.forward import NATIVES, compute
@@ -15,6 +16,10 @@ _ALL: list[Native | Entry] = [
     compute,
     *NATIVES,
     *PRODUCTS.values(),
+    *ATTEND.values(),
+    *cache_types.KEY_WRITERS.values(),
+    *cache_types.VALUE_WRITERS.values(),
+    *cache_types.VALUE_CLEARERS.values(),
     *ops.ROW_READERS.values(),
     *(kernel for pair in ops.GATED.values() for kernel in pair),
     ops.rotate_pairs,

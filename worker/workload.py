@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.kernels.attention import BLOCK_SIZE
+from worker.model.decoder import BLOCK_SIZE
 
 Ints = NDArray[np.int32]
 Clock = Callable[[], int]  # nanoseconds

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.kernels.attention import BLOCK_SIZE
+from worker.model.decoder import BLOCK_SIZE
 from worker.workload import Ints, Trial, measure
 
 PROMPT = Trial(num_prompt=100, num_generated=0, depth=0, num_parallel=1, num_batch=2048, num_ubatch=40)

@@ -1,196 +1,226 @@
-"""The paged key-value cache and attention over it.
+"""Attention over the paged key-value cache.
 
-A cache block holds 16 positions of one layer and one KV head: keys as [head_dim][16 positions], so that 16 scores lie
-in the lanes of a vector without a transpose, and values as [16 positions][head_dim]; both f16.
+The query heads that share a KV head, and neighbouring tokens, are computed together as rows of a tile. Positions are
+cut into chunks of 256: a row's chunks are computed each by itself and then joined in order, so that different threads
+can take them. A row's arithmetic is the same in any tile, and what lies at positions that it does not see has no part
+in it.
 
-The query heads that share a KV head, and neighbouring tokens, are computed together as rows of a tile. A row's
-arithmetic runs over the positions in order and is the same in any tile: what lies at positions that a row does not see
-has no part in it.
+The state of a row, of one chunk or of several joined, is f32: [head_dim] the weighted sum of values, [16] the sum of
+weights in every lane, and the largest score, from which the weights were taken (the online softmax of
+FlashAttention-2, arXiv 2307.08691).
 """
 
 import numpy as np
 
-from worker.kernels.jit import kernel, native
+from worker.kernels.cache_types import CACHE_TYPES, PAGE, ROW_BYTES, page_offset, score_page, weigh_column
+from worker.kernels.jit import Native, kernel, native
 from worker.kernels.ops import cap, exp
 from worker.kernels.simd import (
+    INSTRUCTION_SET,
     LANES,
     fma,
     load,
-    load_f16,
-    load_rows,
     load_scalar,
-    load_scalar_i32,
     load_scalar_i64,
     max_lanes,
     maximum,
-    pick,
+    prefetch,
     select_below,
     splat,
-    splats,
-    splats_strided,
     store,
     store_rows,
     store_scalar,
-    store_scalar_f16,
+    store_scalar_i64,
     sum_lanes,
-    zeros,
 )
 
-BLOCK_SIZE = LANES  # positions in a cache block
-ROW_TILE = 4  # query rows computed together
-HALF = 2  # bytes of an f16
-SEGMENT = 128  # positions whose values are weighed before the next ones are read
+CHUNK = 256  # positions whose scores are computed before their values are read
+WIDE = {"avx512-vnni": 8, "avx-vnni": 6, "avx2": 6, "portable": 4}[INSTRUCTION_SET]  # rows whose sums stay in registers
+NARROW = (2, 3, 4)  # rows of the tiles for what is left, and for single tokens
 
-_NO_SCORE = np.float32(-np.inf)
+_NOTHING, _NO_SCORE = np.float32(0), np.float32(-np.inf)
+_LINE = 64  # bytes of a cache line
+
+
+def narrow_rows(group: int) -> int:
+    """Rows of the smaller tile for `group` query heads to a KV head."""
+    return min(max(group, NARROW[0]), NARROW[-1])
+
+
+def state_bytes(head_dim: int) -> int:
+    """Of one row, to the next one."""
+    return 4 * head_dim + 2 * 4 * LANES
+
+
+def scratch_bytes(head_dim: int) -> int:
+    """What `attend` needs: for WIDE rows limits, queries, weights of a chunk twice, and states."""
+    return WIDE * (_LINE + 4 * head_dim + 2 * 4 * CHUNK + state_bytes(head_dim))
+
+
+@kernel
+def _gather(query, stride, first_row, num_rows, group, context, window, head_dim, scale, rows, queries, limits):
+    """Copies the rows' queries to [head_dim][rows], scaled, and writes to limits what each row sees: first, end.
+
+    What a tile has beyond num_rows repeats the last row.
+    """
+    for place in range(rows):
+        row = min(first_row + place, num_rows - 1)
+        source = query + row // group * stride + row % group * (4 * head_dim)
+        for i in range(head_dim):
+            store_scalar(queries + (i * rows + place) * 4, load_scalar(source + 4 * i) * scale)
+        end = context + row // group + 1
+        store_scalar_i64(limits + 16 * place, max(0, end - window) if window > 0 else 0)
+        store_scalar_i64(limits + 16 * place + 8, end)
+
+
+@kernel
+def _mask(scores, rows, limits, position):
+    """Takes the scores of a page that begins at `position` from the rows that do not see them."""
+    for row in range(rows):
+        place = scores + row * ROW_BYTES
+        first, end = load_scalar_i64(limits + 16 * row), load_scalar_i64(limits + 16 * row + 8)
+        if position < first or position + PAGE > end:
+            seen = select_below(np.int32(end - position), load(place), splat(_NO_SCORE))
+            store(place, select_below(np.int32(first - position), splat(_NO_SCORE), seen))
+
+
+@kernel
+def _cap_scores(scores, rows, softcap):
+    for row in range(rows):
+        store(scores + row * ROW_BYTES, cap(load(scores + row * ROW_BYTES), softcap))
+
+
+@kernel
+def soften(scores, stride, pages):
+    """Turns a row of scores, `stride` bytes from page to page, into e^(score - largest); (largest, sum of these).
+
+    A row that sees nothing has largest -inf and only weights of 0.
+    """
+    largest = load(scores)
+    for page in range(1, pages):
+        largest = maximum(largest, load(scores + page * stride))
+    top = max_lanes(largest)
+    base = splat(_NOTHING if top == _NO_SCORE else top)
+    total = splat(_NOTHING)
+    for page in range(pages):
+        weight = exp(load(scores + page * stride) - base)
+        store(scores + page * stride, weight)
+        total = total + weight
+    return top, sum_lanes(total)
+
+
+@kernel
+def join(state, other, head_dim):
+    """Adds the state of later positions to a row's state."""
+    tail = 4 * (head_dim + LANES)
+    top, other_top = load_scalar(state + tail), load_scalar(other + tail)
+    if other_top == _NO_SCORE:
+        return
+    if top == _NO_SCORE:
+        _copy(other, state, tail + 4 * LANES)
+        return
+    highest = top if top > other_top else other_top
+    factor, other_factor = exp(splat(top - highest)), exp(splat(other_top - highest))
+    for place in range(0, tail, 4 * LANES):
+        store(state + place, fma(load(other + place), other_factor, load(state + place) * factor))
+    store_scalar(state + tail, highest)
+
+
+@kernel
+def _copy(source, target, num_bytes):
+    for place in range(0, num_bytes, 4 * LANES):
+        store(target + place, load(source + place))
+
+
+@kernel
+def _fetch(page, num_bytes):
+    for line in range(0, num_bytes, _LINE):
+        prefetch(page + line)
+
+
+def _attend(key_type: str, value_type: str, rows: int) -> Native:
+    key_column_bytes = CACHE_TYPES[key_type].page_bytes(2 * LANES) // 2
+    value_column_bytes = CACHE_TYPES[value_type].page_bytes(2 * LANES) // 2
+
+    def attend(
+        query, query_stride, first_row, num_rows, group, context, window, head_dim, keys, key_bytes, values,
+        value_bytes, table, chunk, joins, states, scratch, scale, softcap,
+    ):  # fmt: skip
+        limits, queries = scratch, scratch + rows * _LINE
+        scores = queries + 4 * rows * head_dim
+        scaled, spare = scores + 4 * rows * CHUNK, scores + 8 * rows * CHUNK
+        state_stride, page_scores = 4 * head_dim + 8 * LANES, rows * ROW_BYTES
+        key_page_bytes, value_page_bytes = head_dim // LANES * key_column_bytes, head_dim // LANES * value_column_bytes
+        _gather(
+            query, query_stride, first_row, num_rows, group, context, window, head_dim, scale, rows, queries, limits)
+        first, first_end = load_scalar_i64(limits), load_scalar_i64(limits + 8)  # of the row that sees the least
+        last_first, end = load_scalar_i64(limits + 16 * (rows - 1)), load_scalar_i64(limits + 16 * (rows - 1) + 8)
+        first_page = max(chunk * CHUNK, first) // PAGE
+        pages = (min((chunk + 1) * CHUNK, end) + PAGE - 1) // PAGE - first_page
+        table += 4 * first_page
+        for index in range(pages):
+            page = keys + page_offset(table, index, key_bytes)
+            if num_rows <= 2 * rows:  # no other tile has brought them near
+                following = min(index + 1, pages - 1)
+                _fetch(keys + page_offset(table, following, key_bytes), key_page_bytes)
+                _fetch(values + page_offset(table, index, value_bytes), value_page_bytes)
+            place = scores + index * page_scores
+            store_rows(place, ROW_BYTES, score_page(key_type, rows, page, head_dim, queries))
+            if softcap > _NOTHING:
+                _cap_scores(place, rows, softcap)
+            position = (first_page + index) * PAGE
+            if position < last_first or position + PAGE > first_end:
+                _mask(place, rows, limits, position)
+        state = spare if joins else states
+        for row in range(rows):
+            top, total = soften(scores + row * ROW_BYTES, page_scores, pages)
+            store(state + row * state_stride + 4 * head_dim, splat(total))
+            store_scalar(state + row * state_stride + 4 * (head_dim + LANES), top)
+        for column in range(head_dim // LANES):
+            store_rows(state + column * (4 * LANES), state_stride, weigh_column(
+                value_type, rows, values, value_bytes, table, pages, column, scores, scaled))
+        if joins:
+            for row in range(rows):
+                join(states + row * state_stride, spare + row * state_stride, head_dim)
+
+    return Native(f"attention {key_type} {value_type} {rows}", "i" * 17 + "ff", attend)
+
+
+# By (type of keys, type of values, rows); a model needs two of them.
+#
+# attend(query, query_stride, first_row, num_rows, group, context, window, head_dim, keys, key_bytes, values,
+#        value_bytes, table, chunk, joins, states, scratch, scale, softcap)
+# computes the rows from first_row on, as many as the tile has, of the num_rows of a sequence and KV head: row r is
+# query head r % group of token r // group, which stands at position context + r // group.
+#   query, query_stride     address of row 0, f32 [head_dim]; bytes between tokens
+#   window                  positions that a row sees; 0: all
+#   keys, values            the head's first page in this layer; then the bytes from one page of the cache to the next
+#   table                   the sequence's i32 page numbers
+#   chunk                   which one, counted from position 0
+#   states, joins           where the rows' states of this chunk go; whether to be joined with what stands there
+#   scratch                 scratch_bytes
+#   softcap                 0: none
+ATTEND: dict[tuple[str, str, int], Native] = {
+    (key_type, value_type, rows): _attend(key_type, value_type, rows)
+    for key_type in CACHE_TYPES
+    for value_type in CACHE_TYPES
+    for rows in sorted({WIDE, *NARROW})
+}
 
 
 @native("iiiiii")
-def write_key_value(key, value, keys, values, position, head_dim):
-    """Stores one head of one token, f32 [head_dim] each, in its cache block; keys, values: addresses of the block."""
-    lane = position % BLOCK_SIZE
-    for i in range(head_dim):
-        store_scalar_f16(keys + (i * BLOCK_SIZE + lane) * HALF, load_scalar(key + 4 * i))
-        store_scalar_f16(values + (lane * head_dim + i) * HALF, load_scalar(value + 4 * i))
+def finish_row(states, num_states, distance, out, head_dim, scratch):
+    """out = f32 [head_dim], a row's attention, from its states `distance` bytes apart, in order of position.
 
-
-@kernel
-def block_address(table, position, block_bytes):
-    """Offset of the cache block of a position; table: address of the sequence's i32 block numbers."""
-    return np.int64(load_scalar_i32(table + position // BLOCK_SIZE * 4)) * block_bytes
-
-
-@kernel
-def gather_queries(queries, head_dim, scale, out):
-    """ROW_TILE rows f32 [head_dim] at addresses queries[0..3] -> out [head_dim][ROW_TILE], scaled."""
-    for row in range(ROW_TILE):
-        source = queries[row]
-        for i in range(head_dim):
-            store_scalar(out + (i * ROW_TILE + row) * 4, load_scalar(source + 4 * i) * scale)
-
-
-@kernel
-def score_rows(queries, head_dim, keys, table, block_bytes, lows, limits, first, end, softcap, scores, stride):
-    """scores[row][position - first] = query . key for positions first to end, or -inf where the row does not see.
-
-    queries: [head_dim][ROW_TILE]; row r sees positions lows[r] to limits[r], both growing with r; first: a block's
-    start; softcap: 0 for none; scores: f32 rows `stride` bytes apart.
+    scratch: state_bytes.
     """
-    last = ROW_TILE - 1
-    for position in range(first, end, BLOCK_SIZE):
-        key = keys + block_address(table, position, block_bytes)
-        total = zeros(ROW_TILE)
-        for i in range(head_dim):
-            total = fma(load_f16(key + i * (BLOCK_SIZE * HALF)), splats(queries + i * (ROW_TILE * 4), ROW_TILE), total)
-        place = scores + 4 * (position - first)
-        store_rows(place, stride, total)
-        if softcap > np.float32(0):
-            for row in range(ROW_TILE):
-                store(place + row * stride, cap(load(place + row * stride), softcap))
-        if position + BLOCK_SIZE > limits[0] or position < lows[last]:
-            for row in range(ROW_TILE):
-                at = place + row * stride
-                seen = select_below(np.int32(limits[row] - position), load(at), splat(_NO_SCORE))
-                store(at, select_below(np.int32(lows[row] - position), splat(_NO_SCORE), seen))
+    state = states
+    if num_states > 1:
+        state = scratch
+        _copy(states, state, 4 * head_dim + 8 * LANES)
+        for index in range(1, num_states):
+            join(state, states + index * distance, head_dim)
+    inverse = splat(np.float32(1)) / load(state + 4 * head_dim)
+    for place in range(0, 4 * head_dim, 4 * LANES):
+        store(out + place, load(state + place) * inverse)
 
-
-@kernel
-def soften(scores, num_positions):
-    """Turns a row of scores, whole blocks, into e^(score - largest); the sum of these."""
-    largest = load(scores)
-    for position in range(BLOCK_SIZE, num_positions, BLOCK_SIZE):
-        largest = maximum(largest, load(scores + 4 * position))
-    top = splat(max_lanes(largest))
-    total = pick(zeros(1), 0)
-    for position in range(0, num_positions, BLOCK_SIZE):
-        weight = exp(load(scores + 4 * position) - top)
-        store(scores + 4 * position, weight)
-        total = total + weight
-    return sum_lanes(total)
-
-
-@kernel
-def weigh_edges(scores, stride, values, table, block_bytes, first, begin, end, lows, limits, head_dim, sums):
-    """Adds to sums for the blocks from begin to end, row by row: a row reads no value that it does not see."""
-    for position in range(begin, end, BLOCK_SIZE):
-        block = values + block_address(table, position, block_bytes)
-        for row in range(ROW_TILE):
-            weights = scores + row * stride + 4 * (position - first)
-            low, limit = max(0, lows[row] - position), min(BLOCK_SIZE, limits[row] - position)
-            for column in range(head_dim // LANES):
-                place = sums + (column * ROW_TILE + row) * (4 * LANES)
-                total = load(place)
-                for i in range(low, limit):
-                    value = load_f16(block + (i * head_dim + column * LANES) * HALF)
-                    total = fma(value, splat(load_scalar(weights + 4 * i)), total)
-                store(place, total)
-
-
-@kernel
-def weigh_values(scores, stride, values, table, block_bytes, first, begin, end, head_dim, sums):
-    """Adds to sums for the blocks from begin to end, which all rows see whole.
-
-    Runs over SEGMENT positions at a time, because columns are read one vector after the other and the values must still
-    be in the first-level cache for the next; the sums wait in memory, which changes no bit.
-    """
-    for segment in range(begin, end, SEGMENT):
-        segment_end = min(end, segment + SEGMENT)
-        for column in range(head_dim // LANES):
-            place = sums + column * (ROW_TILE * 4 * LANES)
-            total = load_rows(place, 4 * LANES, ROW_TILE)
-            for position in range(segment, segment_end, BLOCK_SIZE):
-                value = values + block_address(table, position, block_bytes) + column * (LANES * HALF)
-                weight = scores + 4 * (position - first)
-                for _ in range(BLOCK_SIZE):
-                    total = fma(load_f16(value), splats_strided(weight, stride, ROW_TILE), total)
-                    value += head_dim * HALF
-                    weight += 4
-            store_rows(place, 4 * LANES, total)
-
-
-@kernel
-def sum_values(scores, stride, values, table, block_bytes, lows, limits, first, end, head_dim, sums):
-    """sums[column / 16][row] = sum over positions first to end of weight * value, vectors of 16 columns.
-
-    Positions that a row does not see may hold anything, infinities of another sequence too: no weight makes these 0.
-    """
-    for column in range(head_dim // LANES):
-        store_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, zeros(ROW_TILE))
-    begin_whole = min(end, (lows[ROW_TILE - 1] + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE)
-    end_whole = max(begin_whole, limits[0] // BLOCK_SIZE * BLOCK_SIZE)
-    weigh_edges(scores, stride, values, table, block_bytes, first, first, begin_whole, lows, limits, head_dim, sums)
-    weigh_values(scores, stride, values, table, block_bytes, first, begin_whole, end_whole, head_dim, sums)
-    weigh_edges(scores, stride, values, table, block_bytes, first, end_whole, end, lows, limits, head_dim, sums)
-
-
-@native("iiiiiiiiiiiiiiiiiii")
-def attend_rows(
-    q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, head_dim, keys, values, table, block_bytes, window, scratch
-):
-    """Attention of ROW_TILE rows of one KV head.
-
-    q: addresses of the rows' queries, f32 [head_dim]; l: positions before which each row sees, growing; o: addresses of
-    the results, f32 [head_dim]; keys, values: this layer's and head's cache; window: positions a row sees, 0 for all;
-    scratch: the stride of score rows in bytes (i64), the scale of queries and the soft cap of scores (f32), then from
-    byte 64 on [head_dim][ROW_TILE] f32, ROW_TILE score rows, and [head_dim][ROW_TILE] f32 again.
-    """
-    queries, limits, outputs = (q0, q1, q2, q3), (l0, l1, l2, l3), (o0, o1, o2, o3)
-    span = window if window > 0 else l3
-    lows = (max(0, l0 - span), max(0, l1 - span), max(0, l2 - span), max(0, l3 - span))
-    stride, scale, softcap = load_scalar_i64(scratch), load_scalar(scratch + 8), load_scalar(scratch + 12)
-    scratch += 64
-    scores = scratch + 4 * ROW_TILE * head_dim
-    first = lows[0] // BLOCK_SIZE * BLOCK_SIZE
-    end = (l3 + BLOCK_SIZE - 1) // BLOCK_SIZE * BLOCK_SIZE
-    gather_queries(queries, head_dim, scale, scratch)
-    score_rows(scratch, head_dim, keys, table, block_bytes, lows, limits, first, end, softcap, scores, stride)
-    weight_sums = scratch  # the queries are read; their place holds these now
-    for row in range(ROW_TILE):
-        store_scalar(weight_sums + 4 * row, np.float32(1) / soften(scores + row * stride, end - first))
-    sums = scores + ROW_TILE * stride
-    sum_values(scores, stride, values, table, block_bytes, lows, limits, first, end, head_dim, sums)
-    for column in range(head_dim // LANES):
-        total = load_rows(sums + column * (ROW_TILE * 4 * LANES), 4 * LANES, ROW_TILE) * splats(weight_sums, ROW_TILE)
-        store(outputs[0] + column * (4 * LANES), pick(total, 0))
-        store(outputs[1] + column * (4 * LANES), pick(total, 1))
-        store(outputs[2] + column * (4 * LANES), pick(total, 2))
-        store(outputs[3] + column * (4 * LANES), pick(total, 3))

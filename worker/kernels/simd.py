@@ -171,6 +171,26 @@ def _widen_bf16(b: Any, words: Any) -> Any:
     return b.bitcast(b.shl(b.zext(words, I32.llvm), _constant(I32.llvm, 16)), F32.llvm)
 
 
+def _narrow_bf16(b: Any, numbers: Any) -> Any:
+    """To nearest even; a NaN keeps its upper half, and a bit that keeps it one."""
+    bits = b.bitcast(numbers, I32.llvm)
+    upper = b.lshr(bits, _constant(I32.llvm, 16))
+    odd = b.and_(upper, _constant(I32.llvm, 1))
+    rounded = b.lshr(b.add(bits, b.add(odd, _constant(I32.llvm, 0x7FFF))), _constant(I32.llvm, 16))
+    kept = b.select(b.fcmp_unordered("uno", numbers, numbers), b.or_(upper, _constant(I32.llvm, 0x40)), rounded)
+    return b.trunc(kept, ir.VectorType(_I16, LANES))
+
+
+def _widen_nibbles(shift: int) -> Callable[[Any, Any], Any]:
+    """4 bits of each byte, less 8."""
+
+    def widen(b: Any, bytes_: Any) -> Any:
+        nibbles = b.and_(b.lshr(bytes_, _constant(bytes_.type, shift)), _constant(bytes_.type, 15))
+        return b.sitofp(b.sub(b.zext(nibbles, I32.llvm), _constant(I32.llvm, 8)), F32.llvm)
+
+    return widen
+
+
 # Number formats in memory: element as stored, and 16 of them as f32.
 _NUMBERS: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
     "F32": (_FLOAT, lambda b, numbers: numbers),
@@ -178,6 +198,15 @@ _NUMBERS: dict[str, tuple[Any, Callable[[Any, Any], Any]]] = {
     "BF16": (_I16, _widen_bf16),
     "I8": (_I8, lambda b, numbers: b.sitofp(numbers, F32.llvm)),
     "E8M0": (_I8, _widen_exponents),
+    "LOW4": (_I8, _widen_nibbles(0)),
+    "HIGH4": (_I8, _widen_nibbles(4)),
+}
+
+# Those that are also written: 16 f32 as stored, rounded to nearest even.
+_NARROWED: dict[str, Callable[[Any, Any], Any]] = {
+    "F32": lambda b, numbers: numbers,
+    "F16": lambda b, numbers: b.fptrunc(numbers, ir.VectorType(_HALF, LANES)),
+    "BF16": _narrow_bf16,
 }
 
 
@@ -204,14 +233,63 @@ def load_number(typing: Any, name: Any, address: Any) -> Any:
     return types.float32(name, types.intp), lower
 
 
-@intrinsic
-def load_f16(typing: Any, address: Any) -> Any:
-    """16 f16 at an address, as f32."""
+@intrinsic(prefer_literal=True)
+def store_numbers(typing: Any, name: Any, address: Any, value: Any) -> Any:
+    """Writes 16 f32 as numbers of the format with this name (a constant)."""
+    narrow = _NARROWED[name.literal_value]
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        return b.fpext(_load(b, arguments[0], ir.VectorType(_HALF, LANES), 2), F32.llvm)
+        numbers = narrow(b, arguments[2])
+        b.store(numbers, _pointer(b, arguments[1], numbers.type)).align = 1
+        return context.get_dummy_value()
 
-    return F32(types.intp), lower
+    return types.void(name, types.intp, F32), lower
+
+
+def _scatter(b: Any, address: Any, stride: Any, values: Any) -> None:
+    for lane in range(LANES):
+        target = _pointer(b, b.add(address, b.mul(stride, _I64(lane))), values.type.element)
+        b.store(b.extract_element(values, _I32(lane)), target).align = 1
+
+
+@intrinsic(prefer_literal=True)
+def scatter_numbers(typing: Any, name: Any, address: Any, stride: Any, value: Any) -> Any:
+    """Writes 16 f32 as numbers of the format with this name (a constant), `stride` bytes apart."""
+    narrow = _NARROWED[name.literal_value]
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        _, address, stride, numbers = arguments
+        _scatter(b, address, stride, narrow(b, numbers))
+        return context.get_dummy_value()
+
+    return types.void(name, types.intp, types.intp, F32), lower
+
+
+@intrinsic
+def scatter_bytes(typing: Any, address: Any, stride: Any, value: Any) -> Any:
+    """Writes the lowest byte of 16 i32 lanes, `stride` bytes apart."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, stride, lanes = arguments
+        _scatter(b, address, stride, b.trunc(lanes, ir.VectorType(_I8, LANES)))
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, I32), lower
+
+
+@intrinsic
+def prefetch(typing: Any, address: Any) -> Any:
+    """Asks for the cache line at an address, which need not be readable."""
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        pointer = b.inttoptr(arguments[0], _I8.as_pointer())
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        b.call(cgutils.get_or_insert_function(b.module, function, "llvm.prefetch.p0"), [
+            pointer, _I32(0), _I32(3), _I32(1)  # to read, soon again, data
+        ])
+        return context.get_dummy_value()
+
+    return types.void(types.intp), lower
 
 
 def _loader(element: Any, read: Callable[[Any, Any], Any], result: Any) -> Any:
@@ -243,20 +321,8 @@ def store(typing: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_f16(typing: Any, address: Any, value: Any) -> Any:
-    """Writes 16 f32 as f16, rounded to nearest even."""
-
-    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        halves = b.fptrunc(arguments[1], ir.VectorType(_HALF, LANES))
-        b.store(halves, _pointer(b, arguments[0], halves.type)).align = 2
-        return context.get_dummy_value()
-
-    return types.void(types.intp, F32), lower
-
-
-@intrinsic
 def store_i8(typing: Any, address: Any, value: Any) -> Any:
-    """Writes 16 i32 lanes as int8; they must be in range."""
+    """Writes the lowest byte of 16 i32 lanes."""
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
         narrow = b.trunc(arguments[1], ir.VectorType(_I8, LANES))
@@ -281,6 +347,8 @@ def _storer(element: Any, argument: Any, convert: Callable[[Any, Any], Any]) -> 
 store_scalar = _storer(_FLOAT, types.float32, lambda b, value: value)
 store_scalar_f16 = _storer(_HALF, types.float32, lambda b, value: b.fptrunc(value, _HALF))
 store_scalar_i32 = _storer(_I32, types.int32, lambda b, value: value)
+store_scalar_i64 = _storer(_I64, types.int64, lambda b, value: value)
+store_scalar_u8 = _storer(_I8, types.int32, lambda b, value: b.trunc(value, _I8))
 
 
 @intrinsic(prefer_literal=True)

@@ -4,9 +4,9 @@ The engine's thread is the only caller. Invariant: every address in the records 
 this object keeps alive.
 """
 
-import ctypes
 import mmap
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,57 +14,81 @@ from numpy.typing import NDArray
 
 from worker.kernels import ops, simd
 from worker.kernels.activations import FACTOR_BYTES
-from worker.kernels.attention import BLOCK_SIZE, HALF, ROW_TILE
+from worker.kernels.attention import ATTEND, CHUNK, WIDE, narrow_rows, scratch_bytes, state_bytes
+from worker.kernels.cache_types import CACHE_TYPES, KEY_WRITERS, PAGE, VALUE_CLEARERS, VALUE_WRITERS
 from worker.kernels.codes import BLOCK
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.kernels.pool import ThreadPool
-from worker.model.architecture import Architecture, Family
+from worker.model.architecture import Architecture
+from worker.model.attention import BUNDLE
 from worker.model.forward import MODEL, NATIVES, compute
-from worker.model.layout import LAYER, MATRIX, STEP
+from worker.model.layout import LAYER, MATRIX, STEP, TILE
 from worker.model.rotation import rotation_table
 from worker.model.weights import PackedTensor, PackedWeights
 
+BLOCK_SIZE = PAGE  # positions of a cache block: what kernels call a page
 
-def kernels_for(architecture: Architecture, weights: PackedWeights) -> list[Native | Entry]:
+
+@dataclass(frozen=True)
+class CacheTypes:
+    """Types of keys and values in the cache, of cache_types.CACHE_TYPES."""
+
+    keys: str = "f16"
+    values: str = "f16"
+
+
+def kernels_for(architecture: Architecture, weights: PackedWeights, cache: CacheTypes) -> list[Native | Entry]:
     """What must be compiled before a Decoder of these weights is made."""
     formats = sorted({t.format.name for t in weights.tensors.values() if t.format is not None})
-    chosen = _chosen_natives(architecture.family, weights.tensors)
+    chosen = _chosen_natives(architecture, weights.tensors, cache)
     return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *chosen.values()]
 
 
-def _chosen_natives(family: Family, tensors: Mapping[str, PackedTensor]) -> dict[str, Native]:
+def _chosen_natives(
+    architecture: Architecture, tensors: Mapping[str, PackedTensor], cache: CacheTypes
+) -> dict[str, Native]:
     """The kernels of forward.CHOSEN_NATIVES for a model."""
     embedding = tensors["token_embd.weight"].format
     assert embedding is not None
+    family = architecture.family
     gated_row, gated_quantize_row = ops.GATED[family.activation]
+    narrow = narrow_rows(architecture.num_heads // architecture.num_kv_heads)
     return {
         "read_row": ops.ROW_READERS[embedding.name],
         "rotate": ops.rotate_pairs if family.rotates_pairs else ops.rotate_halves,
         "gated_row": gated_row,
         "gated_quantize_row": gated_quantize_row,
+        "attend_wide": ATTEND[cache.keys, cache.values, WIDE],
+        "attend_narrow": ATTEND[cache.keys, cache.values, narrow],
+        "write_key": KEY_WRITERS[cache.keys],
+        "write_value": VALUE_WRITERS[cache.values],
+        "clear_values": VALUE_CLEARERS[cache.values],
     }
 
 
 class Decoder:
     """A loaded model. Only the engine's thread calls it."""
 
-    def __init__(self, architecture: Architecture, weights: PackedWeights, num_threads: int) -> None:
+    def __init__(
+        self, architecture: Architecture, weights: PackedWeights, num_threads: int, cache: CacheTypes = CacheTypes()
+    ) -> None:
         """The kernels of `kernels_for` must be compiled."""
         self.architecture = architecture
         self.vocab_size = architecture.vocab_size
         self.context_length = architecture.context_length
         self.instruction_set = simd.INSTRUCTION_SET
         self.num_threads = num_threads
-        self._weights = weights
+        self._weights, self._cache_types = weights, cache
         self._model = np.zeros(1, MODEL)
         self._layers = np.zeros(architecture.num_layers, LAYER)
         self._step = np.zeros(1, STEP)
+        self._tiles = np.zeros(0, TILE)
         self._memory: list[mmap.mmap] = []
         self._tables: list[NDArray[np.float32]] = []
         self._describe_model()
         self._describe_layers()
-        self._pool = ThreadPool(num_threads, self._park)
+        self._pool: ThreadPool | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -72,19 +96,23 @@ class Decoder:
         return sum(t.num_rows * t.num_columns for t in self._weights.tensors.values())
 
     def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
-        """Allocates the cache and the buffers of a step; called once. Memory is touched when it is first used."""
+        """Allocates the cache and the buffers of a step and starts the threads; called once, before `forward`.
+
+        Memory is touched when it is first used.
+        """
         a, step = self.architecture, self._step
         max_tokens = max(max_tokens, max_sequences)
-        num_positions = num_blocks * BLOCK_SIZE
-        self._build_rotations(num_positions)
+        self._build_rotations(num_blocks * BLOCK_SIZE)
         self._allocate_cache(num_blocks)
         width, kv_width = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         widest = max(a.embedding_length, a.feed_forward_length, width)
         codes_offset = _aligned(max_tokens * widest * 4)
         factors_offset = codes_offset + _aligned(max_tokens * widest)
         inputs_stride = factors_offset + _aligned(max_tokens * (widest // BLOCK) * FACTOR_BYTES)
-        scores_stride = _aligned(num_positions * 4) + 64  # rows of a power of two apart would share cache sets
-        scratch_stride = 64 + _aligned(2 * 4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
+        states_offset = _aligned(scratch_bytes(a.head_dim))
+        scratch_stride = states_offset + BUNDLE * WIDE * state_bytes(a.head_dim)
+        max_parts = max_sequences * a.num_kv_heads * WIDE * -(-num_blocks * BLOCK_SIZE // CHUNK)
+        self._tiles = np.zeros(max_tokens * (a.num_heads // a.num_kv_heads), TILE)
         logits_stride = -(-a.vocab_size // simd.LANES) * simd.LANES * 4
         self._tokens = self._integers(max_tokens, "tokens")
         self._starts = self._integers(max_sequences + 1, "starts")
@@ -96,6 +124,7 @@ class Decoder:
         step["blocks_stride"], step["logits_stride"] = num_blocks * 4, logits_stride
         step["codes_offset"], step["factors_offset"] = codes_offset, factors_offset
         step["inputs_stride"], step["scratch_stride"] = inputs_stride, scratch_stride
+        step["states_offset"], step["max_parts"] = states_offset, max_parts
         for name, num_bytes in {
             "hidden": max_tokens * a.embedding_length * 4,
             "projected": max_tokens * a.embedding_length * 4,
@@ -104,9 +133,10 @@ class Decoder:
             "gate_up": max_tokens * a.feed_forward_length * 8,
             "inputs": self.num_threads * inputs_stride,
             "scratch": self.num_threads * scratch_stride,
+            "parts": max_parts * state_bytes(a.head_dim),
         }.items():
             step[name] = self._allocate(num_bytes)
-        self._tell_attention(scratch_stride, scores_stride)
+        self._pool = ThreadPool(self.num_threads, self._park)
 
     def forward(
         self,
@@ -121,6 +151,7 @@ class Decoder:
         tokens: (T,); sequence s has rows starts[s] to starts[s + 1] at positions from contexts[s] on; blocks: (S, B)
         cache blocks of each sequence in order of position; logit_rows: (R,) rows of `tokens`.
         """
+        assert self._pool is not None
         num_sequences, num_blocks = blocks.shape
         self._tokens[: tokens.size] = tokens
         self._starts[: starts.size] = starts
@@ -130,22 +161,23 @@ class Decoder:
         step = self._step[0]
         step["num_tokens"], step["num_sequences"] = tokens.size, num_sequences
         step["num_logit_rows"] = logit_rows.size
-        compute(self._model, self._layers, self._step, self._pool.control, 0, self.num_threads)
+        compute(self._model, self._layers, self._step, self._tiles, self._pool.control, 0, self.num_threads)
         return self._logits[: logit_rows.size, : self.vocab_size]
 
     def close(self) -> None:
         """Ends the threads and gives the weights back."""
-        self._pool.close()
+        if self._pool is not None:
+            self._pool.close()
         self._weights.close()
 
     def _park(self, control: int, thread: int) -> None:
-        compute(self._model, self._layers, self._step, control, thread, self.num_threads)
+        compute(self._model, self._layers, self._step, self._tiles, control, thread, self.num_threads)
 
     def _describe_model(self) -> None:
         a, model, tensors = self.architecture, self._model, self._weights.tensors
         _describe(model["token_embd"][0], tensors["token_embd.weight"])
         _describe(model["output"][0], tensors.get("output.weight", tensors["token_embd.weight"]))
-        chosen = _chosen_natives(a.family, tensors)
+        chosen = _chosen_natives(a, tensors, self._cache_types)
         matrices = [t for t in tensors.values() if t.format is not None]
         for name, value in {
             "output_norm": tensors["output_norm.weight"].address,
@@ -156,11 +188,15 @@ class Decoder:
             "num_kv_heads": a.num_kv_heads,
             "head_dim": a.head_dim,
             "num_rotated_pairs": a.rotation.dimensions // 2,
-            "cache_block_bytes": a.num_kv_heads * a.head_dim * BLOCK_SIZE * HALF,
+            "key_page_bytes": a.num_kv_heads * CACHE_TYPES[self._cache_types.keys].page_bytes(a.head_dim),
+            "value_page_bytes": a.num_kv_heads * CACHE_TYPES[self._cache_types.values].page_bytes(a.head_dim),
+            "state_bytes": state_bytes(a.head_dim),
             "needs_values": any(t.format is not None and t.format.unpack is None for t in matrices),
             "epsilon": a.norm_epsilon,
             "embedding_scale": a.embedding_length**0.5 if a.family.scales_embeddings else 1.0,
             "logit_softcap": a.logit_softcap,
+            "attention_scale": a.attention_scale,
+            "attention_softcap": a.attention_softcap,
             **{native.name: native.address for native in NATIVES},
             **{name: native.address for name, native in chosen.items()},
         }.items():
@@ -198,18 +234,11 @@ class Decoder:
         return None
 
     def _allocate_cache(self, num_blocks: int) -> None:
-        cache_bytes = num_blocks * int(self._model["cache_block_bytes"][0])
-        cache = self._allocate(cache_bytes * 2 * self.architecture.num_layers)
+        keys, values = (num_blocks * int(self._model[name][0]) for name in ("key_page_bytes", "value_page_bytes"))
+        cache = self._allocate((keys + values) * self.architecture.num_layers)
         for index, layer in enumerate(self._layers):
-            layer["keys"], layer["values"] = cache + 2 * index * cache_bytes, cache + (2 * index + 1) * cache_bytes
-
-    def _tell_attention(self, scratch_stride: int, scores_stride: int) -> None:
-        """Writes what attend_rows expects at the head of each thread's scratch."""
-        for thread in range(self.num_threads):
-            head = int(self._step["scratch"][0]) + thread * scratch_stride
-            ctypes.c_int64.from_address(head).value = scores_stride
-            ctypes.c_float.from_address(head + 8).value = self.architecture.attention_scale
-            ctypes.c_float.from_address(head + 12).value = self.architecture.attention_softcap
+            layer["keys"] = cache + index * (keys + values)
+            layer["values"] = layer["keys"] + keys
 
     def _allocate(self, num_bytes: int) -> int:
         """Zeroed memory in huge pages where there are any; its address."""

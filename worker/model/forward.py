@@ -12,12 +12,12 @@ import numpy as np
 from numba import types
 
 from worker.kernels.activations import quantize_row
-from worker.kernels.attention import BLOCK_SIZE, HALF, ROW_TILE, attend_rows, block_address, write_key_value
+from worker.kernels.attention import finish_row
+from worker.kernels.cache_types import keep_finite
 from worker.kernels.jit import call, entry, kernel
 from worker.kernels.matmul import matmul
 from worker.kernels.ops import (
     add_normed_row,
-    add_row,
     cap_row,
     copy_row,
     norm_quantize_row,
@@ -27,14 +27,18 @@ from worker.kernels.ops import (
 )
 from worker.kernels.pool import barrier, start_step, wait_for_step
 from worker.kernels.simd import LANES, load_scalar_i32
-from worker.model.layout import LAYER, STEP, model_record
+from worker.model.attention import attend, cut_into_tiles, finish_attention, prepare_attention
+from worker.model.layout import LAYER, STEP, TILE, model_record
 
 # Steps of so few tokens prepare a product's input in every thread for itself, which is cheaper than meeting.
 FEW_TOKENS = 4
 
 # Native code that every model needs, and what depends on the family and the formats, filled in by decoder.py.
-NATIVES = (norm_row, norm_quantize_row, add_normed_row, quantize_row, write_key_value, attend_rows, barrier)
-CHOSEN_NATIVES = ("read_row", "rotate", "gated_row", "gated_quantize_row")
+NATIVES = (norm_row, norm_quantize_row, add_normed_row, quantize_row, keep_finite, finish_row, barrier)
+CHOSEN_NATIVES = (
+    "read_row", "rotate", "gated_row", "gated_quantize_row",
+    "attend_wide", "attend_narrow", "write_key", "write_value", "clear_values",
+)  # fmt: skip
 
 MODEL = model_record([*(native.name for native in NATIVES), *CHOSEN_NATIVES])
 
@@ -96,11 +100,12 @@ def _normed_input(model, step, weight, control, thread, num_threads):
 
 
 @kernel
-def _attention_input(model, step, control, thread, num_threads):
+def _attention_input(model, layer, step, tiles, control, thread, num_threads):
     """The attention's result, as input of attn_output."""
     num_tokens, width = step.num_tokens, model.num_heads * model.head_dim
     values, codes, factors = _input_of(step, num_tokens, thread)
     first, distance = _shares(num_tokens, thread, num_threads)
+    finish_attention(model, layer, step, tiles, first, distance, thread)
     for token in range(first, num_tokens, distance):
         row = step.attention + token * width * 4
         call(model.quantize_row, (row, width, codes, factors, token, num_tokens))
@@ -145,96 +150,6 @@ def _join_residual(model, step, matrix, norm, control, thread, num_threads):
     _meet(model, control, num_threads)
 
 
-# ---- attention --------------------------------------------------------------------------------
-
-
-@kernel
-def _prepare_head(model, layer, row, head, bias, norm, rotation):
-    """Bias, norm and rotation of one query or key head, in place; bias points to all heads' biases."""
-    if bias != 0:
-        add_row(bias + head * model.head_dim * 4, row, model.head_dim)
-    if norm != 0:
-        call(model.norm_row, (row, norm, row, model.head_dim, model.epsilon))
-    call(model.rotate, (row, model.num_rotated_pairs, rotation))
-
-
-@kernel
-def _prepare_token(model, layer, step, token, position, table, thread, num_threads):
-    """Prepares this thread's heads of a token and writes their keys and values to the cache."""
-    head_bytes = model.head_dim * 4
-    row = step.qkv + token * (model.num_heads + 2 * model.num_kv_heads) * head_bytes
-    rotation = layer.rotations + position * model.num_rotated_pairs * 8
-    for head in range(model.num_heads + model.num_kv_heads):
-        if (token + head) % num_threads != thread:
-            continue
-        if head < model.num_heads:
-            bias = layer.attn_q_bias
-            _prepare_head(model, layer, row + head * head_bytes, head, bias, layer.attn_q_norm, rotation)
-            continue
-        kv_head = head - model.num_heads
-        key, value = row + head * head_bytes, row + (head + model.num_kv_heads) * head_bytes
-        _prepare_head(model, layer, key, kv_head, layer.attn_k_bias, layer.attn_k_norm, rotation)
-        if layer.attn_v_bias != 0:
-            add_row(layer.attn_v_bias + kv_head * head_bytes, value, model.head_dim)
-        place = block_address(table, position, model.cache_block_bytes) + kv_head * model.head_dim * (BLOCK_SIZE * HALF)
-        call(model.write_key_value,
-             (key, value, layer.keys + place, layer.values + place, np.int64(position), model.head_dim))
-
-
-@kernel
-def _prepare_attention(model, layer, step, thread, num_threads):
-    """Queries, keys and values of all new tokens."""
-    for sequence in range(step.num_sequences):
-        start, end = load_scalar_i32(step.starts + 4 * sequence), load_scalar_i32(step.starts + 4 * sequence + 4)
-        context = load_scalar_i32(step.contexts + 4 * sequence)
-        table = step.blocks + sequence * step.blocks_stride
-        for token in range(start, end):
-            _prepare_token(model, layer, step, np.int64(token), np.int64(context + token - start), table,
-                           thread, num_threads)
-
-
-@kernel
-def _attend_tile(model, layer, step, sequence, kv_head, first_row, num_rows, thread):
-    """Rows first_row .. of (token, query head of kv_head) pairs of one sequence; the last tile repeats its last row."""
-    group = model.num_heads // model.num_kv_heads
-    head_bytes = model.head_dim * 4
-    qkv_bytes = (model.num_heads + 2 * model.num_kv_heads) * head_bytes
-    start, context = load_scalar_i32(step.starts + 4 * sequence), load_scalar_i32(step.contexts + 4 * sequence)
-    place = kv_head * model.head_dim * (BLOCK_SIZE * HALF)
-
-    def locate(row):
-        token, head = np.int64(start + row // group), kv_head * group + row % group
-        query = step.qkv + token * qkv_bytes + head * head_bytes
-        output = step.attention + (token * model.num_heads + head) * head_bytes
-        return query, output, np.int64(context + row // group + 1)
-
-    last = num_rows - 1
-    q0, o0, l0 = locate(first_row)
-    q1, o1, l1 = locate(min(first_row + 1, last))
-    q2, o2, l2 = locate(min(first_row + 2, last))
-    q3, o3, l3 = locate(min(first_row + 3, last))
-    call(model.attend_rows, (
-        q0, q1, q2, q3, l0, l1, l2, l3, o0, o1, o2, o3, model.head_dim, layer.keys + place, layer.values + place,
-        step.blocks + sequence * step.blocks_stride, model.cache_block_bytes, layer.window,
-        step.scratch + thread * step.scratch_stride,
-    ))  # fmt: skip
-
-
-@kernel
-def _attend(model, layer, step, thread, num_threads):
-    """Attention of all new tokens; tiles go to the threads in turn."""
-    group = model.num_heads // model.num_kv_heads
-    turn = 0
-    for sequence in range(step.num_sequences):
-        start, end = load_scalar_i32(step.starts + 4 * sequence), load_scalar_i32(step.starts + 4 * sequence + 4)
-        num_rows = np.int64(end - start) * group
-        for kv_head in range(model.num_kv_heads):
-            for first_row in range(0, num_rows, ROW_TILE):
-                if turn % num_threads == thread:
-                    _attend_tile(model, layer, step, sequence, kv_head, first_row, num_rows, thread)
-                turn += 1
-
-
 @kernel
 def _queries_keys_values(model, layer, step, thread, num_threads):
     q_width, kv_width = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
@@ -261,15 +176,15 @@ def _gate_and_up(model, layer, step, thread, num_threads):
 
 
 @kernel
-def _layer(model, layer, step, control, thread, num_threads):
+def _layer(model, layer, step, tiles, control, thread, num_threads):
     _normed_input(model, step, layer.attn_norm, control, thread, num_threads)
     _queries_keys_values(model, layer, step, thread, num_threads)
     _meet(model, control, num_threads)
-    _prepare_attention(model, layer, step, thread, num_threads)
+    prepare_attention(model, layer, step, thread, num_threads)
     _meet(model, control, num_threads)
-    _attend(model, layer, step, thread, num_threads)
+    attend(model, layer, step, tiles, thread, num_threads)
     _meet(model, control, num_threads)
-    _attention_input(model, step, control, thread, num_threads)
+    _attention_input(model, layer, step, tiles, control, thread, num_threads)
     _join_residual(model, step, layer.attn_output, layer.post_attention_norm, control, thread, num_threads)
     _normed_input(model, step, layer.ffn_norm, control, thread, num_threads)
     _gate_and_up(model, layer, step, thread, num_threads)
@@ -308,29 +223,33 @@ def _logits(model, step, control, thread, num_threads):
 
 
 @kernel
-def _share(model, layers, step, control, thread, num_threads):
+def _share(model, layers, step, tiles, control, thread, num_threads):
     """One thread's share of a step."""
+    if thread == 0:
+        cut_into_tiles(model, step, tiles)
     _embed(model, step, thread, num_threads)
     _meet(model, control, num_threads)
     for index in range(model.num_layers):
-        _layer(model, layers[index], step, control, thread, num_threads)
+        _layer(model, layers[index], step, tiles, control, thread, num_threads)
     if step.num_logit_rows > 0:
         _logits(model, step, control, thread, num_threads)
     _meet(model, control, num_threads)
 
 
-@entry(types.void(_array_of(MODEL), _array_of(LAYER), _array_of(STEP), types.intp, types.intp, types.intp))
-def compute(models, layers, steps, control, thread, num_threads):
+@entry(types.void(
+    _array_of(MODEL), _array_of(LAYER), _array_of(STEP), _array_of(TILE), types.intp, types.intp, types.intp
+))  # fmt: skip
+def compute(models, layers, steps, tiles, control, thread, num_threads):
     """Thread 0 computes one step and returns; the others compute every step until the pool closes."""
     model, step = models[0], steps[0]
     if thread == 0:
         if num_threads > 1:
             start_step(control)
-        _share(model, layers, step, control, thread, num_threads)
+        _share(model, layers, step, tiles, control, thread, num_threads)
         return
     ticket = np.int32(0)
     while True:
         ticket = wait_for_step(control, ticket)
         if ticket < 0:
             return
-        _share(model, layers, step, control, thread, num_threads)
+        _share(model, layers, step, tiles, control, thread, num_threads)

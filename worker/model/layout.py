@@ -34,9 +34,11 @@ def model_record(natives: list[str]) -> "np.dtype[np.void]":
         ("token_embd", MATRIX), ("output", MATRIX), ("output_norm", _ADDRESS),
         ("num_layers", _COUNT), ("width", _COUNT), ("hidden_width", _COUNT),
         ("num_heads", _COUNT), ("num_kv_heads", _COUNT), ("head_dim", _COUNT), ("num_rotated_pairs", _COUNT),
-        ("cache_block_bytes", _COUNT),  # of one block in one layer, all KV heads: of keys, and again of values
+        ("key_page_bytes", _COUNT), ("value_page_bytes", _COUNT),  # of a page in one layer, all KV heads
+        ("state_bytes", _COUNT),  # of a row of attention
         ("needs_values", _COUNT),  # 1 if any matrix is of floats
-        ("epsilon", np.float32), ("embedding_scale", np.float32), ("logit_softcap", np.float32), ("_", np.float32),
+        ("epsilon", np.float32), ("embedding_scale", np.float32), ("logit_softcap", np.float32),
+        ("attention_scale", np.float32), ("attention_softcap", np.float32), ("_", np.float32),
         *((name, _ADDRESS) for name in natives),
     ])  # fmt: skip
 
@@ -52,6 +54,16 @@ STEP = np.dtype([
     ("gate_up", _ADDRESS),  # f32 [token][gate | up]
     ("inputs", _ADDRESS), ("inputs_stride", _COUNT),  # of each thread: f32 values, codes, factors of a product's input
     ("codes_offset", _COUNT), ("factors_offset", _COUNT),
-    ("scratch", _ADDRESS), ("scratch_stride", _COUNT),  # of each thread, for attention
+    ("scratch", _ADDRESS), ("scratch_stride", _COUNT), ("states_offset", _COUNT),  # of each thread, for attention
+    ("parts", _ADDRESS), ("max_parts", _COUNT),  # states of rows whose chunks different threads compute
+    ("num_tiles", _COUNT),
     ("logits", _ADDRESS), ("logits_stride", _COUNT),
+])  # fmt: skip
+
+# Neighbouring rows (token and query head) of one sequence, whose attention is computed together.
+TILE = np.dtype([
+    ("sequence", _COUNT), ("first_row", _COUNT), ("end_row", _COUNT),
+    ("is_wide", _COUNT),
+    ("first_part", _COUNT),  # -1: one thread computes all its chunks
+    ("num_chunks", _COUNT),  # of the sequence, up to its last new token
 ])  # fmt: skip

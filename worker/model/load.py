@@ -9,7 +9,7 @@ from worker.gguf import GGUF
 from worker.kernels.compilation import Kernel, compile_all
 from worker.kernels.jit import cache_folder
 from worker.model.architecture import Architecture, read_architecture
-from worker.model.decoder import Decoder, kernels_for
+from worker.model.decoder import CacheTypes, Decoder, kernels_for
 from worker.model.weights import pack_weights
 
 Progress = Callable[[str, float], None]  # stage, fraction done
@@ -27,7 +27,7 @@ def load_model(
     architecture = read_architecture(gguf.metadata, embedding.shape[0])
     check_tensors(gguf, architecture)
     weights = pack_weights(gguf, cache_folder() / "panels", lambda done: progress("packing weights", done))
-    kernels = [*other_kernels, *kernels_for(architecture, weights)]
+    kernels = [*other_kernels, *kernels_for(architecture, weights, CacheTypes())]
     compile_all(kernels, lambda done, total, name: progress(f"compiling kernels {done}/{total}", done / total))
     return Decoder(architecture, weights, config.num_threads or usable_cores())
 

@@ -66,7 +66,7 @@ def test_a_maximum_passes_nan_on_from_either_side_and_any_lane(lane):
 def memory_operations(x, out):
     """What is stored narrower than f32, and numbers spread over vectors, from 32 f32 at x."""
     a = simd.load(x)
-    simd.store_f16(out, a)
+    simd.store_numbers("F16", out, a)
     simd.store_i8(out + 32, simd.round_even(a))
     simd.store_quads(out + 48, 8, simd.round_even(a))
     simd.store_scalar_f16(out + 80, simd.load_scalar(x))
