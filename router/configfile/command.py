@@ -105,17 +105,14 @@ def _read(arguments: Sequence[str]) -> tuple[Given, FileConfig, GatewayConfig]:
     """As `corral serve` would read it. Raises CommandError, ConfigError."""
     given = parse(arguments, os.environ)
     file = load(given)
-    _check_overlays(file)
-    return given, file, gateway_config(given, (), file)
-
-
-def _check_overlays(file: FileConfig) -> None:
     problems = file.problems or Problems(Path(), {})
     for alias in file.aliases:
         error = overlay_error(alias)
         if error is not None:
             problems.add(("aliases", alias.name, error[0]), error[1])
+    config = gateway_config(given, (), file)
     problems.check()
+    return given, file, config
 
 
 if __name__ == "__main__":

@@ -4,11 +4,11 @@ Called by command.py for `corral config explain`. Invariant: every flag of a wor
 and its origin: a flag, a variable, a place in a file, or the default.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from router.aliases import AliasTable
-from router.config import AliasConfig, GatewayConfig, ModelConfig
+from router.config import AliasConfig, FallbackConfig, GatewayConfig, ModelConfig, ShadowConfig
 from router.configfile.reading import FileConfig, ModelEntry
 from router.flags import Given
 from router.flagtable import FLAGS, Effect
@@ -67,7 +67,15 @@ def _shown(value: object) -> str:
             return "none"
         case bool():
             return "yes" if value else "no"
+        case FallbackConfig():
+            return f"{value.to} ({'|'.join(sorted(value.on))})"
+        case ShadowConfig():
+            return f"{value.to} ({value.fraction:g})"
+        case (str() as model, float() as weight):
+            return f"{model} ({weight:g})"
         case tuple():
             return ", ".join(_shown(item) for item in value)
+        case Mapping():
+            return ", ".join(f"{name}={_shown(item)}" for name, item in value.items())
         case _:
             return str(value)

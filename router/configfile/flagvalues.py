@@ -16,6 +16,7 @@ from router.flagtable import Effect, Flag, Takes
 
 FILES = frozenset({"FILE", "DIR"})
 WHOLE = frozenset({"N", "PORT", "BYTES"})
+OF_GATEWAY = "this is a setting of the whole gateway; it belongs under [server]"
 NOT_IN_FILE = frozenset({"config"})
 
 
@@ -28,11 +29,13 @@ def read_flags(
     for key, value in table.items():
         place = (*path, key)
         flag = known.get(key.replace("_", "-"))
-        if flag is None or flag.key in NOT_IN_FILE:
-            useful = [name for name, each in known.items() if each.effect in effects]
-            problems.unknown(place, "flag", useful)
+        if flag is not None and flag.key in NOT_IN_FILE:
+            problems.add(place, "this is for the command line only")
+        elif flag is None:
+            useful = [name for name, each in known.items() if each.effect in effects - {Effect.NONE}]
+            problems.unknown(place, "flag", useful, known)
         elif flag.effect not in effects:
-            problems.add(place, "this is a setting of the whole gateway; it belongs under [server]")
+            problems.add(place, OF_GATEWAY)
         else:
             _take(layer, flag, key, value, place, problems, base)
     return layer

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from router.configfile.locate import KeyPath
 from router.configfile.problems import Problem, Problems
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
@@ -60,9 +61,9 @@ def _sections(text: str, problems: Problems) -> dict[str, _Section]:
             continue
         key, joined, value = line.partition("=")
         if not joined:
-            problems.found.append(
-                Problem(problems.file, number, (), f"expected [NAME] or KEY = VALUE, but got {line!r}")
-            )
+            message = f"expected [NAME] or KEY = VALUE, but got {line!r}"
+            problems.found.append(Problem(problems.file, number, (), message))
+            continue
         current.lines[key.strip()] = value.strip(), number
     return sections
 
@@ -74,13 +75,22 @@ def _flags(section: _Section, name: str, problems: Problems) -> Layer:
             continue
         flag = named(key)
         if flag is None or (flag.effect is Effect.SERVE and flag.key not in ("model", "alias")):
-            unknown = Problems(problems.file, {(name, key): number})
-            unknown.unknown((name, key), "flag of a model", long_names())
-            problems.found += unknown.found
+            _refuse(problems, (name, key), number, flag)
             continue
         where = f"{problems.file}:{number}: {name}.{key}"
         layer[flag.key] = FileValue(flag, key, (_text(flag, key, text),), where)
     return layer
+
+
+def _refuse(problems: Problems, path: KeyPath, line: int, flag: Flag | None) -> None:
+    told = Problems(problems.file, {path: line})
+    if flag is None:
+        told.unknown(
+            path, "flag of a model", (name for name, each in long_names().items() if each.effect is Effect.WORKER)
+        )
+    else:
+        told.add(path, "this is a setting of the whole gateway")
+    problems.found += told.found
 
 
 def _text(flag: Flag, key: str, text: str) -> str:

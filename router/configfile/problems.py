@@ -62,11 +62,10 @@ class Problems:
     def add(self, path: KeyPath, message: str, nearest: str | None = None) -> None:
         self.found.append(Problem(self.file, self.line(path), path, message, nearest))
 
-    def unknown(self, path: KeyPath, what: str, known: Iterable[str]) -> None:
-        """A name that is not known: what it should have been the name of, and of which it is one."""
-        matches = difflib.get_close_matches(path[-1].casefold(), list(known), n=1, cutoff=0.5)
-        message = f"no such {what}"
-        self.found.append(Problem(self.file, self.line(path), path, message, matches[0] if matches else None))
+    def unknown(self, path: KeyPath, what: str, *known: Iterable[str]) -> None:
+        """A name that is not known: what it should have been the name of, and the known ones, likely ones first."""
+        ways = (difflib.get_close_matches(path[-1].casefold(), list(names), n=1, cutoff=0.5) for names in known)
+        self.add(path, f"no such {what}", next((matches[0] for matches in ways if matches), None))
 
     def check(self) -> None:
         """Raises ConfigError if there are any."""
