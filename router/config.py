@@ -180,7 +180,6 @@ class GatewayConfig:
     limits: LimitsConfig = LimitsConfig()
     balance: BalanceConfig = BalanceConfig()
     allowed_hosts: tuple[str, ...] | None = None  # names a Host header may have beside addresses; None: any
-    redis: str | None = None  # URL of the store that gateways share their limits in
     cors: CorsConfig = CorsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
     log: LogConfig = LogConfig()

@@ -92,7 +92,6 @@ _SERVE = """
     --api-key $ LLAMA_API_KEY : KEY[,...] : keys that may call (visible in ps: better a file)
     --api-key-file $ LLAMA_ARG_API_KEY_FILE : FILE : keys that may call, one a line; # begins a comment
     --keys $ CORRAL_KEYS : FILE : keys with rights and limits, as `corral keys` keeps them
-    --redis $ CORRAL_REDIS : URL : share the keys' limits with other gateways
     --allowed-hosts : HOST[,...] : names this server has, beside localhost and addresses
     --insecure-no-auth :  : listen beyond loopback without any key
     --cors :  : let web pages of every origin call

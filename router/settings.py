@@ -19,6 +19,7 @@ from router.config import (
     DEFAULT_HOST,
     DEFAULT_LAME_DUCK,
     DEFAULT_PORT,
+    BalanceConfig,
     CorsConfig,
     GatewayConfig,
     KeyConfig,
@@ -73,7 +74,6 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         keys=(*file.keys, *_plain_keys(given)),
         limits=file.limits,
         balance=file.balance,
-        redis=given.last("redis"),
         cors=cors,
         supervision=_supervision(given),
         log=_log(given),
@@ -110,6 +110,8 @@ def _file_notes(file: FileConfig) -> list[str]:
     idle = dict.fromkeys(name.replace("_", "-") for entry in file.models for name in entry.settings)
     if idle:
         notes.append(f"no effect: {', '.join(idle)} (every model has one worker, which lives as long as the gateway)")
+    if file.balance != BalanceConfig() or any(alias.balance for alias in file.aliases):
+        notes.append("no effect: balance (every model has one worker)")
     return list(dict.fromkeys(notes))
 
 
