@@ -102,8 +102,10 @@ class Call:
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         async with self._within_limits(total):
             turn = Turn(self.key, self.table.limits, cost, patient=index > 0)
-            async with aclosing(self._routed(message, turn, index)) as replies:
-                async for reply in self.policies.shadows.beside(self.route, message, replies):
+            routed = self._routed(message, turn, index)
+            shadowed = self.policies.shadows.beside(self.route, message, routed)
+            async with aclosing(routed), aclosing(shadowed) as replies:
+                async for reply in replies:
                     yield reply
 
     async def _routed(

@@ -7,7 +7,7 @@ what they said. Invariant: whatever happens to a copy, the client's answer is wh
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -49,7 +49,7 @@ class Shadows:
 
     async def beside(
         self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
-    ) -> AsyncIterator[pb.GenerateReply]:
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
         """The replies as they are; where the route has a shadow, it gets a copy of the message."""
         if route.shadow is None:
             async for reply in replies:
