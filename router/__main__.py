@@ -20,6 +20,8 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "serve": Command("router.serve", "serve models over HTTP: OpenAI's and llama-server's interfaces on one port"),
     "worker": Command("worker", "serve one model over gRPC"),
+    "config": Command("router.configfile.command", "check, explain or compare configuration files"),
+    "keys": Command("router.keycommand", "make, list and revoke the keys of tenants"),
     "pull": Command("router.pull", "fetch a model: a name of the catalogue, hf:USER/REPO[:QUANT] or a URL"),
 }
 

@@ -2,59 +2,67 @@
 
 Made by gateway.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
     RequestId      gives it an id                      Cors       answers OPTIONS, marks answers for other origins
-    ErrorBoundary  exceptions become JSON envelopes    Auth       no key, no further
-    BodyLimit      counts its bytes                    routes     router/api, which calls the Dispatcher
-Invariant: nothing under a route is reached without a key, but for the paths auth.OPEN_PATHS names.
+    ErrorBoundary  exceptions become JSON envelopes    HostGuard  refuses pages that come under another name
+    Auth           no key, no further                  BodyLimit  counts its bytes
+    Guarded        no right, no further                routes     router/api, which calls the Dispatcher
+Invariant: a route is reached only with a key that has the scope its row declares; OPEN rows need none.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import Request
-from starlette.responses import Response
 from starlette.routing import Route
 
-from router.aliases import AliasTable
+from router.admission import Admission
 from router.api import chat, completions, models, native, status, text
-from router.auth import Auth, Keys
+from router.api.routed import check_overlays
+from router.auth import Auth, Endpoint, Guarded
 from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
-from router.config import GatewayConfig
+from router.call import Policies
+from router.config import GatewayConfig, Scope
 from router.cors import Cors
 from router.dispatch import Dispatcher
+from router.hosts import HostGuard
+from router.limits import MemoryLimits
+from router.shadow import Shadows
 from router.supervisor import Fleet
+from router.table import Table
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+OPEN = None
 
-ROUTES: Sequence[tuple[str, str, Endpoint]] = (
-    ("GET", "/health", status.health),
-    ("GET", "/v1/health", status.health),
-    ("GET", "/live", status.live),
-    ("GET", "/ready", status.ready),
-    ("GET", "/props", status.props),
-    ("GET", "/slots", status.slots),
-    ("GET", "/metrics", status.metrics),
-    ("GET", "/v1/models", models.list_models),
-    ("GET", "/models", models.list_models),
-    ("GET", "/v1/models/{model:path}", models.get_model),
-    ("POST", "/v1/chat/completions", chat.chat_completions),
-    ("POST", "/chat/completions", chat.chat_completions),
-    ("POST", "/v1/completions", completions.completions),
-    ("POST", "/completion", native.completion),
-    ("POST", "/completions", native.completion),
-    ("POST", "/tokenize", text.tokenize),
-    ("POST", "/detokenize", text.detokenize),
-    ("POST", "/apply-template", text.apply_template),
+ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
+    ("GET", "/health", OPEN, status.health),
+    ("GET", "/v1/health", OPEN, status.health),
+    ("GET", "/live", OPEN, status.live),
+    ("GET", "/ready", OPEN, status.ready),
+    ("GET", "/props", Scope.INFER, status.props),
+    ("GET", "/slots", Scope.METRICS, status.slots),
+    ("GET", "/metrics", Scope.METRICS, status.metrics),
+    ("GET", "/v1/models", Scope.INFER, models.list_models),
+    ("GET", "/models", Scope.INFER, models.list_models),
+    ("GET", "/v1/models/{model:path}", Scope.INFER, models.get_model),
+    ("POST", "/v1/chat/completions", Scope.INFER, chat.chat_completions),
+    ("POST", "/chat/completions", Scope.INFER, chat.chat_completions),
+    ("POST", "/v1/completions", Scope.INFER, completions.completions),
+    ("POST", "/completion", Scope.INFER, native.completion),
+    ("POST", "/completions", Scope.INFER, native.completion),
+    ("POST", "/tokenize", Scope.INFER, text.tokenize),
+    ("POST", "/detokenize", Scope.INFER, text.detokenize),
+    ("POST", "/apply-template", Scope.INFER, text.apply_template),
 )
+OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)
 
 
 def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     """The application over running workers, or over its own, whose lives are its lifespan.
 
-    app.state: config, fleet, dispatcher.
+    app.state: config, fleet, policies, and the table in force, which a reload replaces.
     """
+    check_overlays(config.aliases)
     fleet = running or Fleet(config.models, config.supervision)
 
     @asynccontextmanager
@@ -69,17 +77,22 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        routes=[Route(path, endpoint, methods=[method]) for method, path, endpoint in ROUTES],
+        routes=[
+            Route(path, Guarded(endpoint, scope).answer, methods=[method]) for method, path, scope, endpoint in ROUTES
+        ],
         exception_handlers={HTTPException: reject_route},
         middleware=[
             Middleware(RequestId),
             Middleware(Cors, config=config.cors),
             Middleware(ErrorBoundary),
-            Middleware(Auth, keys=Keys(config.key_digests)),
+            *([] if config.allowed_hosts is None else [Middleware(HostGuard, allowed=config.allowed_hosts)]),
+            Middleware(Auth, open_paths=OPEN_PATHS),
             Middleware(BodyLimit, limit=config.body_limit),
         ],
     )
     app.state.config = config
     app.state.fleet = fleet
-    app.state.dispatcher = Dispatcher(AliasTable(config.models), fleet)
+    app.state.table = Table.of(config)
+    dispatcher = Dispatcher(fleet, Admission(time.monotonic))
+    app.state.policies = Policies(dispatcher, MemoryLimits(time.monotonic), Shadows(dispatcher))
     return app

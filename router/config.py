@@ -1,11 +1,16 @@
-"""What the gateway is told at start, as frozen values. Made by settings.py, read by everyone, never changed.
+"""What the gateway is told, as frozen values. Made by settings.py, read by everyone, never changed.
 
+What may differ between two of them while the gateway runs becomes a Table (table.py), which is swapped whole.
 Invariant: a GatewayConfig that exists is valid: names are unique, files were there, addresses make sense.
 """
 
+import enum
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 8080
@@ -18,15 +23,103 @@ DEFAULT_CORS_HEADERS = "*"
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """One GGUF file and the names it answers to."""
+    """One GGUF file, the names it answers to, and how its workers live."""
 
     path: Path
-    names: tuple[str, ...]  # the first is the model's own name, the others are further aliases
+    names: tuple[str, ...]  # the first is the model's own name, the others are further names for the same weights
     worker_arguments: tuple[str, ...] = ()
+    replicas: int = 1
+    pin: bool = False  # never unloaded to make room
+    ttl: float | None = None  # seconds without a request after which it is unloaded; None: never
+    weight: float = 1.0  # its share of the cores while several models compute
+    load_on_start: bool = True
 
     @property
     def name(self) -> str:
         return self.names[0]
+
+
+class Reason(enum.StrEnum):
+    """Why a request goes on to a fallback."""
+
+    UNAVAILABLE = "unavailable"
+    OVERLOADED = "overloaded"
+    CONTEXT = "context"  # its prompt does not fit
+
+
+@dataclass(frozen=True, slots=True)
+class FallbackConfig:
+    """A name to go on to, and for which reasons."""
+
+    to: str
+    on: frozenset[Reason] = frozenset(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class ShadowConfig:
+    """A name that gets a copy of a fraction of the requests; its answers are compared and thrown away."""
+
+    to: str
+    fraction: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class AliasConfig:
+    """A name that is a traffic policy over models."""
+
+    name: str
+    targets: tuple[tuple[str, float], ...]  # (model, weight above 0)
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # fields of a body, where the client gives none
+    forced: Mapping[str, Any] = field(default_factory=dict)  # fields of a body, whatever the client gives
+    fallbacks: tuple[FallbackConfig, ...] = ()
+    shadow: ShadowConfig | None = None
+    hidden: bool = False  # answers, but is not listed
+    balance: str | None = None  # one of BALANCING; None: as [balance] says
+
+
+class Scope(enum.StrEnum):
+    """What a key may be used for."""
+
+    INFER = "infer"
+    ADMIN = "admin"
+    METRICS = "metrics"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyConfig:
+    """One tenant: a key, its rights and its limits. None: no limit."""
+
+    name: str
+    digest: bytes  # sha256 of the key
+    models: tuple[str, ...] = ("*",)  # patterns of the names it may ask for
+    scopes: frozenset[Scope] = frozenset({Scope.INFER})
+    expires: datetime | None = None  # with a time zone
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None  # requests at the same time
+    weight: float = 1.0  # share of a busy model
+    priority: int = 0  # higher goes first, whatever the weights
+
+
+@dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """How requests wait in front of a model. Times are in seconds."""
+
+    queue: int = 512  # requests that may wait in front of one model
+    queue_timeout: float = 600.0
+    in_flight: int = 0  # requests handed to one model at once; 0: what it computes at once, and one more
+    assumed_answer: int = 256  # tokens that are reserved for an answer without a limit of its own
+
+
+BALANCING = ("least-tokens", "prefix", "two-choices", "session", "round-robin")
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceConfig:
+    """How a replica is chosen."""
+
+    policy: str = BALANCING[0]
+    session_header: str = "x-session-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +175,11 @@ class GatewayConfig:
     models: tuple[ModelConfig, ...]
     hosts: tuple[str, ...] = (DEFAULT_HOST,)  # addresses, or paths ending in .sock
     port: int = DEFAULT_PORT
-    key_digests: frozenset[bytes] = frozenset()  # sha256 of every valid key; none: no key is asked for
+    aliases: tuple[AliasConfig, ...] = ()
+    keys: tuple[KeyConfig, ...] = ()  # none: no key is asked for
+    limits: LimitsConfig = LimitsConfig()
+    balance: BalanceConfig = BalanceConfig()
+    allowed_hosts: tuple[str, ...] | None = None  # names a Host header may have beside addresses; None: any
     cors: CorsConfig = CorsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
     log: LogConfig = LogConfig()

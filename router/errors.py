@@ -5,11 +5,13 @@
     ├── InvalidRequest      400      it can never succeed as written
     │   └── ContextExceeded 400      its prompt does not fit the context
     ├── Unauthorized        401      no valid key
+    ├── Forbidden           403      a valid key without the right to do it, or a page of another site
     ├── NotFound            404      no such path
     ├── ModelNotFound       404      no such model
     ├── MethodNotAllowed    405
     ├── BodyTooLarge        413
     ├── Overloaded          429      the waiting line is full; says when to come again
+    ├── RateLimited         429      the key has used up a limit of its own; says when to come again
     ├── InternalError       500      a fault of ours; the cause is in the log only
     ├── WorkerFailed        500      the worker's answer is not complete
     │   └── WorkerLost      500      because the connection to it broke: it died
@@ -22,6 +24,7 @@ Raised by everyone in router/; rendered by app.py and, inside a stream that has 
 Invariant: a client sees a RouterError's message and nothing else, never a traceback.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -89,8 +92,18 @@ class Unauthorized(_MessageFirst):
     status = 401
     type = "authentication_error"
 
-    def __init__(self) -> None:
-        super().__init__("Invalid API Key")
+    def __init__(self, message: str = "Invalid API Key") -> None:
+        super().__init__(message)
+
+
+class Forbidden(_MessageFirst):
+    """Known who asks, but not allowed."""
+
+    status = 403
+    type = "permission_error"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers=_NEVER_RETRY)
 
 
 class NotFound(_MessageFirst):
@@ -142,8 +155,25 @@ class Overloaded(RouterError):
     status = 429
     type = "rate_limit_error"
 
-    def __init__(self, message: str, retry_after: int = 1) -> None:
-        super().__init__(message, headers={"Retry-After": str(retry_after)})
+    def __init__(self, message: str, retry_after: int = 1, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message, headers={"Retry-After": str(max(retry_after, 1)), **(headers or {})})
+
+
+class RateLimited(RouterError):
+    """A key has used up one of its limits. `retry_after` is in seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+
+    def __init__(self, key: str, limit: str, retry_after: float, headers: Mapping[str, str]) -> None:
+        waits = {
+            "Retry-After": str(max(math.ceil(retry_after), 1)),
+            "retry-after-ms": str(math.ceil(retry_after * 1000)),
+        }
+        super().__init__(
+            f"key {_quoted(key)} has reached its limit of {limit}; try again in {retry_after:.3g} s",
+            headers={**waits, **headers},
+        )
 
 
 class InternalError(RouterError):

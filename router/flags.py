@@ -1,6 +1,7 @@
 """Reads a command line and the environment by the table of flags. Pure.
 
-Called by serve.py; settings.py makes sense of the values. Precedence: flag, then environment.
+Called by serve.py; settings.py makes sense of the values. Precedence: flag, then environment, then the layers that
+configuration files add with `filled`. Every flag has its LLAMA_ARG variable, if llama-server has one, and CORRAL_KEY.
 Invariant: every word of the command line is understood or refused; none is skipped.
 """
 
@@ -15,6 +16,20 @@ EXIT_USAGE = 2
 _ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
 _OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
 _BY_NAME: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in (*flag.names, *flag.off)}
+_BY_VARIABLE: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in flag.variables}
+
+
+@dataclass(frozen=True, slots=True)
+class FileValue:
+    """A flag that a file sets: its name there, its values, and where that is."""
+
+    flag: Flag
+    name: str
+    texts: tuple[str, ...]
+    where: str
+
+
+Layer = Mapping[str, FileValue]  # by the flag's key
 
 
 @dataclass(slots=True)
@@ -23,6 +38,25 @@ class Given:
 
     values: dict[str, list[str]] = field(default_factory=dict)
     inert: dict[str, list[str]] = field(default_factory=dict)
+    origins: dict[str, str] = field(default_factory=dict)  # who gave the values of a key
+
+    def filled(self, layer: Layer) -> "Given":
+        """These values, and the layer's for the keys without one."""
+        result = Given(
+            {key: list(values) for key, values in self.values.items()},
+            {note: list(names) for note, names in self.inert.items()},
+            dict(self.origins),
+        )
+        for key, value in layer.items():
+            if key not in self.values:
+                for text in value.texts:
+                    result.take(value.flag, value.name, text, value.where)
+        return result
+
+    def called(self, key: str) -> str:
+        """What to call a setting in a message: the flag or, with its place, the key of a file."""
+        origin = self.origins.get(key, "")
+        return origin if ":" in origin else "--" + key.replace("_", "-")
 
     def last(self, key: str) -> str | None:
         found = self.values.get(key)
@@ -36,9 +70,10 @@ class Given:
         """One line per reason."""
         return tuple(f"no effect: {', '.join(names)} ({note})" for note, names in self.inert.items())
 
-    def take(self, flag: Flag, name: str, value: str) -> None:
+    def take(self, flag: Flag, name: str, value: str, origin: str) -> None:
         """Files one flag as given; an off-name or an off-word turns it around."""
         if flag.effect is not Effect.NONE:
+            self.origins[flag.key] = origin
             self.values.setdefault(flag.key, []).append(value)
             return
         off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value.lower() in _OFF_WORDS)
@@ -51,12 +86,23 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Given:
     """Raises CommandError for a word that is no flag or a flag without its value."""
     given = Given()
     for flag, name, value in _words(arguments):
-        given.take(flag, name, value)
+        given.take(flag, name, value, name)
     seen = {_BY_NAME[word.partition("=")[0]].key for word in arguments if word.partition("=")[0] in _BY_NAME}
     for flag in FLAGS:
         if flag.key not in seen:
             _take_variable(given, flag, environment)
     return given
+
+
+def named(name: str) -> Flag | None:
+    """The flag of a name with or without its dashes, or of a variable."""
+    found = _BY_NAME.get(name) or _BY_NAME.get(f"--{name}") or _BY_NAME.get(f"-{name}")
+    return found or _BY_VARIABLE.get(name)
+
+
+def long_names() -> Mapping[str, Flag]:
+    """Every flag by its long names, without the dashes."""
+    return {name[2:]: flag for name, flag in _BY_NAME.items() if name.startswith("--")}
 
 
 def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:
@@ -86,13 +132,13 @@ def _value(flag: Flag, name: str, rest: list[str]) -> str:
 
 
 def _take_variable(given: Given, flag: Flag, environment: Mapping[str, str]) -> None:
-    for variable in flag.variables:
+    for variable in (*flag.variables, f"CORRAL_{flag.key.upper()}"):
         value = environment.get(variable)
         if value is None:
             continue
         if flag.takes is Takes.NOTHING:
             value = _switch(variable, value)
-        given.take(flag, variable, value)
+        given.take(flag, variable, value, variable)
         return
 
 

@@ -80,6 +80,9 @@ def _inert(note: str, rows: str, takes: Takes, off_note: str | None = None) -> I
 
 
 _SERVE = """
+    --config $ CORRAL_CONFIG : FILE : settings, models, aliases, keys (./corral.toml, if it is there)
+    --models-dir $ LLAMA_ARG_MODELS_DIR : DIR : serve every GGUF file in this folder
+    --models-preset $ LLAMA_ARG_MODELS_PRESET : FILE : models in llama-server's INI format
     -m --model $ LLAMA_ARG_MODEL LLAMA_MODEL_PATH : FILE : a GGUF file to serve; give it again for more
     -hf -hfr --hf-repo $ LLAMA_ARG_HF_REPO : USER/REPO[:QUANT] : a model to fetch first, as `corral pull hf:...`
     -mu --model-url $ LLAMA_ARG_MODEL_URL : URL : a model to fetch first, as `corral pull URL`
@@ -88,6 +91,8 @@ _SERVE = """
     --port $ LLAMA_ARG_PORT : PORT : port to listen on (8080); 0 takes a free one
     --api-key $ LLAMA_API_KEY : KEY[,...] : keys that may call (visible in ps: better a file)
     --api-key-file $ LLAMA_ARG_API_KEY_FILE : FILE : keys that may call, one a line; # begins a comment
+    --keys $ CORRAL_KEYS : FILE : keys with rights and limits, as `corral keys` keeps them
+    --allowed-hosts : HOST[,...] : names this server has, beside localhost and addresses
     --insecure-no-auth :  : listen beyond loopback without any key
     --cors :  : let web pages of every origin call
     --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : let web pages of these origins call
@@ -316,8 +321,6 @@ FLAGS: tuple[Flag, ...] = (
         --video-fps $ LLAMA_ARG_VIDEO_FPS
         --video-timestamp-interval $ LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL
         --video-ffmpeg-dir $ LLAMA_ARG_VIDEO_FFMPEG_DIR
-        --models-dir $ LLAMA_ARG_MODELS_DIR
-        --models-preset $ LLAMA_ARG_MODELS_PRESET
         --models-max $ LLAMA_ARG_MODELS_MAX
         --sleep-idle-seconds
         --log-prompts-dir

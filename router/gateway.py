@@ -18,6 +18,7 @@ from router.app import create_app
 from router.banner import Banner
 from router.config import GatewayConfig
 from router.listen import address
+from router.reload import ReadAgain, reload
 from router.supervisor import Fleet, ModelState, ModelStatus
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
@@ -25,12 +26,13 @@ KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
 log = logging.getLogger("corral")
 
 
-async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet) -> int:
-    """Serves until told to stop; 1 if no model could be loaded."""
+async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet, read_again: ReadAgain) -> int:
+    """Serves until told to stop; 1 if no model could be loaded. SIGHUP reads the configuration again."""
     app = create_app(config, fleet)
     server = _Server(_uvicorn_config(app, config))
     shutdown = Shutdown(server, fleet, config)
     shutdown.hear_signals()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, app, read_again)
     banner = Banner(config, [address(listener, config.tls is not None) for listener in sockets])
     banner.listening()
     start = asyncio.create_task(_report_start(banner, fleet, server))

@@ -59,6 +59,7 @@ class Replica:
 
     def __init__(self, model: str, address: str, token: str) -> None:
         self.model = model
+        self.name = f"{model}/0"  # what clients are told
         self.address = address
         self._closed = False
         self._metadata = ((TOKEN_KEY, token),)

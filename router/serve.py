@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import uvloop
 
 from router import logs
 from router.config import GatewayConfig
+from router.configfile.loading import load
 from router.errors import CommandError
 from router.flags import Given, parse, usage
 from router.listen import bind
@@ -37,12 +38,14 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         given = parse(arguments, os.environ)
-        config = gateway_config(given, [_pull(source) for source in _sources(given)])
+        file = load(given)
+        fetched = [_pull(source) for source in _sources(given.filled(file.server))]
+        config = gateway_config(given, fetched, file)
         logs.configure(config.log)
         writable_base(os.environ)
         sockets = bind(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, sockets))
+            return runner.run(_serve(config, sockets, lambda: gateway_config(given, fetched, load(given))))
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -65,10 +68,12 @@ def _pull(source: str) -> Path:
     return Path(done.stdout.splitlines()[-1])
 
 
-async def _serve(config: GatewayConfig, sockets: Sequence[socket.socket]) -> int:
+async def _serve(
+    config: GatewayConfig, sockets: Sequence[socket.socket], read_again: Callable[[], GatewayConfig]
+) -> int:
     async with Fleet(config.models, config.supervision) as fleet:
         gateway = await asyncio.to_thread(importlib.import_module, _GATEWAY)
-        status: int = await gateway.serve(config, sockets, fleet)
+        status: int = await gateway.serve(config, sockets, fleet, read_again)
         return status
 
 

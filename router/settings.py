@@ -1,6 +1,7 @@
-"""From given flags to a GatewayConfig: values are checked, models named, keys read.
+"""From given flags and files to a GatewayConfig: values are checked, models named, keys read.
 
-Called by serve.py. Invariant: whatever is wrong is said in one line that names the flag, before anything is started.
+Called by serve.py and configfile/command.py. Invariant: whatever is wrong is said in one line that names the flag, or
+the file and the line, before anything is started.
 """
 
 import shlex
@@ -9,7 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from router.auth import key_digest
+from router.aliases import AliasError, AliasTable
 from router.config import (
     DEFAULT_BODY_LIMIT,
     DEFAULT_CORS_HEADERS,
@@ -18,16 +19,23 @@ from router.config import (
     DEFAULT_HOST,
     DEFAULT_LAME_DUCK,
     DEFAULT_PORT,
+    BalanceConfig,
     CorsConfig,
     GatewayConfig,
+    KeyConfig,
     LogConfig,
     ModelConfig,
     SupervisionConfig,
     TlsConfig,
 )
+from router.configfile.problems import Problems
+from router.configfile.reading import FileConfig
 from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
+from router.keys import full_key
+from router.modelset import assemble
 
+NO_FILE = FileConfig()
 UNIX_SUFFIX = ".sock"
 _LEVELS = ("ERROR", "ERROR", "WARNING", "INFO", "DEBUG")
 SILENT = "CRITICAL"
@@ -43,16 +51,29 @@ _MAX_WORKER_NUMBER = (1 << 24) - 1
 _CACHE_TYPES = ("f16", "f32", "q8_0")
 
 
-def gateway_config(given: Given, fetched: Sequence[Path] = ()) -> GatewayConfig:
-    """The configuration; `fetched` are models beyond those of -m. Raises CommandError."""
-    models = _models([*map(Path, given.values.get("model", ())), *fetched], given.values.get("alias", ()))
-    arguments = _worker_arguments(given)
+def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig = NO_FILE) -> GatewayConfig:
+    """The configuration; `fetched` are models beyond those of -m. Raises CommandError, ConfigError."""
+    server = given.filled(file.server)
+    models = assemble(
+        [*map(Path, server.values.get("model", ())), *fetched],
+        server.values.get("alias", ()),
+        file.models,
+        lambda layer: _worker_arguments(given.filled(layer).filled(file.server)),
+    )
+    _check_aliases(models, file)
+    return _gateway(server, file, models)
+
+
+def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) -> GatewayConfig:
     cors, cors_notes = _cors(given)
     config = GatewayConfig(
-        models=tuple(replace(model, worker_arguments=arguments) for model in models),
+        models=models,
         hosts=tuple(_list(given.last("host") or DEFAULT_HOST)),
         port=_integer(given, "port", DEFAULT_PORT, 0, 65535),
-        key_digests=_key_digests(given),
+        aliases=file.aliases,
+        keys=(*file.keys, *_plain_keys(given)),
+        limits=file.limits,
+        balance=file.balance,
         cors=cors,
         supervision=_supervision(given),
         log=_log(given),
@@ -62,75 +83,36 @@ def gateway_config(given: Given, fetched: Sequence[Path] = ()) -> GatewayConfig:
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
-        notes=(*given.notes(), *cors_notes, *_cache_notes(given)),
+        notes=(*_file_notes(file), *given.notes(), *cors_notes, *_cache_notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))
-    return config
+    return replace(config, allowed_hosts=_allowed_hosts(given, config))
 
 
-# ---- models -----------------------------------------------------------------------------------
-
-
-def _models(paths: Sequence[Path], aliases: Sequence[str]) -> list[ModelConfig]:
-    """Each file once, with its aliases in the order given, else with its stem for a name."""
-    files: dict[Path, list[str]] = {_absolute(path): [] for path in paths}
-    for name, file in _alias_pairs(aliases, list(files)):
-        files.setdefault(file, []).append(name)
-    if not files:
-        raise CommandError("no model: give one with -m FILE (`corral pull smollm2` fetches a small one)", EXIT_USAGE)
-    for file in files:
-        _check_readable(file)
-    models = [ModelConfig(file, tuple(dict.fromkeys(names)) or (file.stem,)) for file, names in files.items()]
-    _check_unique(models)
-    return models
-
-
-def _alias_pairs(aliases: Sequence[str], files: Sequence[Path]) -> list[tuple[str, Path]]:
-    """(name, file) of every --alias, in both of its forms."""
-    pairs = []
-    for alias in aliases:
-        name, joined, file = alias.partition("=")
-        if joined and not (name and file):
-            raise CommandError(f"--alias {alias}: NAME=FILE is what is needed", EXIT_USAGE)
-        if joined:
-            pairs.append((name, _named_file(file, files)))
-        elif len(files) == 1:
-            pairs += [(part, files[0]) for part in _list(alias)]
-        else:
-            raise CommandError(f"--alias {alias}: with several models say which, as {alias}=FILE", EXIT_USAGE)
-    return pairs
-
-
-def _named_file(file: str, files: Sequence[Path]) -> Path:
-    """The model an alias means: a base name of a given one, or a path."""
-    by_base_name = [known for known in files if known.name == file]
-    if len(by_base_name) > 1:
-        raise CommandError(f"--alias ...={file}: two models have that name; give the whole path", EXIT_USAGE)
-    return by_base_name[0] if by_base_name else _absolute(Path(file))
-
-
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _check_readable(file: Path) -> None:
+def _check_aliases(models: Sequence[ModelConfig], file: FileConfig) -> None:
+    """Raises ConfigError with every alias that makes no sense."""
     try:
-        with file.open("rb") as opened:
-            opened.read(1)
-    except OSError as error:
-        raise CommandError(f"cannot read model {file}: {error.strerror}", EXIT_USAGE) from None
+        AliasTable(models, file.aliases)
+    except ExceptionGroup as group:
+        problems = file.problems or Problems(Path(), {})
+        for error in group.exceptions:
+            assert isinstance(error, AliasError)
+            path = ("aliases", error.alias, error.part) if error.part else ("aliases", error.alias)
+            problems.add(path, error.message, error.nearest)
+        problems.check()
 
 
-def _check_unique(models: Sequence[ModelConfig]) -> None:
-    owners: dict[str, Path] = {}
-    for model in models:
-        for name in model.names:
-            other = owners.setdefault(name, model.path)
-            if other != model.path:
-                raise CommandError(
-                    f"two models are called '{name}': {other} and {model.path}; name one with --alias NAME=FILE",
-                    EXIT_USAGE,
-                )
+def _file_notes(file: FileConfig) -> list[str]:
+    """Which file was read, and what in it does nothing here."""
+    notes = [f"configuration: {file.path}"] if file.path else []
+    for entry in file.models:
+        notes += Given().filled(entry.worker).notes()
+    idle = dict.fromkeys(name.replace("_", "-") for entry in file.models for name in entry.settings)
+    if idle:
+        notes.append(f"no effect: {', '.join(idle)} (every model has one worker, which lives as long as the gateway)")
+    if file.balance != BalanceConfig() or any(alias.balance for alias in file.aliases):
+        notes.append("no effect: balance (every model has one worker)")
+    return list(dict.fromkeys(notes))
 
 
 def _worker_arguments(given: Given) -> tuple[str, ...]:
@@ -157,7 +139,8 @@ def _cache_notes(given: Given) -> list[str]:
 # ---- the gateway ------------------------------------------------------------------------------
 
 
-def _key_digests(given: Given) -> frozenset[bytes]:
+def _plain_keys(given: Given) -> tuple[KeyConfig, ...]:
+    """Those of --api-key and --api-key-file, each once."""
     keys = [key for value in given.values.get("api_key", ()) for key in _list(value)]
     for name in given.values.get("api_key_file", ()):
         found = _keys_in(Path(name).expanduser())
@@ -166,7 +149,7 @@ def _key_digests(given: Given) -> frozenset[bytes]:
         keys += found
     if not keys and ("api_key" in given.values):
         raise CommandError("--api-key is empty", EXIT_USAGE)
-    return frozenset(key_digest(key.encode("utf-8", "surrogateescape")) for key in keys)
+    return tuple(full_key(key.encode("utf-8", "surrogateescape")) for key in dict.fromkeys(keys))
 
 
 def _keys_in(file: Path) -> list[str]:
@@ -181,7 +164,7 @@ def _keys_in(file: Path) -> list[str]:
 
 
 def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
-    if config.key_digests or allowed:
+    if config.keys or allowed:
         return
     exposed = [host for host in config.hosts if not _is_local(host)]
     if exposed:
@@ -190,6 +173,14 @@ def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
             "give --api-key-file FILE, or --insecure-no-auth if that is meant",
             EXIT_USAGE,
         )
+
+
+def _allowed_hosts(given: Given, config: GatewayConfig) -> tuple[str, ...] | None:
+    """Names a Host header may have; any, where a key protects what a strange page could reach."""
+    named = tuple(name for value in given.values.get("allowed_hosts", ()) for name in _list(value))
+    if named or not (config.keys or any(not _is_local(host) for host in config.hosts)):
+        return named
+    return None
 
 
 def _is_local(host: str) -> bool:
@@ -256,7 +247,7 @@ def _integer(given: Given, key: str, default: int, least: int, most: int, ceilin
     text = given.last(key)
     if text is None:
         return default
-    flag = "--" + key.replace("_", "-")
+    flag = given.called(key)
     try:
         value = int(text)
     except ValueError:
@@ -275,5 +266,5 @@ def _seconds(given: Given, key: str, default: float) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 1e9:
-        raise CommandError(f"--{key.replace('_', '-')} must be a number of seconds, but is '{text}'", EXIT_USAGE)
+        raise CommandError(f"{given.called(key)} must be a number of seconds, but is '{text}'", EXIT_USAGE)
     return value

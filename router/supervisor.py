@@ -104,6 +104,10 @@ class WorkerProcess:
         """Whether it has been ready once, or never will be."""
         return self._description is not None or self._state in (ModelState.FAILED, ModelState.STOPPED)
 
+    @property
+    def num_parallel(self) -> int:
+        return self._description.num_parallel if self._description is not None else 0
+
     async def ready(self, lost: Replica | None = None) -> Replica:
         """A replica to call, not the one the caller has just lost.
 
@@ -291,6 +295,10 @@ class Fleet:
     async def ready(self, model: str, lost: Replica | None = None) -> Replica:
         """See WorkerProcess.ready."""
         return await self._workers[model].ready(lost)
+
+    def num_parallel(self, model: str) -> int:
+        """How many requests the model computes at once; 0 until it has been ready once."""
+        return self._workers[model].num_parallel
 
     def models(self) -> list[ModelStatus]:
         """In the order of configuration."""

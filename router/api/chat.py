@@ -12,11 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Body, Field, boolean, integer, json_body, read
+from router.api.fields import Body, Field, boolean, integer, read
 from router.api.generation import Run, run
 from router.api.messages import chat
+from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
-from router.api.streaming import DONE, answer
+from router.api.streaming import DONE
 from router.api.wire import (
     FINGERPRINT,
     FINISH_REASONS,
@@ -40,13 +41,13 @@ LOGPROBS = (
 
 async def chat_completions(request: Request) -> Response:
     """The next message of a conversation."""
-    body = await json_body(request)
+    call, body = await routed(request)
     given = parameters(body, _num_logprobs(body))
-    begun = run(request, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
+    begun = run(call, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
     if given["stream"]:
         events = [ChatEvents(begun.head, index, given) for index in range(len(begun.streams))]
         return begun.event_stream(events, lambda: _closing(begun.head, events, given))
-    return await answer(request, _whole(begun))
+    return await begun.answer(request, _whole(begun))
 
 
 def _num_logprobs(body: Body) -> int | None:

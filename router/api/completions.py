@@ -14,11 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import FLOAT32_MAX, Field, boolean, integer, json_body, read, string
+from router.api.fields import FLOAT32_MAX, Field, boolean, integer, read, string
 from router.api.generation import Run, run
 from router.api.prompts import PromptText, prompts
+from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
-from router.api.streaming import DONE, answer
+from router.api.streaming import DONE
 from router.api.wire import (
     FINGERPRINT,
     FINISH_REASONS,
@@ -45,18 +46,18 @@ _Utf8 = getincrementaldecoder("utf-8")
 
 async def completions(request: Request) -> Response:
     """Texts that go on from prompts."""
-    body = await json_body(request)
+    call, body = await routed(request)
     own = read(TABLE, body)
     given = parameters(body, own["logprobs"])
     _check_together(own, given)
     texts = prompts(body)
-    begun = run(request, given, [text.proto for text in texts], return_prompt=own["echo"])
+    begun = run(call, given, [text.proto for text in texts], return_prompt=own["echo"])
     echoes = _echoes(texts, given) if own["echo"] else [""] * len(begun.streams)
     if given["stream"]:
         stream = TextStream(begun.head, given, len(echoes))
         events = [TextEvents(stream, index, echo) for index, echo in enumerate(echoes)]
         return begun.event_stream(events, lambda: DONE)
-    return await answer(request, _whole(begun, echoes))
+    return await begun.answer(request, _whole(begun, echoes))
 
 
 def _check_together(own: dict[str, Any], given: Parameters) -> None:

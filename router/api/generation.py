@@ -1,20 +1,22 @@
 """From a checked request to its running generations: one per choice of every prompt.
 
 Called by api/chat.py, completions.py and native.py. Invariant: nothing is sent to a worker before the whole request
-has been read and found good.
+has been read and found good, and every answer tells in its headers who served it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from starlette.requests import Request
+from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import out_of_range
 from router.api.sampling import Parameters
-from router.api.streaming import Events, EventStream, Replies, encoded, gather
+from router.api.streaming import Events, EventStream, Replies, answer, encoded, gather
 from router.api.wire import Completion, Head, collect
-from router.dispatch import Dispatcher
+from router.call import Call
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
@@ -23,6 +25,7 @@ MAX_GENERATIONS = 512  # of one request: prompts times choices
 class Run:
     """The generations of one HTTP request, choices of the same prompt in a row."""
 
+    call: Call
     head: Head
     parameters: Parameters
     streams: Sequence[Replies]
@@ -33,20 +36,29 @@ class Run:
 
     def event_stream(self, events: Sequence[Events], closing: Callable[[], bytes]) -> EventStream:
         """Frames as they come."""
-        return EventStream(encoded(self.streams, events, closing), self.parameters["sse_ping_interval"])
+        frames = encoded(self.streams, events, closing)
+        return EventStream(frames, self.parameters["sse_ping_interval"], self.call.headers)
+
+    async def answer(self, request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+        """The response of `work`, or none if the client leaves first."""
+        return await answered(request, self.call, work)
 
 
-def run(request: Request, parameters: Parameters, prompts: Sequence[pb.Prompt], *, return_prompt: bool) -> Run:
+async def answered(request: Request, call: Call, work: Coroutine[Any, Any, Response]) -> Response:
+    """The response of `work` with the headers of the call it was about."""
+    response = await answer(request, work)
+    response.headers.update(call.headers())
+    return response
+
+
+def run(call: Call, parameters: Parameters, prompts: Sequence[pb.Prompt], *, return_prompt: bool) -> Run:
     """The generations a request asks for; their calls begin when they are awaited."""
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    route = dispatcher.resolve(parameters["model"])
     num_choices = parameters["n_cmpl"]
     if len(prompts) * num_choices > MAX_GENERATIONS:
         raise out_of_range("prompt (number of prompts times n)", 1, MAX_GENERATIONS, len(prompts) * num_choices)
-    name = str(getattr(request.state, "request_id", ""))
     messages = [
-        parameters.request(f"{name}-{index}-{choice}", prompt, choice, return_prompt=return_prompt)
+        parameters.request(f"{call.request_id}-{index}-{choice}", prompt, choice, return_prompt=return_prompt)
         for index, prompt in enumerate(prompts)
         for choice in range(num_choices)
     ]
-    return Run(Head(route.alias), parameters, [dispatcher.generate(route, message) for message in messages])
+    return Run(call, Head(call.route.alias), parameters, call.generate(messages))

@@ -1,6 +1,7 @@
 """GET /v1/models and /v1/models/{id}: what may be asked for, in llama-server's shape.
 
-Called by app.py's route table. Invariant: one entry per name a request may use, whatever the state of its model.
+Called by app.py's route table. Invariant: one entry per name a request may use, whatever the state of its model, but
+none for a hidden name or one that is not for the key that asks.
 """
 
 import time
@@ -11,9 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
+from router.api.routed import call_to
 from router.api.wire import json_response
-from router.dispatch import Dispatcher
+from router.call import Policies
+from router.config import KeyConfig
 from router.supervisor import ModelState, ModelStatus
+from router.table import Table
 
 STATES: Mapping[ModelState, str] = {
     ModelState.LOADING: "loading",
@@ -38,14 +42,21 @@ async def list_models(request: Request) -> Response:
 
 async def get_model(request: Request) -> Response:
     """One name's entry."""
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    name = dispatcher.resolve(request.path_params["model"]).alias
-    return json_response(_entry(name, _named(request)[name]))
+    route = call_to(request, request.path_params["model"]).route
+    return json_response(_entry(route.alias, _statuses(request)[route.model]))
 
 
 def _named(request: Request) -> dict[str, ModelStatus]:
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    return {name: status for status in dispatcher.models() for name in status.aliases}
+    """What the request's key may ask for and may see."""
+    table: Table = request.state.table
+    key: KeyConfig = request.state.key
+    statuses = _statuses(request)
+    return {name: statuses[model] for name, model in table.aliases.listed(key.models).items()}
+
+
+def _statuses(request: Request) -> dict[str, ModelStatus]:
+    policies: Policies = request.app.state.policies
+    return {status.name: status for status in policies.dispatcher.models()}
 
 
 def _entry(name: str, status: ModelStatus) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Field, boolean, integer, json_body, read, strings
+from router.api.fields import Field, boolean, integer, read, strings
 from router.api.generation import Run, run
 from router.api.prompts import prompts
+from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, parameters
-from router.api.streaming import answer
 from router.api.wire import Completion, Head, Progress, json_response, probabilities, timings
 
 STOP_TYPES: Mapping[int, str] = {pb.END_OF_SEQUENCE: "eos", pb.STOP_STRING: "word", pb.LENGTH: "limit"}
@@ -29,15 +29,15 @@ TABLE = (
 
 async def completion(request: Request) -> Response:
     """Text that goes on from a prompt; an array where there are several."""
-    body = await json_body(request)
+    call, body = await routed(request)
     own = read(TABLE, body)
     given = parameters(body, own["n_probs"] or None)
     protos = [text.proto for text in prompts(body)]
-    begun = run(request, given, protos, return_prompt=True)
+    begun = run(call, given, protos, return_prompt=True)
     if given["stream"]:
         events = [NativeEvents(begun.head, index, given, own["response_fields"]) for index in range(len(begun.streams))]
         return begun.event_stream(events, lambda: b"")
-    return await answer(request, _whole(begun, own))
+    return await begun.answer(request, _whole(begun, own))
 
 
 async def _whole(begun: Run, own: Mapping[str, Any]) -> Response:

@@ -11,9 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.aliases import Route
+from router.api.routed import call_to
 from router.api.sampling import generation_settings, parameters
 from router.api.wire import FINGERPRINT, json_response
+from router.call import Policies
 from router.config import GatewayConfig
 from router.dispatch import Dispatcher
 from router.errors import ModelLoading, NotSupported, RouterError
@@ -45,8 +46,8 @@ async def props(request: Request) -> Response:
     dispatcher, name = _dispatcher(request), request.query_params.get("model")
     if not name and len(dispatcher.models()) > 1:
         return json_response(_gateway_props(len(dispatcher.models())))
-    route = dispatcher.resolve(name)
-    known = _status(dispatcher, route).description
+    route = call_to(request, name).route
+    known = _status(dispatcher, route.model).description
     if known is None:
         raise ModelLoading
     return json_response(_model_props(route.alias, known, _config(request)))
@@ -96,9 +97,9 @@ async def slots(request: Request) -> Response:
     if not _config(request).slots:
         raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
     dispatcher = _dispatcher(request)
-    route = dispatcher.resolve(request.query_params.get("model"))
-    stats = await dispatcher.stats(route, pb.StatsRequest())
-    known = _status(dispatcher, route).description or pb.DescribeReply()
+    model = call_to(request, request.query_params.get("model")).route.model
+    stats = await dispatcher.stats(model)
+    known = _status(dispatcher, model).description or pb.DescribeReply()
     return json_response(
         [
             {"id": slot, "n_ctx": known.context_length, "speculative": False, "is_processing": slot < stats.num_running}
@@ -139,7 +140,7 @@ async def metrics(request: Request) -> Response:
         raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
     dispatcher, name = _dispatcher(request), request.query_params.get("model")
     if name:
-        rows = [("", await dispatcher.stats(dispatcher.resolve(name), pb.StatsRequest()))]
+        rows = [("", await dispatcher.stats(call_to(request, name).route.model))]
     else:
         rows = await _labelled(dispatcher)
     return Response(_exposition(rows), media_type="text/plain; version=0.0.4")
@@ -148,7 +149,7 @@ async def metrics(request: Request) -> Response:
 async def _labelled(dispatcher: Dispatcher) -> list[tuple[str, pb.StatsReply]]:
     """Stats of the models that can tell; one that dies meanwhile is left out."""
     names = [status.name for status in dispatcher.models() if status.state is ModelState.READY]
-    asked = [dispatcher.stats(Route(name, name), pb.StatsRequest()) for name in names]
+    asked = [dispatcher.stats(name) for name in names]
     replies = await asyncio.gather(*asked, return_exceptions=True)
     rows = []
     for name, reply in zip(names, replies, strict=True):
@@ -177,12 +178,12 @@ def _rate(number: float, seconds: float) -> float:
 
 
 def _dispatcher(request: Request) -> Dispatcher:
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    return dispatcher
+    policies: Policies = request.app.state.policies
+    return policies.dispatcher
 
 
-def _status(dispatcher: Dispatcher, route: Route) -> ModelStatus:
-    return next(status for status in dispatcher.models() if status.name == route.model)
+def _status(dispatcher: Dispatcher, model: str) -> ModelStatus:
+    return next(status for status in dispatcher.models() if status.name == model)
 
 
 def _config(request: Request) -> GatewayConfig:

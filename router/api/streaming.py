@@ -8,7 +8,7 @@ with it every call to a worker.
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Protocol, TypeVar
 
@@ -50,10 +50,16 @@ class EventStream(Response):
     send_timeout = 30.0  # seconds a reader may let a frame wait
     tick = 0.5  # seconds between looks at the clock
 
-    def __init__(self, frames: AsyncGenerator[bytes, None], ping_interval: float = 30.0) -> None:
+    def __init__(
+        self,
+        frames: AsyncGenerator[bytes, None],
+        ping_interval: float = 30.0,
+        more_headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         super().__init__()
         self._frames = frames
         self._ping_interval = ping_interval
+        self._more_headers = more_headers  # known once the first reply is there
         self._begun = False
         self._sending = False
         self._since = 0.0  # when the last send began, or ended
@@ -85,7 +91,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": HEADERS})
+        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._more_headers().items()]
+        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *more]})
         self._begun = True
 
     async def _fail(self, send: Send, error: RouterError) -> None:

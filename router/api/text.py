@@ -9,17 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.aliases import Route
-from router.api.fields import Body, Field, anything, boolean, json_body, read, string, wrong_type
+from router.api.fields import Field, anything, boolean, read, wrong_type
+from router.api.generation import answered
 from router.api.messages import chat
 from router.api.prompts import parts, token_ids
-from router.api.streaming import answer
+from router.api.routed import routed
 from router.api.wire import json_response
-from router.dispatch import Dispatcher
 
-MODEL = Field("model", string)
 TOKENIZE = (
-    MODEL,
     Field("content", anything, None, aliases=("prompt",)),
     Field("add_special", boolean, False, aliases=("add_special_tokens",)),
     Field("parse_special", boolean, True),
@@ -29,18 +26,17 @@ TOKENIZE = (
 
 async def tokenize(request: Request) -> Response:
     """Text to token ids."""
-    body = await json_body(request)
+    call, body = await routed(request)
     given = read(TOKENIZE, body)
     message = pb.TokenizeRequest(
         content=_content(given["content"]), add_special=given["add_special"], parse_special=given["parse_special"]
     )
-    dispatcher, route = _route(request, body)
 
     async def work() -> Response:
-        reply = await dispatcher.tokenize(route, message)
+        reply = await call.ask(lambda replica: replica.tokenize(message))
         return json_response({"tokens": _pieces(reply) if given["with_pieces"] else list(reply.tokens)})
 
-    return await answer(request, work())
+    return await answered(request, call, work())
 
 
 def _content(value: Any) -> pb.PromptParts:
@@ -68,29 +64,22 @@ def _piece(piece: bytes) -> str | list[int]:
 
 async def detokenize(request: Request) -> Response:
     """Token ids to text."""
-    body = await json_body(request)
+    call, body = await routed(request)
     tokens = body.get("tokens")
     message = pb.DetokenizeRequest(tokens=[] if tokens is None else token_ids("tokens", tokens))
-    dispatcher, route = _route(request, body)
 
     async def work() -> Response:
-        return json_response({"content": (await dispatcher.detokenize(route, message)).text})
+        return json_response({"content": (await call.ask(lambda replica: replica.detokenize(message))).text})
 
-    return await answer(request, work())
+    return await answered(request, call, work())
 
 
 async def apply_template(request: Request) -> Response:
     """A conversation to the prompt the model would read."""
-    body = await json_body(request)
+    call, body = await routed(request)
     message = pb.ApplyTemplateRequest(chat=chat(body))
-    dispatcher, route = _route(request, body)
 
     async def work() -> Response:
-        return json_response({"prompt": (await dispatcher.apply_template(route, message)).prompt})
+        return json_response({"prompt": (await call.ask(lambda replica: replica.apply_template(message))).prompt})
 
-    return await answer(request, work())
-
-
-def _route(request: Request, body: Body) -> tuple[Dispatcher, Route]:
-    dispatcher: Dispatcher = request.app.state.dispatcher
-    return dispatcher, dispatcher.resolve(read((MODEL,), body)["model"])
+    return await answered(request, call, work())

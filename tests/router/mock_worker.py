@@ -9,6 +9,7 @@ from directives in the text of the prompt, so that a test chooses per request:
     end_after=N     ends the stream without Finished after N tokens
     refuse=CODE     fails with that ErrorCode, as refuse=CONTEXT_EXCEEDED
     delay=SECONDS   between tokens
+    only_on=NAME    all of this is for the model of that name; the others answer as usual
     stop_at=N       ends by itself after N tokens (else after 8, or max_tokens)
 """
 
@@ -87,6 +88,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
     ) -> AsyncIterator[pb.GenerateReply]:
         text = prompt_text(request.prompt)
         told = directives(text)
+        if told.get("only_on", self.arguments.model.stem) != self.arguments.model.stem:
+            told = {}
         if "refuse" in told:
             await refuse(context, pb.ErrorCode.Value(told["refuse"]))
         num_prompt = num_prompt_tokens(request.prompt)

@@ -13,7 +13,7 @@ LOADING = b'{"error":{"message":"Loading model","type":"unavailable_error","code
 
 
 def test_no_route_stands_twice() -> None:
-    pairs = [(method, path) for method, path, _ in ROUTES]
+    pairs = [(method, path) for method, path, *_ in ROUTES]
     assert len(set(pairs)) == len(pairs)
 
 

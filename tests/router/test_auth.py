@@ -1,11 +1,12 @@
 import pytest
 
-from router.auth import OPEN_PATHS, Keys, key_digest
+from router.app import OPEN_PATHS
+from router.keys import full_key
 from tests.router.gateways import Gateway, config, running
 
 pytestmark = pytest.mark.anyio
 
-KEYS = frozenset({key_digest(b"sk-one"), key_digest("ключ".encode())})
+KEYS = (full_key(b"sk-one"), full_key("ключ".encode()))
 REFUSED = b'{"error":{"message":"Invalid API Key","type":"authentication_error","code":401}}'
 
 
@@ -16,18 +17,8 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="module")
 async def gateway():
-    async with running(config("a", key_digests=KEYS)) as started:
+    async with running(config("a", keys=KEYS)) as started:
         yield started
-
-
-def test_without_keys_everyone_is_admitted() -> None:
-    assert Keys(()).admits(b"")
-    assert not Keys(())
-
-
-def test_a_key_is_admitted_whatever_its_place() -> None:
-    keys = Keys([key_digest(b"a"), key_digest(b"b"), key_digest(b"c")])
-    assert [keys.admits(key) for key in (b"a", b"b", b"c", b"", b"ab", b"A")] == [True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +28,7 @@ def test_a_key_is_admitted_whatever_its_place() -> None:
         {"Authorization": "bearer  sk-one"},
         {"Authorization": "sk-one"},
         {"X-Api-Key": "sk-one"},
+        {"api-key": "sk-one"},
         {"Authorization": "Bearer ключ".encode()},
     ],
 )
@@ -53,6 +45,7 @@ async def test_a_valid_key_passes_in_any_of_its_headers(gateway: Gateway, header
         {"Authorization": "Bearer sk-two"},
         {"Authorization": "Basic sk-one"},
         {"Authorization": "Bearer sk-two", "X-Api-Key": "sk-one"},
+        {"X-Api-Key": "sk-two", "api-key": "sk-one"},
         {"Authorization": b"Bearer \xff\xfe"},
         {"Host": "x/health?"},
         {"Host": "x/health#", "X-Forwarded-Prefix": "/health"},

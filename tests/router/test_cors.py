@@ -1,7 +1,7 @@
 import pytest
 
-from router.auth import key_digest
 from router.config import CorsConfig
+from router.keys import full_key
 from tests.router.gateways import config, running
 
 pytestmark = pytest.mark.anyio
@@ -57,7 +57,7 @@ async def test_a_star_never_goes_with_credentials() -> None:
 
 
 async def test_a_refusal_can_be_read_by_the_page_and_a_preflight_needs_no_key() -> None:
-    settings = config("a", cors=CorsConfig(origins=("*",)), key_digests=frozenset({key_digest(b"k")}))
+    settings = config("a", cors=CorsConfig(origins=("*",)), keys=(full_key(b"k"),))
     async with running(settings, wait=False) as gateway:
         refused = await gateway.client.get("/v1/models", headers={"Origin": "http://page"})
         assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (401, "*")

@@ -28,7 +28,10 @@ def test_no_command_at_all_shows_the_help_and_fails() -> None:
 
 def test_an_unknown_command_is_one_line() -> None:
     done = run("sreve")
-    assert (done.returncode, done.stderr) == (2, "error: no command 'sreve' (commands: serve, worker, pull)\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: no command 'sreve' (commands: serve, worker, config, keys, pull)\n",
+    )
 
 
 def test_help_of_serve_lists_the_flags() -> None:
@@ -39,7 +42,7 @@ def test_a_subcommands_status_is_the_commands() -> None:
     assert run("pull", "nothing-like-it").returncode == 2
 
 
-@pytest.mark.parametrize("module", ["router.__main__", "router.serve", "router.pull"])
+@pytest.mark.parametrize("module", ["router.__main__", "router.serve", "router.pull", "router.keycommand"])
 def test_the_gateway_never_imports_the_worker_or_its_libraries(module: str) -> None:
     program = f"import sys, {module}; print(*sorted({{'worker', 'numba', 'numpy', 'tokenizers'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "\n"

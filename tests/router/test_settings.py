@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from router.auth import key_digest
-from router.config import CorsConfig, GatewayConfig
+from router.config import CorsConfig, GatewayConfig, Scope
 from router.errors import CommandError
 from router.flags import parse
+from router.keys import key_digest
 from router.settings import gateway_config
 
 
@@ -98,8 +98,11 @@ def test_bad_numbers_are_refused_by_their_flag(files: Path, line: str) -> None:
 def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None:
     Path("keys").write_text("# ours\n\n  one \ntwo # not a comment\n")
     config = configured("-m a.gguf --api-key k1,k2 --api-key-file keys")
-    assert config.key_digests == {key_digest(key) for key in (b"k1", b"k2", b"one", b"two # not a comment")}
-    assert configured("-m a.gguf", {"LLAMA_API_KEY": "k3"}).key_digests == {key_digest(b"k3")}
+    assert [key.digest for key in config.keys] == [
+        key_digest(key) for key in (b"k1", b"k2", b"one", b"two # not a comment")
+    ]
+    assert all(key.scopes == set(Scope) and key.requests_per_minute is None for key in config.keys)
+    assert configured("-m a.gguf", {"LLAMA_API_KEY": "k3"}).keys[0].digest == key_digest(b"k3")
 
 
 def test_a_key_file_without_a_key_is_refused_rather_than_open(files: Path) -> None:
@@ -115,7 +118,7 @@ def test_an_open_port_without_a_key_is_refused_naming_both_ways_out(files: Path,
     message = refusal(f"-m a.gguf --host {host}")
     assert "--api-key-file" in message and "--insecure-no-auth" in message
     assert configured(f"-m a.gguf --host {host} --api-key k").hosts == tuple(host.split(","))
-    assert configured(f"-m a.gguf --host {host} --insecure-no-auth").key_digests == frozenset()
+    assert configured(f"-m a.gguf --host {host} --insecure-no-auth").keys == ()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.9", "::1", "localhost", "gateway.sock"])

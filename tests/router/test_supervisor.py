@@ -2,6 +2,7 @@
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,10 +12,11 @@ import psutil
 import pytest
 
 from protos import inference_pb2 as pb
-from router.aliases import AliasTable, Route
-from router.config import ModelConfig, SupervisionConfig
-from router.dispatch import Dispatcher
+from router.admission import Admission
+from router.config import LimitsConfig, ModelConfig, SupervisionConfig
+from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelFailed, ModelLoading, Unavailable, WorkerFailed, WorkerLost
+from router.keys import ANONYMOUS
 from router.supervisor import Fleet, ModelState
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 
@@ -44,18 +46,22 @@ def request(text: str, **fields: object) -> pb.GenerateRequest:
     return pb.GenerateRequest(prompt=prompt, max_tokens=-1, **fields)  # type: ignore[arg-type]
 
 
-def dispatcher(fleet: Fleet, *models: ModelConfig) -> Dispatcher:
-    return Dispatcher(AliasTable(models), fleet)
+TURN = Turn(ANONYMOUS, LimitsConfig(in_flight=100), cost=1)
+
+
+def dispatcher(fleet: Fleet) -> Dispatcher:
+    return Dispatcher(fleet, Admission(time.monotonic))
 
 
 async def text_of(dispatcher: Dispatcher, prompt: str, name: str = "a") -> str:
-    return "".join([reply.delta.text async for reply in dispatcher.generate(Route(name, name), request(prompt))])
+    replies = dispatcher.generate(Attempt(name), request(prompt), TURN)
+    return "".join([reply.delta.text async for reply in replies])
 
 
 async def test_a_worker_becomes_ready_and_answers() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        assert await text_of(dispatcher(started, model("a")), "hello stop_at=3") == "w0 w1 w2"
+        assert await text_of(dispatcher(started), "hello stop_at=3") == "w0 w1 w2"
         found = status(started)
         assert found.description is not None and found.description.architecture == "mock"
         assert found.pid is not None and psutil.pid_exists(found.pid)
@@ -90,12 +96,12 @@ async def test_leaving_stops_every_worker_and_removes_the_sockets() -> None:
 async def test_a_killed_worker_ends_every_stream_with_an_error_and_comes_back() -> None:
     async with fleet(model("a"), model("b")) as started:
         await until(lambda: all(found.state is ModelState.READY for found in started.models()))
-        calls = dispatcher(started, model("a"), model("b"))
+        calls = dispatcher(started)
         first = status(started).pid
         begun = [asyncio.Event() for _ in range(8)]
 
         async def stream(number: int) -> None:
-            async for reply in calls.generate(Route("a", "a"), request("stop_at=100000 delay=0.01")):
+            async for reply in calls.generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN):
                 if reply.HasField("delta"):
                     begun[number].set()
 
@@ -114,7 +120,7 @@ async def test_a_killed_worker_ends_every_stream_with_an_error_and_comes_back() 
 async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_worker(tmp_path: Path) -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        calls = dispatcher(started, model("a"))
+        calls = dispatcher(started)
         crash = f"crash_after=0 crash_once={tmp_path / 'crashed'} stop_at=2"
         assert await text_of(calls, crash) == "w0 w1"
         assert status(started).num_crashes == 1
@@ -124,7 +130,7 @@ async def test_a_request_that_kills_two_workers_is_given_up() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
         with pytest.raises(WorkerLost):
-            await text_of(dispatcher(started, model("a")), "crash_after=0")
+            await text_of(dispatcher(started), "crash_after=0")
         await until(lambda: status(started).num_crashes == 2)
 
 
@@ -132,14 +138,14 @@ async def test_an_answer_without_its_end_is_an_error() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
         with pytest.raises(WorkerFailed, match="too early"):
-            await text_of(dispatcher(started, model("a")), "end_after=2")
+            await text_of(dispatcher(started), "end_after=2")
         assert status(started).num_crashes == 0
 
 
 async def test_a_stream_cut_by_the_stop_of_the_fleet_ends_with_an_error() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        replies = dispatcher(started, model("a")).generate(Route("a", "a"), request("stop_at=100000 delay=0.01"))
+        replies = dispatcher(started).generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
         await anext(replies)
         await started.stop(0)
         with pytest.raises((WorkerLost, Unavailable)):
@@ -150,17 +156,16 @@ async def test_a_stream_cut_by_the_stop_of_the_fleet_ends_with_an_error() -> Non
 async def test_closing_a_stream_cancels_it_in_the_worker() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        calls = dispatcher(started, model("a"))
-        route = Route("a", "a")
-        replies = calls.generate(route, request("stop_at=100000 delay=0.01"))
+        calls = dispatcher(started)
+        replies = calls.generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
         await anext(replies)
         await anext(replies)
-        assert (await calls.stats(route, pb.StatsRequest())).num_running == 1
+        assert (await calls.stats("a")).num_running == 1
         await replies.aclose()
         async with asyncio.timeout(DEADLINE):
-            while (await calls.stats(route, pb.StatsRequest())).num_running:
+            while (await calls.stats("a")).num_running:
                 await asyncio.sleep(0.01)
-        assert (await calls.stats(route, pb.StatsRequest())).predicted_tokens_total == 1  # counts the cancelled
+        assert (await calls.stats("a")).predicted_tokens_total == 1  # counts the cancelled
 
 
 async def test_a_worker_that_cannot_read_its_model_fails_with_its_own_words_and_others_serve() -> None:

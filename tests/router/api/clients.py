@@ -37,9 +37,8 @@ class Gateway:
     def send(self, path: str, **body: Any) -> socket.socket:
         """A request on a socket of its own; the answer is for the caller to read, or not."""
         data = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
-        )
+        lines = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
+        head = "\r\n".join([*lines, f"Content-Length: {len(data)}", "", ""])
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE)
         connection.sendall(head.encode() + data)
         return connection

@@ -6,7 +6,6 @@ Prints its port. An empty KEY means that none is asked for. Ends when its standa
 """
 
 import asyncio
-import hashlib
 import socket
 import sys
 from dataclasses import replace
@@ -14,15 +13,16 @@ from dataclasses import replace
 import uvicorn
 
 from router.app import create_app
+from router.keys import full_key
 from tests.router.gateways import config
 from tests.router.mocks import SUPERVISION
 
 
 async def serve(key: str, names: list[str]) -> None:
-    digests = frozenset([hashlib.sha256(key.encode()).digest()]) if key else frozenset()
+    keys = (full_key(key.encode()),) if key else ()
     listener = socket.create_server(("127.0.0.1", 0))
     supervision = replace(SUPERVISION, max_crashes=1000)  # many tests share this process, and crash its workers
-    app = create_app(config(*names, key_digests=digests, supervision=supervision, metrics=True))
+    app = create_app(config(*names, keys=keys, supervision=supervision, metrics=True))
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, timeout_graceful_shutdown=1))
     loop = asyncio.get_running_loop()
     loop.add_reader(sys.stdin, lambda: setattr(server, "should_exit", True))

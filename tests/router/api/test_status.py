@@ -57,8 +57,8 @@ def test_slots_show_how_many_requests_run(tiny: Gateway) -> None:
     idle = tiny.http.get("/slots").json()
     assert idle[0] == {"id": 0, "n_ctx": 2048, "speculative": False, "is_processing": False}
     assert len(idle) == 4
-    connections = [tiny.send("/completion", prompt="stop_at=100000 delay=1000") for _ in range(6)]
-    until(lambda: tiny.num_running() == 6)
+    connections = [tiny.send("/completion", prompt="stop_at=100000 delay=1000") for _ in range(5)]
+    until(lambda: tiny.num_running() == 5)
     for connection in connections:
         connection.close()
     until(lambda: tiny.num_running() == 0)

@@ -1,0 +1,92 @@
+"""From a request about a model to its Call: the body, the name in it, the key's right to it, the alias' overlay.
+
+Called by every endpoint of router/api that names a model. Invariant: a key gets nowhere by a name that is not for it,
+and a client cannot give a forced field under any of its spellings.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from starlette.requests import Request
+
+from router.aliases import Route, matches
+from router.api.fields import Body, Field, json_body, read, string
+from router.api.messages import TABLE as CHAT_TABLE
+from router.api.sampling import TABLE
+from router.call import Call, Policies
+from router.config import AliasConfig, KeyConfig
+from router.errors import CommandError, Forbidden, InvalidRequest, NotSupported
+from router.table import Table
+
+MODEL = (Field("model", string),)
+NEVER_OVERLAID = frozenset({"model", "stream", "messages", "prompt"})  # what the request is, not how it is answered
+_SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in (*TABLE, *CHAT_TABLE) for name in field.names}
+
+
+async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
+    """The request's call and its JSON body, with the defaults and forced fields of the alias it asks for."""
+    body = await json_body(request)
+    call = call_to(request, read(MODEL, body)["model"])
+    return call, overlaid(body, call.route)
+
+
+def call_to(request: Request, name: str | None) -> Call:
+    """A call to the model of a name; no name means the only model. Raises ModelNotFound, Forbidden."""
+    table: Table = request.state.table
+    key: KeyConfig = request.state.key
+    policies: Policies = request.app.state.policies
+    return Call(policies, table, key, _permitted(table, key, name), str(getattr(request.state, "request_id", "")))
+
+
+def _permitted(table: Table, key: KeyConfig, name: str | None) -> Route:
+    route = table.aliases.resolve(name, random.random(), key.models)  # noqa: S311 (a share of the traffic, no secret)
+    if not matches(route.alias, key.models):
+        raise Forbidden(f"key '{key.name}' may not use model '{route.alias}'")
+    return route
+
+
+def overlaid(body: Body, route: Route) -> dict[str, Any]:
+    """A body with the route's defaults where it has nothing, and the forced fields in the place of its own."""
+    result = dict(body)
+    for name, value in route.defaults.items():
+        if all(result.get(spelling) is None for spelling in _spellings(name)):
+            result[name] = value
+    for name, value in route.forced.items():
+        for spelling in _spellings(name):
+            result.pop(spelling, None)
+        result[name] = value
+    return result
+
+
+def _spellings(name: str) -> Sequence[str]:
+    return _SPELLINGS.get(name, (name,))
+
+
+def overlay_error(alias: AliasConfig) -> tuple[str, str] | None:
+    """What is wrong with an alias' defaults and forced fields: the part and the message; None: nothing."""
+    for part, overlay in (("defaults", alias.defaults), ("forced", alias.forced)):
+        for name in overlay:
+            if name in NEVER_OVERLAID or name not in _SPELLINGS:
+                return part, _no_such_field(name)
+        try:
+            read((*TABLE, *CHAT_TABLE), overlay)
+        except (InvalidRequest, NotSupported) as error:
+            return part, error.message
+    return None
+
+
+def check_overlays(aliases: Sequence[AliasConfig]) -> None:
+    """Raises CommandError for defaults or forced fields that no request could have."""
+    for alias in aliases:
+        error = overlay_error(alias)
+        if error is not None:
+            raise CommandError(f"aliases.{alias.name}.{error[0]}: {error[1]}", 2)
+
+
+def _no_such_field(name: str) -> str:
+    if name in NEVER_OVERLAID:
+        return f"'{name}' is for the client to say"
+    near = get_close_matches(name, _SPELLINGS, n=1)
+    return f"no such field of a request: '{name}'" + (f"; did you mean '{near[0]}'?" if near else "")

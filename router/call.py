@@ -1,0 +1,185 @@
+"""One client's request on its way through the policies: the key's limits, the route and its fallbacks, the shadow.
+
+Made by router/api/routed.py for every request about a model; acts through dispatch.py. Invariant: what was reserved of
+a key's limits is settled when the last generation of the request has ended; a fallback is taken only before anything
+was handed out, and the headers always tell of it.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import quote
+
+from protos import inference_pb2 as pb
+from router.aliases import Route
+from router.config import KeyConfig, Reason
+from router.dispatch import Attempt, Dispatcher, Turn
+from router.errors import (
+    ContextExceeded,
+    ModelFailed,
+    Overloaded,
+    RateLimited,
+    RouterError,
+    Unavailable,
+    WorkerLost,
+)
+from router.limits import LimitStore, Verdict, rate_headers
+from router.replica import Replica
+from router.shadow import Shadows
+from router.table import Table
+
+BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
+REASONS: Sequence[tuple[type[RouterError], Reason]] = (
+    (ContextExceeded, Reason.CONTEXT),
+    (Overloaded, Reason.OVERLOADED),
+    (Unavailable, Reason.UNAVAILABLE),
+    (ModelFailed, Reason.UNAVAILABLE),
+    (WorkerLost, Reason.UNAVAILABLE),
+)
+_Reply = TypeVar("_Reply")
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What every call goes through."""
+
+    dispatcher: Dispatcher
+    limits: LimitStore
+    shadows: Shadows
+
+
+@dataclass(slots=True)
+class Call:
+    """One request of a client."""
+
+    policies: Policies
+    table: Table
+    key: KeyConfig
+    route: Route
+    request_id: str = ""
+    _num_open: int = 0
+    _num_used: int = 0
+    _num_reserved: int = 0
+    _verdict: "asyncio.Future[Verdict] | None" = None
+    _attempts: list[Attempt] = field(default_factory=list)  # of the first generation
+    _passed: list[tuple[str, Reason]] = field(default_factory=list)  # models that could not serve it, and why
+
+    def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[AsyncGenerator[pb.GenerateReply, None]]:
+        """The generations of the request, each begun when it is first awaited."""
+        costs = [self._estimate(message) for message in messages]
+        total = sum(costs)
+        return [
+            self._generation(message, cost, total, index)
+            for index, (message, cost) in enumerate(zip(messages, costs, strict=True))
+        ]
+
+    async def ask(self, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
+        """One reply of the route's model. It counts as a request without tokens."""
+        async with self._within_limits(0):
+            attempt = self._attempt(self.route.model, 0)
+            return await self.policies.dispatcher.ask(attempt, question)
+
+    def headers(self) -> Mapping[str, str]:
+        """Who served the request, and what is left of the key's limits."""
+        verdict = self._verdict.result() if self._verdict and self._verdict.done() else Verdict()
+        headers = rate_headers(verdict)
+        if self._attempts:
+            last = self._attempts[-1]
+            headers["x-corral-model"] = _named(last.model)
+            headers["x-corral-route"] = self._way()
+            if last.replica:
+                headers["x-corral-replica"] = _named(last.replica)
+            if last.place and last.place.position:
+                headers["x-corral-queue-position"] = str(last.place.position)
+                headers["x-corral-queue-wait-ms"] = str(math.ceil(last.place.waited * 1000))
+        return headers
+
+    async def _generation(
+        self, message: pb.GenerateRequest, cost: int, total: int, index: int
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        async with self._within_limits(total):
+            turn = Turn(self.key, self.table.limits, cost, patient=index > 0)
+            routed = self._routed(message, turn, index)
+            shadowed = self.policies.shadows.beside(self.route, message, routed)
+            async with aclosing(routed), aclosing(shadowed) as replies:
+                async for reply in replies:
+                    yield reply
+
+    async def _routed(
+        self, message: pb.GenerateRequest, turn: Turn, index: int
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        """The answer of the first model along the route that can give one."""
+        route: Route | None = self.route
+        while route is not None:
+            attempt = self._attempt(route.model, index)
+            try:
+                async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as replies:
+                    async for reply in replies:
+                        yield reply
+                return
+            except RouterError as error:
+                route = self._next(route, attempt, error)
+            finally:
+                self._num_used += attempt.num_used
+
+    def _next(self, route: Route, attempt: Attempt, error: RouterError) -> Route:
+        """The route to go on with. Raises the error, with the headers of the way so far, if there is none."""
+        reason = next((reason for kind, reason in REASONS if isinstance(error, kind)), None)
+        following = route.after(reason) if reason is not None and not attempt.begun else None
+        if reason is None or following is None:
+            error.headers = {**self.headers(), **error.headers}
+            raise error
+        self._passed.append((route.model, reason))
+        return following
+
+    def _attempt(self, model: str, index: int) -> Attempt:
+        attempt = Attempt(model)
+        if index == 0:
+            self._attempts.append(attempt)
+        return attempt
+
+    def _way(self) -> str:
+        """ "chat -> big (overloaded) -> small": the name asked for, and the models it was passed to."""
+        passed = [f"{_named(model)} ({reason})" for model, reason in dict(self._passed).items()]
+        return " -> ".join([_named(self.route.alias), *passed, _named(self._attempts[-1].model)])
+
+    # ---- the key's limits ----
+
+    def _estimate(self, message: pb.GenerateRequest) -> int:
+        answer = message.max_tokens if message.max_tokens >= 0 else self.table.limits.assumed_answer
+        return message.ByteSize() // BYTES_PER_TOKEN + answer
+
+    @asynccontextmanager
+    async def _within_limits(self, num_tokens: int) -> AsyncIterator[None]:
+        """Reserves with the first generation that begins, settles with the last that ends. Raises RateLimited."""
+        if self.key.concurrent is self.key.requests_per_minute is self.key.tokens_per_minute is None:
+            yield
+            return
+        self._num_open += 1
+        try:
+            await self._reserve(num_tokens)
+            yield
+        finally:
+            self._num_open -= 1
+            if not self._num_open:
+                await self._settle()
+
+    async def _reserve(self, num_tokens: int) -> None:
+        if self._verdict is None:
+            self._num_reserved = num_tokens
+            self._verdict = asyncio.ensure_future(self.policies.limits.reserve(self.key, num_tokens))
+        verdict = await asyncio.shield(self._verdict)
+        if verdict.refused is not None:
+            raise RateLimited(self.key.name, verdict.refused, verdict.retry_after, rate_headers(verdict))
+
+    async def _settle(self) -> None:
+        if self._verdict is not None and (await self._verdict).refused is None:
+            await self.policies.limits.settle(self.key, self._num_reserved, self._num_used)
+
+
+def _named(name: str) -> str:
+    """A name fit for a header."""
+    return quote(name, safe="/:@+=,;!$&'()*~ ")

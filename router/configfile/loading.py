@@ -1,0 +1,56 @@
+"""Everything that files say, for a command line: corral.toml, and the keys, presets and folder that it or flags name.
+
+Called by serve.py and command.py before settings.py. Invariant: files named by a flag or a variable come before those
+that corral.toml names, as everything does.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from router.config import KeyConfig
+from router.configfile.presets import models_in, read_presets
+from router.configfile.reading import FileConfig, ModelEntry, read_file
+from router.errors import CommandError
+from router.flags import Given
+from router.keyfile import check_private, read_keys_file
+
+DEFAULT_FILE = Path("corral.toml")  # in the working folder
+
+
+def load(given: Given) -> FileConfig:
+    """Raises CommandError, ConfigError."""
+    file = _config_file(given)
+    config = read_file(file) if file else FileConfig()
+    server = given.filled(config.server)
+    return replace(config, models=(*config.models, *_found(server, config)), keys=_keys(server, config))
+
+
+def _config_file(given: Given) -> Path | None:
+    named = given.last("config")
+    if named is not None:
+        return Path(named).expanduser()
+    return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
+
+
+def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
+    """Models of presets and of the folder, but for those that corral.toml has under the same name."""
+    folder_name, presets = server.last("models_dir"), server.last("models_preset")
+    folder = models_in(Path(folder_name).expanduser()) if folder_name else {}
+    entries = read_presets(Path(presets).expanduser(), folder) if presets else []
+    known = {entry.name for entry in (*config.models, *entries)}
+    entries += [ModelEntry(name, path, str(path)) for name, path in folder.items() if name not in known]
+    listed = {entry.name for entry in config.models}
+    return [entry for entry in entries if entry.name not in listed]
+
+
+def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
+    if config.keys and config.path:
+        check_private(config.path)
+    named = server.last("keys")
+    file = Path(named).expanduser() if named else config.keys_file
+    keys = (*config.keys, *(read_keys_file(file) if file else ()))
+    names = [key.name for key in keys]
+    for name in names:
+        if names.count(name) > 1:
+            raise CommandError(f"two keys are called '{name}': one in {config.path}, one in {file}", 2)
+    return keys

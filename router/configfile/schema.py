@@ -1,0 +1,90 @@
+"""corral.toml as a JSON Schema, for editors that complete and check. Pure; made from the same tables that read it.
+
+Called by command.py. Invariant: what the schema refuses, reading.py refuses too.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from router.configfile.flagvalues import NOT_IN_FILE, WHOLE
+from router.configfile.reading import IN_SERVER, IN_WORKER
+from router.configfile.tables import (
+    ALIAS,
+    BALANCE,
+    FALLBACK,
+    KEY,
+    KEYS_FILE,
+    LIMITS,
+    MODEL,
+    SHADOW_TABLE,
+    Setting,
+)
+from router.flags import long_names
+from router.flagtable import Effect, Flag, Takes
+
+Schema = Mapping[str, Any]
+_NAME: Schema = {"type": "string", "minLength": 1}
+
+
+def schema() -> dict[str, Any]:
+    """The whole document."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "corral.toml",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "server": _flags(IN_SERVER),
+            "models": {"type": "object", "additionalProperties": _object(MODEL, worker=_flags(IN_WORKER))},
+            "aliases": {"type": "object", "additionalProperties": {"anyOf": [_NAME, _alias()]}},
+            "keys": {**_object((KEYS_FILE,)), "additionalProperties": _object(KEY)},
+            "limits": _object(LIMITS),
+            "balance": _object(BALANCE),
+        },
+    }
+
+
+def _alias() -> Schema:
+    fallback: Schema = {"anyOf": [_NAME, _object(FALLBACK)]}
+    return _object(
+        ALIAS,
+        targets={"type": "object", "additionalProperties": {"type": "number", "exclusiveMinimum": 0}},
+        fallbacks={"anyOf": [*fallback["anyOf"], {"type": "array", "items": fallback}]},
+        shadow={"anyOf": [_NAME, _object(SHADOW_TABLE)]},
+    )
+
+
+def _object(settings: Sequence[Setting], **special: Schema) -> dict[str, Any]:
+    """A table; `special` replaces the schema of a setting that has more than one form."""
+    rows = {
+        setting.name: {**special.get(setting.field, setting.kind.schema), "description": setting.help}
+        for setting in settings
+    }
+    required = [setting.name for setting in settings if setting.required]
+    both = {**rows, **{setting.field: rows[setting.name] for setting in settings if setting.name not in required}}
+    return {"type": "object", "properties": both, "required": required, "additionalProperties": False}
+
+
+def _flags(effects: frozenset[Effect]) -> dict[str, Any]:
+    properties = {
+        spelling: _flag(flag)
+        for name, flag in long_names().items()
+        if flag.effect in effects and flag.key not in NOT_IN_FILE
+        for spelling in (name, name.replace("-", "_"))
+    }
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _flag(flag: Flag) -> Schema:
+    return {"type": _type(flag), "description": flag.help or flag.note or "understood, without effect"}
+
+
+def _type(flag: Flag) -> str | list[str]:
+    if flag.takes is Takes.NOTHING:
+        return "boolean"
+    if flag.metavar in WHOLE:
+        return ["integer", "array"]
+    if flag.metavar == "SECONDS":
+        return ["number", "array"]
+    words = ["string", "number", "array"]
+    return [*words, "boolean"] if flag.takes is Takes.WORD else words

@@ -1,0 +1,100 @@
+"""The file of keys: a TOML table for each, written by `corral keys`, read at the start and at a reload.
+
+Called by configfile/loading.py and keycommand.py. Invariant: a file that others could read or change is refused, and a
+change replaces the file whole.
+"""
+
+import os
+import secrets
+import stat
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from router.config import KeyConfig
+from router.configfile.locate import locate
+from router.configfile.problems import Problems
+from router.configfile.reading import parse_toml, read_keys
+from router.configfile.tables import KEY
+from router.errors import CommandError
+
+HEAD = "# Kept by `corral keys`. It holds digests of keys, not the keys.\n"
+PREFIX = "sk-corral-"
+OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def new_key() -> str:
+    """256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def read_keys_file(file: Path) -> Sequence[KeyConfig]:
+    """Raises CommandError if it cannot be read or is not private, ConfigError if something in it is wrong."""
+    check_private(file)
+    try:
+        text = file.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unreadable(file, error) from None
+    tables = parse_toml(text, file)
+    problems = Problems(file, locate(text))
+    keys = read_keys(tables, (), problems)
+    problems.check()
+    return keys
+
+
+def check_private(file: Path) -> None:
+    """Raises CommandError unless the file is its owner's alone."""
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if mode & OTHERS:
+        raise CommandError(f"{file} holds keys, but others may read or change it; run: chmod 600 {file}", 2)
+
+
+def write_keys_file(file: Path, keys: Sequence[KeyConfig]) -> None:
+    """Puts the keys in the place of what the file holds."""
+    fresh = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            opened.write(HEAD + "".join(map(_rendered, keys)))
+            opened.flush()
+            os.fsync(opened.fileno())
+        fresh.replace(file)
+    except OSError as error:
+        raise CommandError(f"cannot write {file}: {error.strerror}") from None
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _rendered(key: KeyConfig) -> str:
+    """One key's table: what differs from the defaults."""
+    default = KeyConfig(key.name, key.digest)
+    lines = [f"\n[{_text(key.name)}]", f'sha256 = "{key.digest.hex()}"']
+    for setting in KEY[1:]:
+        value = getattr(key, setting.field)
+        if value != getattr(default, setting.field):
+            lines.append(f"{setting.name} = {_value(value)}")
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, tuple | frozenset):
+        return f"[{', '.join(map(_text, sorted(value)))}]"
+    return str(value)
+
+
+def _text(text: str) -> str:
+    """A basic string of TOML, whose escapes are those of JSON."""
+    return orjson.dumps(text).decode().replace("\x7f", "\\u007f")
+
+
+def _unreadable(file: Path, error: Exception) -> CommandError:
+    reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+    return CommandError(f"cannot read keys from {file}: {reason}", 2)

@@ -1,0 +1,25 @@
+"""Everything about requests that may change while the gateway runs, as one immutable object.
+
+Made from a GatewayConfig; app.state.table holds the one in force. Each request keeps the Table it began with
+(auth.py). Invariant: it is replaced whole or not at all, so that no request sees half of a change.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from router.aliases import AliasTable
+from router.config import BalanceConfig, GatewayConfig, LimitsConfig
+from router.keys import KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    aliases: AliasTable
+    keys: KeyRing
+    limits: LimitsConfig
+    balance: BalanceConfig
+
+    @classmethod
+    def of(cls, config: GatewayConfig) -> Self:
+        """Raises an ExceptionGroup of AliasErrors if the aliases make no sense."""
+        return cls(AliasTable(config.models, config.aliases), KeyRing(config.keys), config.limits, config.balance)

@@ -1,0 +1,218 @@
+"""corral.toml, presets, folders and flags together, and the commands that look at them."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from router.config import GatewayConfig
+from router.configfile.command import main
+from router.configfile.diff import differences
+from router.configfile.loading import load
+from router.configfile.problems import ConfigError
+from router.configfile.schema import schema
+from router.errors import CommandError
+from router.flags import parse
+from router.settings import gateway_config
+
+ROOT = Path(__file__).resolve().parents[3]
+TOML = """[server]
+ctx-size = 100
+port = 1111
+[models.small]
+path = "a.gguf"
+worker = { ctx-size = 200, parallel = 3 }
+[models.big]
+path = "b.gguf"
+[aliases]
+chat = "small"
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("a.gguf", "b.gguf", "c.gguf"):
+        (tmp_path / name).write_bytes(b"GGUF")
+    (tmp_path / "corral.toml").write_text(TOML)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def configured(line: str = "", environment: dict[str, str] | None = None) -> GatewayConfig:
+    given = parse(line.split(), environment or {})
+    return gateway_config(given, (), load(given))
+
+
+def arguments(config: GatewayConfig) -> dict[str, str]:
+    return {model.name: " ".join(model.worker_arguments) for model in config.models}
+
+
+def test_the_file_in_the_working_folder_is_read_and_said_to_be(files: Path) -> None:
+    config = configured()
+    assert config.port == 1111
+    assert arguments(config) == {"small": "--ctx-size 200 --parallel 3", "big": "--ctx-size 100"}
+    assert "configuration: corral.toml" in config.notes
+
+
+def test_a_flag_beats_a_variable_a_variable_the_file_and_the_file_the_default(files: Path) -> None:
+    environment = {"LLAMA_ARG_CTX_SIZE": "300", "CORRAL_PORT": "2222"}
+    assert configured("", environment).port == 2222
+    assert configured("--port 3333", environment).port == 3333
+    assert arguments(configured("", environment)) == {"small": "--ctx-size 300 --parallel 3", "big": "--ctx-size 300"}
+    assert "--ctx-size 400" in arguments(configured("-c 400", environment))["small"]
+
+
+def test_another_file_can_be_named(files: Path) -> None:
+    (files / "other.toml").write_text('[models.x]\npath = "c.gguf"')
+    assert [model.name for model in configured("--config other.toml").models] == ["x"]
+    assert [model.name for model in configured("", {"CORRAL_CONFIG": "other.toml"}).models] == ["x"]
+    with pytest.raises(CommandError, match=r"cannot read --config absent.toml: No such file"):
+        configured("--config absent.toml")
+
+
+def test_models_of_flags_join_those_of_the_file(files: Path) -> None:
+    config = configured("-m c.gguf --alias tiny=a.gguf")
+    assert [(model.path.name, model.names) for model in config.models] == [
+        ("c.gguf", ("c",)),
+        ("a.gguf", ("small", "tiny")),
+        ("b.gguf", ("big",)),
+    ]
+
+
+def test_a_value_out_of_range_is_told_by_its_place_in_the_file(files: Path) -> None:
+    (files / "corral.toml").write_text(TOML.replace("1111", "111111"))
+    with pytest.raises(CommandError, match=r"corral.toml:3: server.port must be between 0 and 65535"):
+        configured()
+
+
+def test_an_alias_of_a_model_that_is_not_there_is_told_by_its_place(files: Path) -> None:
+    (files / "corral.toml").write_text(TOML.replace('"small"', '"smal"'))
+    with pytest.raises(ConfigError, match=r"corral.toml:10: .*no model is called 'smal'; did you mean 'small'\?"):
+        configured()
+
+
+def test_a_folder_of_models_is_served_by_their_stems(files: Path) -> None:
+    folder = files / "models"
+    (folder / "split").mkdir(parents=True)
+    (folder / "ambiguous").mkdir()
+    for name in ("one.gguf", "split/x-00001-of-00002.gguf", "split/x-00002-of-00002.gguf", "split/mmproj-x.gguf"):
+        (folder / name).write_bytes(b"GGUF")
+    for name in ("ambiguous/a.gguf", "ambiguous/b.gguf", "notes.txt"):
+        (folder / name).write_bytes(b"")
+    (files / "corral.toml").unlink()
+    found = {model.name: model.path.name for model in configured("--models-dir models").models}
+    assert found == {"one": "one.gguf", "split": "x-00001-of-00002.gguf"}
+
+
+def test_presets_are_llama_servers(files: Path) -> None:
+    (files / "corral.toml").unlink()
+    (files / "presets.ini").write_text(
+        "version = 1\n; comment\n[*]\nc = 100\nparallel = 2\n\n"
+        f"[one]\nmodel = {files}/a.gguf\nLLAMA_ARG_CTX_SIZE = 200\nalias = uno,eins\nload-on-startup = true\n"
+        "n-gpu-layers = 99\n[c]\nload-on-startup = false\n"
+    )
+    one, c = configured(f"--models-preset presets.ini --models-dir {files}").models[:2]
+    assert (one.names, one.worker_arguments) == (("one", "uno", "eins"), ("--ctx-size", "200", "--parallel", "2"))
+    assert (c.path.name, c.load_on_start) == ("c.gguf", False)
+    assert "--parallel 5" in arguments(configured("--models-preset presets.ini --models-dir . -np 5"))["one"]
+
+
+def test_mistakes_in_presets_have_lines_too(files: Path) -> None:
+    (files / "presets.ini").write_text("[one]\nmodel = a.gguf\nctx-sise = 3\nnonsense\nport = 80\n[two]\nc = 1\n")
+    with pytest.raises(ConfigError) as refused:
+        configured("--models-preset presets.ini")
+    assert [str(problem).removeprefix("presets.ini:") for problem in refused.value.problems] == [
+        " two: no `model = FILE`, and no such file in --models-dir",
+        "3: one.ctx-sise: no such flag of a model; did you mean 'ctx-size'?",
+        "4: expected [NAME] or KEY = VALUE, but got 'nonsense'",
+        "5: one.port: this is a setting of the whole gateway",
+    ]
+
+
+# ---- corral config ----------------------------------------------------------------------------
+
+
+def test_the_example_in_deploy_is_good(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example = files / "example.toml"
+    example.write_text((ROOT / "deploy/corral.toml").read_text())
+    (files / "models").mkdir()
+    for name in ("smollm2.gguf", "gemma3.gguf"):
+        (files / "models" / name).write_bytes(b"GGUF")
+    assert main(["check", str(example)]) == 0
+    assert "2 models, 3 aliases, 0 keys: good" in capsys.readouterr().out
+
+
+def test_check_prints_every_mistake(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "corral.toml").write_text('[server]\nprot = 1\n[limits]\nqueue = "x"\n')
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "error: corral.toml:2: server.prot: no such flag; did you mean 'port'?",
+        "error: corral.toml:4: limits.queue: expected a whole number from 0 to 1000000, but got 'x'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ("defaults = { temprature = 1 }", "no such field of a request: 'temprature'; did you mean 'temperature'?"),
+        ('defaults = { temperature = "hot" }', "Field 'temperature': expected a number"),
+        ('forced = { model = "x" }', "'model' is for the client to say"),
+    ],
+)
+def test_check_knows_the_fields_of_requests(
+    files: Path, capsys: pytest.CaptureFixture[str], overlay: str, message: str
+) -> None:
+    (files / "corral.toml").write_text(TOML + f'[aliases.x]\ntarget = "small"\n{overlay}\n')
+    assert main(["check"]) == 2
+    assert f"corral.toml:13: aliases.x.{overlay.split()[0]}: {message}" in capsys.readouterr().err
+
+
+def test_explain_names_the_origin_of_every_value(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "chat", "-b", "64"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["ctx-size"] == ["200", "corral.toml:6:", "models.small.worker.ctx-size"]
+    assert rows["batch-size"] == ["64", "-b"]
+    assert rows["threads"] == ["default"]
+    assert rows["replicas"] == ["1", "default"]
+    assert main(["explain", "smal"]) == 2
+    assert "did you mean 'small'?" in capsys.readouterr().err
+
+
+def test_diff_tells_what_a_reload_would_do(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    new = TOML.replace("parallel = 3", "parallel = 4").replace('chat = "small"', 'chat = "new"').replace("1111", "2")
+    new = new.replace("[models.big]", "[models.new]") + "[limits]\nqueue = 1\n"
+    (files / "new.toml").write_text(new)
+    assert main(["diff", "corral.toml", "new.toml"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "model big: stop",
+        "model small (worker-arguments): warm replace",
+        "model new: start",
+        "alias chat changed: in place",
+        "port: restart",
+        "limits: in place",
+    ]
+    assert main(["diff", "corral.toml", "corral.toml"]) == 0
+
+
+def test_replicas_come_and_go_beside_those_that_stay(files: Path) -> None:
+    one = configured()
+    three = replace(one, models=(replace(one.models[0], replicas=3), one.models[1]))
+    assert list(map(str, differences(one, three))) == ["model small, 2 of 3 workers: start"]
+    assert list(map(str, differences(three, one))) == ["model small, 2 of 3 workers: stop"]
+
+
+def test_the_schema_knows_every_section_and_flag() -> None:
+    properties = schema()["properties"]
+    assert set(properties) == {"server", "models", "aliases", "keys", "limits", "balance"}
+    assert properties["server"]["properties"]["ctx-size"]["type"] == ["integer", "array"]
+    assert "port" not in properties["models"]["additionalProperties"]["properties"]["worker"]["properties"]
+
+
+def test_the_command_ends_with_its_status() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "router", "config", "nonsense"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("usage: corral config check")
