@@ -9,11 +9,13 @@ from worker import sampler
 from worker.kernels import ops
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
+from worker.model import experts
 from worker.model.forward import NATIVES, compute
 
 _ALL: list[Native | Entry] = [
     compute,
     *NATIVES,
+    *experts.NATIVES,
     *PRODUCTS.values(),
     *ops.ROW_READERS.values(),
     *(kernel for pair in ops.GATED.values() for kernel in pair),

@@ -19,7 +19,8 @@ from worker.kernels.codes import BLOCK
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.kernels.pool import ThreadPool
-from worker.model.architecture import Architecture, Family
+from worker.model import experts
+from worker.model.architecture import Architecture, Experts, Family
 from worker.model.forward import MODEL, NATIVES, compute
 from worker.model.layout import LAYER, MATRIX, STEP
 from worker.model.rotation import rotation_table
@@ -30,7 +31,8 @@ def kernels_for(architecture: Architecture, weights: PackedWeights) -> list[Nati
     """What must be compiled before a Decoder of these weights is made."""
     formats = sorted({t.format.name for t in weights.tensors.values() if t.format is not None})
     chosen = _chosen_natives(architecture.family, weights.tensors)
-    return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *chosen.values()]
+    routing = experts.NATIVES if architecture.experts else ()
+    return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *routing, *chosen.values()]
 
 
 def _chosen_natives(family: Family, tensors: Mapping[str, PackedTensor]) -> dict[str, Native]:
@@ -69,20 +71,24 @@ class Decoder:
     @property
     def num_parameters(self) -> int:
         """Weights in the file, embeddings included."""
-        return sum(t.num_rows * t.num_columns for t in self._weights.tensors.values())
+        return sum(t.num_matrices * t.num_rows * t.num_columns for t in self._weights.tensors.values())
 
-    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
-        """Allocates the cache and the buffers of a step; called once. Memory is touched when it is first used."""
+    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int, context_length: int = 0) -> None:
+        """Allocates the cache and the buffers of a step; called once. Memory is touched when it is first used.
+
+        context_length: positions of the longest sequence, where it is less than what the blocks hold.
+        """
         a, step = self.architecture, self._step
         max_tokens = max(max_tokens, max_sequences)
+        max_rows = max_tokens * (a.experts.num_used if a.experts else 1)
         num_positions = num_blocks * BLOCK_SIZE
-        self._build_rotations(num_positions)
+        self._build_rotations(num_positions, context_length or num_positions)
         self._allocate_cache(num_blocks)
         width, kv_width = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         widest = max(a.embedding_length, a.feed_forward_length, width)
-        codes_offset = _aligned(max_tokens * widest * 4)
-        factors_offset = codes_offset + _aligned(max_tokens * widest)
-        inputs_stride = factors_offset + _aligned(max_tokens * (widest // BLOCK) * FACTOR_BYTES)
+        codes_offset = _aligned(max_rows * widest * 4)
+        factors_offset = codes_offset + _aligned(max_rows * widest)
+        inputs_stride = factors_offset + _aligned(max_rows * (widest // BLOCK) * FACTOR_BYTES)
         scores_stride = _aligned(num_positions * 4) + 64  # rows of a power of two apart would share cache sets
         scratch_stride = 64 + _aligned(2 * 4 * ROW_TILE * a.head_dim + ROW_TILE * scores_stride)
         logits_stride = -(-a.vocab_size // simd.LANES) * simd.LANES * 4
@@ -101,12 +107,14 @@ class Decoder:
             "projected": max_tokens * a.embedding_length * 4,
             "qkv": max_tokens * (width + 2 * kv_width) * 4,
             "attention": max_tokens * width * 4,
-            "gate_up": max_tokens * a.feed_forward_length * 8,
+            "gate_up": max_rows * a.feed_forward_length * 8,
             "inputs": self.num_threads * inputs_stride,
             "scratch": self.num_threads * scratch_stride,
         }.items():
             step[name] = self._allocate(num_bytes)
         self._tell_attention(scratch_stride, scores_stride)
+        if a.experts:
+            self._reserve_experts(a.experts, max_tokens)
 
     def forward(
         self,
@@ -146,7 +154,7 @@ class Decoder:
         _describe(model["token_embd"][0], tensors["token_embd.weight"])
         _describe(model["output"][0], tensors.get("output.weight", tensors["token_embd.weight"]))
         chosen = _chosen_natives(a.family, tensors)
-        matrices = [t for t in tensors.values() if t.format is not None]
+        routing = experts.NATIVES if a.experts else ()
         for name, value in {
             "output_norm": tensors["output_norm.weight"].address,
             "num_layers": a.num_layers,
@@ -157,11 +165,15 @@ class Decoder:
             "head_dim": a.head_dim,
             "num_rotated_pairs": a.rotation.dimensions // 2,
             "cache_block_bytes": a.num_kv_heads * a.head_dim * BLOCK_SIZE * HALF,
-            "needs_values": any(t.format is not None and t.format.unpack is None for t in matrices),
+            "needs_values": any(_is_of_floats(t) for name, t in tensors.items() if "ffn_gate_inp" not in name),
+            "num_experts": a.experts.count if a.experts else 0,
+            "num_used_experts": a.experts.num_used if a.experts else 0,
+            "experts_scale": a.experts.scale if a.experts else 0,
+            "scores_width": _scores_width(a),
             "epsilon": a.norm_epsilon,
             "embedding_scale": a.embedding_length**0.5 if a.family.scales_embeddings else 1.0,
             "logit_softcap": a.logit_softcap,
-            **{native.name: native.address for native in NATIVES},
+            **{native.name: native.address for native in (*NATIVES, *routing)},
             **{name: native.address for name, native in chosen.items()},
         }.items():
             model[name] = value
@@ -169,7 +181,7 @@ class Decoder:
     def _describe_layers(self) -> None:
         tensors = self._weights.tensors
         for index, layer in enumerate(self._layers):
-            layer["window"] = self.architecture.window if self.architecture.is_local(index) else 0
+            layer["window"] = self.architecture.window if self.architecture.local_layers[index] else 0
             for field in LAYER.names or ():
                 name = f"{field.removesuffix('_bias')}.bias" if field.endswith("_bias") else f"{field}.weight"
                 if (tensor := tensors.get(f"blk.{index}.{name}")) is None:
@@ -180,19 +192,19 @@ class Decoder:
                     layer[field] = tensor.address
             _split_fused_bias(layer, self.architecture)
 
-    def _build_rotations(self, num_positions: int) -> None:
+    def _build_rotations(self, num_positions: int, context_length: int) -> None:
         a = self.architecture
-        factors = self._frequency_factors(num_positions)
+        factors = self._frequency_factors(context_length)
         whole = rotation_table(a.rotation, num_positions, factors)
         local = whole if a.local_rotation == a.rotation else rotation_table(a.local_rotation, num_positions)
         self._tables = [whole, local]
         for index in range(a.num_layers):
-            self._layers[index]["rotations"] = (local if a.is_local(index) else whole).ctypes.data
+            self._layers[index]["rotations"] = (local if a.local_layers[index] else whole).ctypes.data
 
-    def _frequency_factors(self, num_positions: int) -> NDArray[np.float32] | None:
+    def _frequency_factors(self, context_length: int) -> NDArray[np.float32] | None:
         """Llama 3's factors; Phi 3's, which has others for contexts beyond what it was first trained on."""
         original = self.architecture.rotation.original_context or self.context_length
-        for name in ("rope_freqs", "rope_factors_long" if num_positions > original else "rope_factors_short"):
+        for name in ("rope_freqs", "rope_factors_long" if context_length > original else "rope_factors_short"):
             if f"{name}.weight" in self._weights.tensors:
                 return self._weights.vector(f"{name}.weight")
         return None
@@ -202,6 +214,14 @@ class Decoder:
         cache = self._allocate(cache_bytes * 2 * self.architecture.num_layers)
         for index, layer in enumerate(self._layers):
             layer["keys"], layer["values"] = cache + 2 * index * cache_bytes, cache + (2 * index + 1) * cache_bytes
+
+    def _reserve_experts(self, facts: Experts, max_tokens: int) -> None:
+        max_rows, step = max_tokens * facts.num_used, self._step
+        routes_stride = _aligned(experts.routes_bytes(max_rows, facts.count, facts.num_used))
+        step["max_rows"], step["routes_stride"] = max_rows, routes_stride
+        step["routes"] = self._allocate(self.num_threads * routes_stride)
+        step["scores"] = self._allocate(max_tokens * _scores_width(self.architecture) * 4)
+        step["expert_outputs"] = self._allocate(max_rows * self.architecture.embedding_length * 4)
 
     def _tell_attention(self, scratch_stride: int, scores_stride: int) -> None:
         """Writes what attend_rows expects at the head of each thread's scratch."""
@@ -231,6 +251,15 @@ def _describe(record: Any, tensor: PackedTensor) -> None:
     record["panel_bytes"] = tensor.format.matrix_bytes(simd.LANES, tensor.num_columns)
     record["num_panels"] = -(-tensor.num_rows // simd.LANES)
     record["num_columns"] = tensor.num_columns
+
+
+def _is_of_floats(tensor: PackedTensor) -> bool:
+    return tensor.format is not None and tensor.format.unpack is None
+
+
+def _scores_width(a: Architecture) -> int:
+    """Values in a row of the experts' scores: they come from whole panels."""
+    return -(-a.experts.count // simd.LANES) * simd.LANES if a.experts else 0
 
 
 def _split_fused_bias(layer: Any, a: Architecture) -> None:
