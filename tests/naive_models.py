@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tests.naive import (
     Floats,
-    attend,
     gelu,
     matmul,
     quantise,
@@ -37,8 +37,8 @@ class Conventions:
     rotate: Callable[..., Floats] = rotate_halves
     activation: Callable[[Floats], Floats] = silu
     scaled_embeddings: bool = False
-    window_every: Callable[[int, int], bool] = lambda layer, period: False  # whether a layer sees only the window
-    period: int = 0
+    is_local: Callable[[int, int], bool] = lambda layer, period: False  # whether a layer sees only the window
+    period: int = 0  # of windows, where the file gives none
     local_rope_base: float | None = None  # of layers with a window, which then know no scaling either
 
 
@@ -51,10 +51,10 @@ CONVENTIONS = {
     "qwen2": Conventions(),
     "qwen3": Conventions(),
     "qwen3moe": Conventions(),
-    "phi3": Conventions(window_every=lambda layer, period: True),
-    "gemma2": Conventions(activation=gelu, scaled_embeddings=True, window_every=_all_but_the_last, period=2),
+    "phi3": Conventions(is_local=lambda layer, period: True),
+    "gemma2": Conventions(activation=gelu, scaled_embeddings=True, is_local=_all_but_the_last, period=2),
     "gemma3": Conventions(
-        activation=gelu, scaled_embeddings=True, window_every=_all_but_the_last, period=6, local_rope_base=10000.0
+        activation=gelu, scaled_embeddings=True, is_local=_all_but_the_last, period=6, local_rope_base=10000.0
     ),
 }
 
@@ -146,14 +146,20 @@ class Model:
         query = self._turned(self._norm_if_there(f"blk.{layer}.attn_q_norm", query), local)
         keys = self._cached(self._turned(self._norm_if_there(f"blk.{layer}.attn_k_norm", keys), local))
         cached_values = self._cached(cached_values)
-        window = self._window() if local else len(values)
-        cap, group = self._fact("attn_logit_softcapping", 0.0), self.num_heads // keys.shape[1]
+        seen = self._seen(len(values), local)
         out = np.empty_like(query)
-        for token, head in np.ndindex(query.shape[:2]):
-            seen = slice(max(0, token + 1 - window), token + 1)
-            key, value = keys[seen, head // group], cached_values[seen, head // group]
-            out[token, head] = attend(query[token, head], key, value, self._scale(), cap)
+        for head in range(self.num_heads):
+            kv_head = head * keys.shape[1] // self.num_heads
+            scores = matmul(keys[:, kv_head], query[:, head]) * self._scale()
+            if cap := self._fact("attn_logit_softcapping", 0.0):
+                scores = soft_cap(scores, cap)
+            out[:, head] = matmul(cached_values[:, kv_head].T, softmax(np.where(seen, scores, -np.inf)))
         return self._product(f"blk.{layer}.attn_output", out.reshape(len(out), -1))
+
+    def _seen(self, num_tokens: int, local: bool) -> NDArray[np.bool_]:
+        """(tokens, positions): whether a token sees a position."""
+        distance = np.arange(num_tokens)[:, None] - np.arange(num_tokens)
+        return (distance >= 0) & (distance < (self._window() if local else num_tokens))
 
     def _queries_keys_values(self, layer: str, values: Floats) -> tuple[Floats, Floats, Floats]:
         """(tokens, heads, head_dim) each."""
@@ -175,7 +181,7 @@ class Model:
 
     def _is_local(self, layer: int) -> bool:
         period = self._fact("attention.sliding_window_pattern", self._conventions.period)
-        return self._window() > 0 and self._conventions.window_every(layer, period)
+        return self._window() > 0 and self._conventions.is_local(layer, period)
 
     def _scale(self) -> float:
         """The largest Gemmas, of 27 billion weights, scale by the width per head, which is not the heads' size."""

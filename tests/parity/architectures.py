@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.tiny_models import MODELS, write_model
 from tests.worker.model.models import random_tokens
+from worker.gguf import GGUF
 
 RECORD = Path(__file__).with_name("architectures.json")
 PROMPT = random_tokens(300, seed=11)
@@ -26,7 +27,7 @@ CASES += [("llama", "Q8_0"), ("gemma3", "Q4_0"), ("qwen3moe", "Q8_0")]
 class Answers:
     """Of one file; by length of the prefix: log-probabilities by token."""
 
-    sha256: str
+    fingerprint: str
     logprobs: Mapping[int, Mapping[int, float]]
 
 
@@ -38,8 +39,17 @@ def write_case(folder: Path, model: str, quant: str) -> Path:
     return write_model(folder / "model.gguf", MODELS[model], quant)
 
 
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def fingerprint(path: Path) -> str:
+    """Of the weights and the architecture's metadata; the vocabulary has no part in any answer."""
+    digest = hashlib.sha256()
+    with GGUF.open(path) as gguf:
+        architecture = gguf.metadata["general.architecture"]
+        for key in sorted(key for key in gguf.metadata if key.startswith(f"{architecture}.")):
+            digest.update(f"{key}={gguf.metadata[key]}\n".encode())
+        for name in sorted(gguf.tensors):
+            tensor = gguf.tensors[name]
+            digest.update(f"{name} {tensor.type.name} {tensor.shape}\n".encode() + tensor.data.tobytes())
+    return digest.hexdigest()
 
 
 def load() -> dict[str, Answers]:
@@ -56,11 +66,11 @@ def save(peer: str, answers: Mapping[str, Answers]) -> None:
 def _lines(answers: Answers) -> str:
     flat = {length: [x for pair in tops.items() for x in pair] for length, tops in answers.logprobs.items()}
     lines = ",\n".join(f'"{length}":{json.dumps(values, separators=(",", ":"))}' for length, values in flat.items())
-    return f'{{"sha256":"{answers.sha256}","logprobs":{{\n{lines}}}}}'
+    return f'{{"fingerprint":"{answers.fingerprint}","logprobs":{{\n{lines}}}}}'
 
 
 def _answers_from(item: Mapping[str, object]) -> Answers:
     lines = item["logprobs"]
     assert isinstance(lines, dict)
     logprobs = {int(n): dict(zip(map(int, line[::2]), line[1::2], strict=True)) for n, line in lines.items()}
-    return Answers(str(item["sha256"]), logprobs)
+    return Answers(str(item["fingerprint"]), logprobs)

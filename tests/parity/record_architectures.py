@@ -11,7 +11,17 @@ from pathlib import Path
 
 import httpx
 
-from tests.parity.architectures import CASES, LENGTHS, NUM_TOP, PROMPT, Answers, case_name, save, sha256, write_case
+from tests.parity.architectures import (
+    CASES,
+    LENGTHS,
+    NUM_TOP,
+    PROMPT,
+    Answers,
+    case_name,
+    fingerprint,
+    save,
+    write_case,
+)
 from tests.parity.oracle import Endpoint, completion_body, post
 from tests.parity.record_greedy import running_peer, version
 
@@ -25,7 +35,7 @@ def main(server: Path) -> None:
             path = write_case(Path(folder), model, quant)
             with running_peer(server, path, context_length=2048, flags=EXACT) as client:
                 logprobs = {length: _top(client, PROMPT[:length]) for length in LENGTHS}
-            answers[case_name(model, quant)] = Answers(sha256(path), logprobs)
+            answers[case_name(model, quant)] = Answers(fingerprint(path), logprobs)
         print(case_name(model, quant), file=sys.stderr)
     save(f"llama-server {version(server)}", answers)
 
