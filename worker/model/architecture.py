@@ -153,7 +153,7 @@ class _Numbers:
 
 
 def _read_experts(name: str, use: ExpertUse, number: _Numbers, metadata: Mapping[str, Any]) -> Experts | None:
-    count = number("expert_count", None if use is ExpertUse.ALWAYS else 0, least=use is ExpertUse.ALWAYS)
+    count = number("expert_count") if use is ExpertUse.ALWAYS else number("expert_count", 0, least=0)
     if count == 0:
         return None
     if use is ExpertUse.NEVER:
