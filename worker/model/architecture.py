@@ -97,7 +97,9 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
     rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "linear"), head_dim)
     local_base = number.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
     num_layers, window = number("block_count", most=1024), number("attention.sliding_window", family.window, least=0)
-    period = number("attention.sliding_window_pattern", family.window_period, least=0)
+    period = family.window_period
+    if period != 1:
+        period = number("attention.sliding_window_pattern", period, least=0)
     experts, feed_forward = _read_experts(name, family.experts, number, metadata), number("feed_forward_length")
     architecture = Architecture(
         name=name,

@@ -35,7 +35,7 @@ WRITERS: dict[str, Callable[[Path], Path]] = {
     "experts": partial(write_model, model=MODELS["qwen3moe"], quant="Q4_1"),
     "experts of floats": partial(write_model, model=MODELS["mixtral"], quant="F16"),
 }
-PROMPTS = [random_tokens(length, seed=length) for length in (1, 5, 16, 33, 50, 140)]
+PROMPTS = [random_tokens(length, seed=length) for length in (1, 5, 16, 33, 50, 140, 2, 4)]
 SEEDS = range(8)
 
 
