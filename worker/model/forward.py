@@ -315,31 +315,38 @@ def _gated_expert_inputs(model, step, routes, control, thread, num_threads):
 
 
 @kernel
+def _join_experts(model, layer, step, routes, thread, num_threads):
+    """Adds the weighted outputs of each token's experts to the residual stream: this thread's columns of them."""
+    num_rows, width, max_rows = step.num_tokens * model.num_used_experts, model.width, step.max_rows
+    expert_products(layer.ffn_down_exps, _input_of(step, num_rows, thread), False, step.expert_outputs, width,
+                    routes, max_rows, model.num_experts, thread, num_threads)
+    num_panels = layer.ffn_down_exps.num_panels
+    first, last = num_panels * thread // num_threads * LANES, num_panels * (thread + 1) // num_threads * LANES
+    call(model.add_experts, (step.expert_outputs, routes, max_rows, step.num_tokens, model.num_used_experts,
+                             step.hidden, width, first, last))
+
+
+@kernel
 def _experts(model, layer, step, control, thread, num_threads):
     """Feed-forward through the experts that each token's scores choose; every thread works out for itself which."""
-    num_tokens, num_used, width, hidden = step.num_tokens, model.num_used_experts, model.width, model.hidden_width
+    num_tokens, hidden = step.num_tokens, model.hidden_width
     routes, max_rows = step.routes + thread * step.routes_stride, step.max_rows
     _normed_input(model, step, layer.ffn_norm, np.int64(1), control, thread, num_threads)
     _product(layer.ffn_gate_inp, step, num_tokens, step.scores, model.scores_width, False, thread, num_threads)
     _meet(model, control, num_threads)
-    call(model.route, (step.scores, model.scores_width * 4, num_tokens, model.num_experts, num_used, routes, max_rows,
-                       model.experts_scale))
+    call(model.route, (step.scores, model.scores_width * 4, num_tokens, model.num_experts, model.num_used_experts,
+                       routes, max_rows, model.experts_scale))
     alone = num_tokens == 1  # then its input serves all of its experts
-    inputs = _input_of(step, num_tokens if alone else num_tokens * num_used, thread)
     if not alone:
         _expert_inputs(model, layer, step, routes, control, thread, num_threads)
-    expert_products(layer.ffn_gate_exps, inputs, alone, step.gate_up, 2 * hidden, routes, max_rows, model.num_experts,
-                    thread, num_threads)
-    expert_products(layer.ffn_up_exps, inputs, alone, step.gate_up + hidden * 4, 2 * hidden, routes, max_rows,
-                    model.num_experts, thread, num_threads)
+    inputs = _input_of(step, num_tokens if alone else num_tokens * model.num_used_experts, thread)
+    expert_products(layer.ffn_gate_exps, inputs, alone, step.gate_up, 2 * hidden,
+                    routes, max_rows, model.num_experts, thread, num_threads)
+    expert_products(layer.ffn_up_exps, inputs, alone, step.gate_up + hidden * 4, 2 * hidden,
+                    routes, max_rows, model.num_experts, thread, num_threads)
     _meet(model, control, num_threads)
     _gated_expert_inputs(model, step, routes, control, thread, num_threads)
-    expert_products(layer.ffn_down_exps, _input_of(step, num_tokens * num_used, thread), False, step.expert_outputs,
-                    width, routes, max_rows, model.num_experts, thread, num_threads)
-    num_panels = layer.ffn_down_exps.num_panels
-    first, last = num_panels * thread // num_threads * LANES, num_panels * (thread + 1) // num_threads * LANES
-    call(model.add_experts, (step.expert_outputs, routes, max_rows, num_tokens, num_used, step.hidden, width,
-                             first, last))
+    _join_experts(model, layer, step, routes, thread, num_threads)
     _meet(model, control, num_threads)
 
 
