@@ -90,9 +90,9 @@ def write_tiny_llama(
     """
     writer = gguf.GGUFWriter(path, "llama", split_max_tensors=tensors_per_part)
     facts = _hyperparameters(layers, width, feed_forward, heads, kv_heads, vocab_size, context_length)
-    facts |= _tokenizer(byte_level_bpe(vocab_size)) | dict(metadata or {})
+    facts |= tokenizer_metadata(byte_level_bpe(vocab_size)) | dict(metadata or {})
     for key, value in facts.items():
-        _add(writer, key, value)
+        add_value(writer, key, value)
     rng = np.random.default_rng(seed)
     kv_width = width // heads * kv_heads
     for name, (rows, columns) in _matrices(layers, width, feed_forward, kv_width, vocab_size, tied).items():
@@ -149,7 +149,8 @@ def _hyperparameters(
     }
 
 
-def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
+def tokenizer_metadata(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The keys of a tokenizer of this vocabulary."""
     return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "smollm",
@@ -166,7 +167,8 @@ def _tokenizer(vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add_value(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """A metadata key in the type that files give such a value; None leaves it out."""
     match value:
         case None:
             pass

@@ -1,7 +1,7 @@
 """The slow twins: every fast kernel again, in NumPy and float64, as its definition says it.
 
-Tests of worker/kernels and worker/model compare with these. `Llama` is a whole model. Invariant: nothing here shares
-code with the kernels; weights come from worker.quants.dequantize, which has its own second opinion.
+Tests of worker/kernels compare with these; naive_models.py makes whole models of them. Invariant: nothing here shares
+code with the kernels.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.gguf import GGUF
-from worker.quants import dequantize
-
 Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 BLOCK = 32  # activations that share a scale
 PAGE = 16  # positions of a cache block
-NOT_QUANTISED = ("F32", "F16", "BF16")  # products with these types take activations as they are
 
 
 @dataclass(frozen=True)
@@ -46,8 +43,8 @@ def quantise(values: NDArray[np.floating]) -> Quantised:
 
 
 def matmul(weights: NDArray[np.floating], activations: NDArray[np.floating]) -> Floats:
-    """(rows, columns), (tokens, columns) -> (tokens, rows)."""
-    return activations.astype(np.float64) @ weights.astype(np.float64).T
+    """(rows, columns), (tokens, columns) -> (tokens, rows). Not by BLAS, whose threads would fight for the cores."""
+    return np.einsum("tk,rk->tr", activations.astype(np.float64), weights.astype(np.float64))
 
 
 def rms_norm(values: NDArray[np.floating], weight: NDArray[np.floating], epsilon: float) -> Floats:
@@ -55,22 +52,33 @@ def rms_norm(values: NDArray[np.floating], weight: NDArray[np.floating], epsilon
     return values / np.sqrt(np.mean(values**2, axis=-1, keepdims=True) + epsilon) * weight
 
 
-def rotate_pairs(
-    heads: NDArray[np.floating],
-    positions: NDArray[np.integer],
-    dimensions: int,
-    base: float,
-    divisors: Floats | float = 1.0,
-) -> Floats:
-    """RoPE of neighbours (2i, 2i + 1) among the first `dimensions` values.
+def rope_frequencies(dimensions: int, base: float) -> Floats:
+    """(dimensions / 2,) radians from one position to the next."""
+    return base ** (-np.arange(0, dimensions, 2) / dimensions)
 
-    heads: (tokens, heads, head_dim); positions: (tokens,); divisors: of the frequencies, (dimensions / 2,) or one.
+
+def rotate_pairs(heads: NDArray[np.floating], positions: NDArray[np.integer], frequencies: Floats) -> Floats:
+    """RoPE of neighbours (2i, 2i + 1), as many pairs as there are frequencies.
+
+    heads: (tokens, heads, head_dim); positions: (tokens,).
     """
-    frequencies = base ** (-np.arange(0, dimensions, 2) / dimensions) / divisors
+    pairs = np.arange(len(frequencies))
+    return _rotate(heads, positions, frequencies, 2 * pairs, 2 * pairs + 1)
+
+
+def rotate_halves(heads: NDArray[np.floating], positions: NDArray[np.integer], frequencies: Floats) -> Floats:
+    """RoPE of (i, i + half) among the values that are rotated."""
+    pairs = np.arange(len(frequencies))
+    return _rotate(heads, positions, frequencies, pairs, pairs + len(pairs))
+
+
+def _rotate(
+    heads: NDArray[np.floating], positions: NDArray[np.integer], frequencies: Floats, real: Indices, imaginary: Indices
+) -> Floats:
     turns = np.exp(1j * positions[:, None] * frequencies)[:, None, :]  # (tokens, 1, pairs)
-    turned = (heads[..., 0:dimensions:2] + 1j * heads[..., 1:dimensions:2]) * turns
+    turned = (heads[..., real] + 1j * heads[..., imaginary]) * turns
     out = heads.astype(np.float64)
-    out[..., 0:dimensions:2], out[..., 1:dimensions:2] = turned.real, turned.imag
+    out[..., real], out[..., imaginary] = turned.real, turned.imag
     return out
 
 
@@ -88,10 +96,6 @@ def gelu(x: NDArray[np.floating]) -> Floats:
 
 def soft_cap(x: NDArray[np.floating], limit: float) -> Floats:
     return limit * np.tanh(x.astype(np.float64) / limit)
-
-
-def gated(gate: NDArray[np.floating], up: NDArray[np.floating]) -> Floats:
-    return silu(gate) * up
 
 
 def softmax(scores: Floats) -> Floats:
@@ -149,68 +153,3 @@ def through_cache(name: str, rows: NDArray[np.floating]) -> Floats:
 
 def _inverse(scale: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)
-
-
-class Llama:
-    """The llama architecture read straight from its definition; one sequence, all positions at once.
-
-    exact: activations and cache in float64. Otherwise they are rounded where the engine stores them: activations to
-    int8 at the inputs of quantised matrices, keys and values to f16.
-    """
-
-    def __init__(self, gguf: GGUF, *, exact: bool) -> None:
-        self.exact = exact
-        self._quantised = {name: t.type.name not in NOT_QUANTISED for name, t in gguf.tensors.items()}
-        self._weights = {name: dequantize(t.type, t.data, t.shape) for name, t in gguf.tensors.items()}
-        facts = {key.removeprefix("llama."): value for key, value in gguf.metadata.items()}
-        self.num_layers, self.num_heads = facts["block_count"], facts["attention.head_count"]
-        self.num_kv_heads = facts.get("attention.head_count_kv", self.num_heads)
-        self.head_dim = facts.get("attention.key_length", facts["embedding_length"] // self.num_heads)
-        self.epsilon = facts["attention.layer_norm_rms_epsilon"]
-        self.rope_dimensions = facts.get("rope.dimension_count", self.head_dim)
-        self.rope_base = facts.get("rope.freq_base", 10000.0)
-        self.rope_scale = facts["rope.scaling.factor"] if facts.get("rope.scaling.type") == "linear" else 1.0
-
-    def logits(self, tokens: Sequence[int]) -> Floats:
-        """(tokens, vocab): row t is what follows tokens[: t + 1]."""
-        hidden = self._weights["token_embd.weight"][np.array(tokens)].astype(np.float64)
-        for layer in range(self.num_layers):
-            hidden += self._attention(f"blk.{layer}", self._norm(f"blk.{layer}.attn_norm", hidden))
-            hidden += self._feed_forward(f"blk.{layer}", self._norm(f"blk.{layer}.ffn_norm", hidden))
-        head = "output" if "output.weight" in self._weights else "token_embd"
-        return self._product(head, self._norm("output_norm", hidden))
-
-    def _norm(self, name: str, values: Floats) -> Floats:
-        return rms_norm(values, self._weights[f"{name}.weight"], self.epsilon)
-
-    def _product(self, name: str, values: Floats) -> Floats:
-        if self._quantised[f"{name}.weight"] and not self.exact:
-            values = quantise(values).values
-        return matmul(self._weights[f"{name}.weight"], values)
-
-    def _feed_forward(self, layer: str, values: Floats) -> Floats:
-        gate, up = self._product(f"{layer}.ffn_gate", values), self._product(f"{layer}.ffn_up", values)
-        return self._product(f"{layer}.ffn_down", gated(gate, up))
-
-    def _attention(self, layer: str, values: Floats) -> Floats:
-        query = self._rotated(self._heads(f"{layer}.attn_q", values))
-        keys = self._cached(self._rotated(self._heads(f"{layer}.attn_k", values)))
-        cached_values = self._cached(self._heads(f"{layer}.attn_v", values))
-        out = np.empty_like(query)
-        for token, head in np.ndindex(query.shape[:2]):
-            kv_head = head // (self.num_heads // self.num_kv_heads)
-            seen = slice(0, token + 1)
-            key, value = keys[seen, kv_head], cached_values[seen, kv_head]
-            out[token, head] = attend(query[token, head], key, value, self.head_dim**-0.5)
-        return self._product(f"{layer}.attn_output", out.reshape(len(out), -1))
-
-    def _heads(self, name: str, values: Floats) -> Floats:
-        return self._product(name, values).reshape(len(values), -1, self.head_dim)
-
-    def _rotated(self, heads: Floats) -> Floats:
-        factors = self._weights.get("rope_freqs.weight", np.ones(1))
-        positions = np.arange(len(heads))
-        return rotate_pairs(heads, positions, self.rope_dimensions, self.rope_base, factors * self.rope_scale)
-
-    def _cached(self, heads: Floats) -> Floats:
-        return heads if self.exact else heads.astype(np.float16).astype(np.float64)

@@ -50,7 +50,7 @@ def load(
         size_bytes = gguf.size_bytes
     capacity = plan(config, decoder.context_length)
     check_memory(metadata, capacity)
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.context_length)
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
     engine.start()
     description = describe(

@@ -10,11 +10,13 @@ from worker.kernels import cache_types, ops
 from worker.kernels.attention import ATTEND
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
+from worker.model import experts
 from worker.model.forward import NATIVES, compute
 
 _ALL: list[Native | Entry] = [
     compute,
     *NATIVES,
+    *experts.NATIVES,
     *PRODUCTS.values(),
     *ATTEND.values(),
     *cache_types.KEY_WRITERS.values(),

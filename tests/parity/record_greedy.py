@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.model is None:
         parser.error("the server's path and a model are needed")
     with running_peer(options.server, options.model) as client:
-        oracle.save(_record(client, _version(options.server), options.model), options.out)
+        oracle.save(_record(client, version(options.server), options.model), options.out)
     return 0
 
 
@@ -55,12 +55,15 @@ def _check(url: str, recorded: Oracle) -> int:
 
 
 @contextmanager
-def running_peer(server: Path, model: Path) -> Iterator[httpx.Client]:
+def running_peer(
+    server: Path, model: Path, *, context_length: int = 8192, flags: Sequence[str] = ()
+) -> Iterator[httpx.Client]:
     """llama-server on a free loopback port, ended on leaving."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    flags = ["--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "-c", "8192", "--no-webui"]
+    flags = ["--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "-c", str(context_length),
+             "--no-webui", *flags]  # fmt: skip
     process = subprocess.Popen([server, "-m", model, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
@@ -85,7 +88,8 @@ def _wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes]) 
     raise TimeoutError(f"the peer was not healthy within {_START_SECONDS} s")
 
 
-def _version(server: Path) -> str:
+def version(server: Path) -> str:
+    """What the executable says of itself."""
     shown = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
     return (shown.stdout + shown.stderr).splitlines()[0].removeprefix("version: ")
 

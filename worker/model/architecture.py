@@ -5,8 +5,9 @@ tied embeddings) is read off its tensors. Files of other families are refused by
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ from worker.errors import GGUFError, UnsupportedModel
 from worker.model.rotation import Rotation
 
 
+class ExpertUse(Enum):
+    """Whether the feed-forward networks of a family's models are many, among which each token's scores choose."""
+
+    NEVER = "never"
+    SOMETIMES = "sometimes"
+    ALWAYS = "always"
+
+
+_SOFTMAX = 1  # expert_gating_func in files
+
+
 @dataclass(frozen=True)
 class Family:
     """What differs between families and is not said in the file."""
@@ -23,20 +35,30 @@ class Family:
     rotates_pairs: bool = False  # rotary embedding turns (2i, 2i + 1); otherwise (i, i + half)
     activation: str = "silu"  # of the feed-forward gate: silu or gelu
     scales_embeddings: bool = False  # by the square root of their length
-    local_layers: Callable[[int], bool] = lambda layer: False  # which layers see only the window, if the file has one
+    window_period: int = 1  # of so many layers all but the last see only the window, if there is one; 0: all do
+    window: int = 0  # where the file does not give one
     local_rope_base: float = 0.0  # of local layers; 0: the same as elsewhere
+    experts: ExpertUse = ExpertUse.NEVER
 
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(rotates_pairs=True),
+    "llama": Family(rotates_pairs=True, experts=ExpertUse.SOMETIMES),
     "qwen2": Family(),
     "qwen3": Family(),
-    "phi3": Family(local_layers=lambda layer: True),
-    "gemma2": Family(activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 2 == 0),
-    "gemma3": Family(
-        activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 6 < 5, local_rope_base=10000.0
-    ),
+    "qwen3moe": Family(experts=ExpertUse.ALWAYS),
+    "phi3": Family(window_period=0),
+    "gemma2": Family(activation="gelu", scales_embeddings=True, window_period=2, window=4096),
+    "gemma3": Family(activation="gelu", scales_embeddings=True, window_period=6, local_rope_base=10000.0),
 }
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The experts of every layer."""
+
+    count: int
+    num_used: int  # by a token
+    scale: float  # what the weights of a token's experts add up to
 
 
 @dataclass(frozen=True)
@@ -47,7 +69,8 @@ class Architecture:
     family: Family
     num_layers: int
     embedding_length: int
-    feed_forward_length: int
+    feed_forward_length: int  # of one expert, where there are experts
+    experts: Experts | None
     num_heads: int
     num_kv_heads: int
     head_dim: int
@@ -57,13 +80,10 @@ class Architecture:
     attention_scale: float  # of query . key
     attention_softcap: float  # 0: none
     logit_softcap: float  # 0: none
-    window: int  # positions that local layers see; 0: all
+    window: int  # positions that local layers see
+    local_layers: tuple[bool, ...]  # which layers see only the window
     rotation: Rotation  # of layers that see everything
     local_rotation: Rotation
-
-    def is_local(self, layer: int) -> bool:
-        """Whether a layer sees only the window."""
-        return self.window > 0 and self.family.local_layers(layer)
 
 
 def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architecture:
@@ -72,28 +92,33 @@ def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architect
     if name not in FAMILIES:
         raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}")
     family, number = FAMILIES[name], _Numbers(name, metadata)
-    if experts := number("expert_count", 0, least=0):
-        raise UnsupportedModel(f"{name} with {experts} experts is not supported")
     num_heads, width = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", width // num_heads)
     rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "linear"), head_dim)
     local_base = number.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
+    num_layers, window = number("block_count", most=1024), number("attention.sliding_window", family.window, least=0)
+    period = family.window_period
+    if period != 1:
+        period = number("attention.sliding_window_pattern", period, least=0)
+    experts, feed_forward = _read_experts(name, family.experts, number, metadata), number("feed_forward_length")
     architecture = Architecture(
         name=name,
         family=family,
-        num_layers=number("block_count", most=1024),
+        num_layers=num_layers,
         embedding_length=width,
-        feed_forward_length=number("feed_forward_length"),
+        feed_forward_length=number("expert_feed_forward_length", feed_forward) if experts else feed_forward,
+        experts=experts,
         num_heads=num_heads,
         num_kv_heads=number("attention.head_count_kv", num_heads),
         head_dim=head_dim,
         context_length=number("context_length"),
         vocab_size=vocab_size,
         norm_epsilon=number.real("attention.layer_norm_rms_epsilon", most=1),
-        attention_scale=_attention_scale(name, number("block_count"), width / num_heads, head_dim),
+        attention_scale=_attention_scale(name, num_layers, width / num_heads, head_dim),
         attention_softcap=number.real("attn_logit_softcapping", 0.0),
         logit_softcap=number.real("final_logit_softcapping", 0.0),
-        window=number("attention.sliding_window", 0, least=0),
+        window=window,
+        local_layers=_local_layers(period if window else 1, num_layers),
         rotation=rotation,
         local_rotation=Rotation(rotation.dimensions, local_base) if family.local_rope_base else rotation,
     )
@@ -129,15 +154,34 @@ class _Numbers:
         return value
 
 
+def _read_experts(name: str, use: ExpertUse, number: _Numbers, metadata: Mapping[str, Any]) -> Experts | None:
+    count = number("expert_count") if use is ExpertUse.ALWAYS else number("expert_count", 0, least=0)
+    if count == 0:
+        return None
+    if use is ExpertUse.NEVER:
+        raise UnsupportedModel(f"{name} with {count} experts is not supported")
+    if (gating := number("expert_gating_func", _SOFTMAX, least=0)) not in (0, _SOFTMAX):
+        raise UnsupportedModel(f"{name}.expert_gating_func {gating} is not supported; supported: {_SOFTMAX} (softmax)")
+    if not metadata.get(f"{name}.expert_weights_norm", True):
+        raise UnsupportedModel(f"{name} with {name}.expert_weights_norm false is not supported")
+    scale = number.real("expert_weights_scale", 1.0)
+    return Experts(count, number("expert_used_count", most=count), scale or 1.0)  # files write 0 for none
+
+
+def _local_layers(period: int, num_layers: int) -> tuple[bool, ...]:
+    return tuple(period == 0 or layer % period < period - 1 for layer in range(num_layers))
+
+
 def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
     dimensions, base = number("rope.dimension_count", head_dim), number.real("rope.freq_base", 10000.0, least=1)
     factor = number.real("rope.scaling.factor", 1.0, least=1e-6)
-    if scaling in ("none", "longrope"):  # longrope's factors are tensors
-        return Rotation(dimensions, base, attention_factor=number.real("rope.scaling.attn_factor", 1.0))
+    original = number("rope.scaling.original_context_length", number("context_length"))
+    if scaling in ("none", "longrope"):  # longrope's factors are tensors, chosen by the original context
+        attention_factor = number.real("rope.scaling.attn_factor", 1.0)
+        return Rotation(dimensions, base, original_context=original, attention_factor=attention_factor)
     if scaling == "linear":
         return Rotation(dimensions, base, 1 / factor)
     if scaling == "yarn":
-        original = number("rope.scaling.original_context_length", number("context_length"))
         return Rotation(dimensions, base, 1 / factor, original, extrapolation=1.0)
     raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
 

@@ -20,7 +20,8 @@ from worker.kernels.codes import BLOCK
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.kernels.pool import ThreadPool
-from worker.model.architecture import Architecture
+from worker.model import experts
+from worker.model.architecture import Architecture, Experts
 from worker.model.attention import BUNDLE
 from worker.model.forward import MODEL, NATIVES, compute
 from worker.model.layout import LAYER, MATRIX, STEP, TILE
@@ -42,7 +43,8 @@ def kernels_for(architecture: Architecture, weights: PackedWeights, cache: Cache
     """What must be compiled before a Decoder of these weights is made."""
     formats = sorted({t.format.name for t in weights.tensors.values() if t.format is not None})
     chosen = _chosen_natives(architecture, weights.tensors, cache)
-    return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *chosen.values()]
+    routing = experts.NATIVES if architecture.experts else ()
+    return [compute, *(PRODUCTS[name] for name in formats), *NATIVES, *routing, *chosen.values()]
 
 
 def _chosen_natives(
@@ -93,25 +95,28 @@ class Decoder:
     @property
     def num_parameters(self) -> int:
         """Weights in the file, embeddings included."""
-        return sum(t.num_rows * t.num_columns for t in self._weights.tensors.values())
+        return sum(t.num_matrices * t.num_rows * t.num_columns for t in self._weights.tensors.values())
 
-    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
+    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int, context_length: int = 0) -> None:
         """Allocates the cache and the buffers of a step and starts the threads; called once, before `forward`.
 
-        Memory is touched when it is first used.
+        context_length: positions of the longest sequence, where it is less than what the blocks hold. Memory is touched
+        when it is first used.
         """
         a, step = self.architecture, self._step
         max_tokens = max(max_tokens, max_sequences)
-        self._build_rotations(num_blocks * BLOCK_SIZE)
+        max_rows = max_tokens * (a.experts.num_used if a.experts else 1)
+        num_positions = num_blocks * BLOCK_SIZE
+        self._build_rotations(num_positions, context_length or num_positions)
         self._allocate_cache(num_blocks)
         width, kv_width = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         widest = max(a.embedding_length, a.feed_forward_length, width)
-        codes_offset = _aligned(max_tokens * widest * 4)
-        factors_offset = codes_offset + _aligned(max_tokens * widest)
-        inputs_stride = factors_offset + _aligned(max_tokens * (widest // BLOCK) * FACTOR_BYTES)
+        codes_offset = _aligned(max_rows * widest * 4)
+        factors_offset = codes_offset + _aligned(max_rows * widest)
+        inputs_stride = factors_offset + _aligned(max_rows * (widest // BLOCK) * FACTOR_BYTES)
         states_offset = _aligned(scratch_bytes(a.head_dim))
         scratch_stride = states_offset + BUNDLE * WIDE * state_bytes(a.head_dim)
-        max_parts = max_sequences * a.num_kv_heads * WIDE * -(-num_blocks * BLOCK_SIZE // CHUNK)
+        max_parts = max_sequences * a.num_kv_heads * WIDE * -(-num_positions // CHUNK)
         self._tiles = np.zeros(max_tokens * (a.num_heads // a.num_kv_heads), TILE)
         logits_stride = -(-a.vocab_size // simd.LANES) * simd.LANES * 4
         self._tokens = self._integers(max_tokens, "tokens")
@@ -130,12 +135,14 @@ class Decoder:
             "projected": max_tokens * a.embedding_length * 4,
             "qkv": max_tokens * (width + 2 * kv_width) * 4,
             "attention": max_tokens * width * 4,
-            "gate_up": max_tokens * a.feed_forward_length * 8,
+            "gate_up": max_rows * a.feed_forward_length * 8,
             "inputs": self.num_threads * inputs_stride,
             "scratch": self.num_threads * scratch_stride,
             "parts": max_parts * state_bytes(a.head_dim),
         }.items():
             step[name] = self._allocate(num_bytes)
+        if a.experts:
+            self._reserve_experts(a.experts, max_tokens)
         self._pool = ThreadPool(self.num_threads, self._park)
 
     def forward(
@@ -178,7 +185,7 @@ class Decoder:
         _describe(model["token_embd"][0], tensors["token_embd.weight"])
         _describe(model["output"][0], tensors.get("output.weight", tensors["token_embd.weight"]))
         chosen = _chosen_natives(a, tensors, self._cache_types)
-        matrices = [t for t in tensors.values() if t.format is not None]
+        routing = experts.NATIVES if a.experts else ()
         for name, value in {
             "output_norm": tensors["output_norm.weight"].address,
             "num_layers": a.num_layers,
@@ -191,13 +198,17 @@ class Decoder:
             "key_page_bytes": a.num_kv_heads * CACHE_TYPES[self._cache_types.keys].page_bytes(a.head_dim),
             "value_page_bytes": a.num_kv_heads * CACHE_TYPES[self._cache_types.values].page_bytes(a.head_dim),
             "state_bytes": state_bytes(a.head_dim),
-            "needs_values": any(t.format is not None and t.format.unpack is None for t in matrices),
+            "needs_values": any(_is_of_floats(t) for name, t in tensors.items() if "ffn_gate_inp" not in name),
+            "num_experts": a.experts.count if a.experts else 0,
+            "num_used_experts": a.experts.num_used if a.experts else 0,
+            "experts_scale": a.experts.scale if a.experts else 0,
+            "scores_width": _scores_width(a),
             "epsilon": a.norm_epsilon,
             "embedding_scale": a.embedding_length**0.5 if a.family.scales_embeddings else 1.0,
             "logit_softcap": a.logit_softcap,
             "attention_scale": a.attention_scale,
             "attention_softcap": a.attention_softcap,
-            **{native.name: native.address for native in NATIVES},
+            **{native.name: native.address for native in (*NATIVES, *routing)},
             **{name: native.address for name, native in chosen.items()},
         }.items():
             model[name] = value
@@ -205,7 +216,7 @@ class Decoder:
     def _describe_layers(self) -> None:
         tensors = self._weights.tensors
         for index, layer in enumerate(self._layers):
-            layer["window"] = self.architecture.window if self.architecture.is_local(index) else 0
+            layer["window"] = self.architecture.window if self.architecture.local_layers[index] else 0
             for field in LAYER.names or ():
                 name = f"{field.removesuffix('_bias')}.bias" if field.endswith("_bias") else f"{field}.weight"
                 if (tensor := tensors.get(f"blk.{index}.{name}")) is None:
@@ -216,19 +227,19 @@ class Decoder:
                     layer[field] = tensor.address
             _split_fused_bias(layer, self.architecture)
 
-    def _build_rotations(self, num_positions: int) -> None:
+    def _build_rotations(self, num_positions: int, context_length: int) -> None:
         a = self.architecture
-        factors = self._frequency_factors(num_positions)
+        factors = self._frequency_factors(context_length)
         whole = rotation_table(a.rotation, num_positions, factors)
         local = whole if a.local_rotation == a.rotation else rotation_table(a.local_rotation, num_positions)
         self._tables = [whole, local]
         for index in range(a.num_layers):
-            self._layers[index]["rotations"] = (local if a.is_local(index) else whole).ctypes.data
+            self._layers[index]["rotations"] = (local if a.local_layers[index] else whole).ctypes.data
 
-    def _frequency_factors(self, num_positions: int) -> NDArray[np.float32] | None:
+    def _frequency_factors(self, context_length: int) -> NDArray[np.float32] | None:
         """Llama 3's factors; Phi 3's, which has others for contexts beyond what it was first trained on."""
         original = self.architecture.rotation.original_context or self.context_length
-        for name in ("rope_freqs", "rope_factors_long" if num_positions > original else "rope_factors_short"):
+        for name in ("rope_freqs", "rope_factors_long" if context_length > original else "rope_factors_short"):
             if f"{name}.weight" in self._weights.tensors:
                 return self._weights.vector(f"{name}.weight")
         return None
@@ -239,6 +250,14 @@ class Decoder:
         for index, layer in enumerate(self._layers):
             layer["keys"] = cache + index * (keys + values)
             layer["values"] = layer["keys"] + keys
+
+    def _reserve_experts(self, facts: Experts, max_tokens: int) -> None:
+        max_rows, step = max_tokens * facts.num_used, self._step
+        routes_stride = _aligned(experts.routes_bytes(max_rows, facts.count, facts.num_used))
+        step["max_rows"], step["routes_stride"] = max_rows, routes_stride
+        step["routes"] = self._allocate(self.num_threads * routes_stride)
+        step["scores"] = self._allocate(max_tokens * _scores_width(self.architecture) * 4)
+        step["expert_outputs"] = self._allocate(max_rows * self.architecture.embedding_length * 4)
 
     def _allocate(self, num_bytes: int) -> int:
         """Zeroed memory in huge pages where there are any; its address."""
@@ -260,6 +279,15 @@ def _describe(record: Any, tensor: PackedTensor) -> None:
     record["panel_bytes"] = tensor.format.matrix_bytes(simd.LANES, tensor.num_columns)
     record["num_panels"] = -(-tensor.num_rows // simd.LANES)
     record["num_columns"] = tensor.num_columns
+
+
+def _is_of_floats(tensor: PackedTensor) -> bool:
+    return tensor.format is not None and tensor.format.unpack is None
+
+
+def _scores_width(a: Architecture) -> int:
+    """Values in a row of the experts' scores: they come from whole panels."""
+    return -(-a.experts.count // simd.LANES) * simd.LANES if a.experts else 0
 
 
 def _split_fused_bias(layer: Any, a: Architecture) -> None:

@@ -11,9 +11,10 @@ import numba
 import numpy as np
 from numba import types
 
-from worker.kernels.activations import quantize_row
+from worker.kernels.activations import FACTOR_BYTES, quantize_row
 from worker.kernels.attention import finish_row
 from worker.kernels.cache_types import keep_finite
+from worker.kernels.codes import BLOCK
 from worker.kernels.jit import call, entry, kernel
 from worker.kernels.matmul import matmul
 from worker.kernels.ops import (
@@ -27,20 +28,23 @@ from worker.kernels.ops import (
 )
 from worker.kernels.pool import barrier, start_step, wait_for_step
 from worker.kernels.simd import LANES, load_scalar_i32
+from worker.model import experts
 from worker.model.attention import attend, cut_into_tiles, finish_attention, prepare_attention
+from worker.model.experts import expert_products, row_at
 from worker.model.layout import LAYER, STEP, TILE, model_record
 
 # Steps of so few tokens prepare a product's input in every thread for itself, which is cheaper than meeting.
 FEW_TOKENS = 4
 
-# Native code that every model needs, and what depends on the family and the formats, filled in by decoder.py.
+# Native code that every model needs, and what depends on the family, the formats and the cache, filled in by
+# decoder.py. Those with experts need experts.NATIVES as well.
 NATIVES = (norm_row, norm_quantize_row, add_normed_row, quantize_row, keep_finite, finish_row, barrier)
 CHOSEN_NATIVES = (
     "read_row", "rotate", "gated_row", "gated_quantize_row",
     "attend_wide", "attend_narrow", "write_key", "write_value", "clear_values",
 )  # fmt: skip
 
-MODEL = model_record([*(native.name for native in NATIVES), *CHOSEN_NATIVES])
+MODEL = model_record([*(native.name for native in (*NATIVES, *experts.NATIVES)), *CHOSEN_NATIVES])
 
 
 def _array_of(dtype: Any) -> Any:
@@ -80,22 +84,22 @@ def _meet_if_shared(model, control, num_tokens, num_threads):
 
 
 @kernel
-def _norm_into(model, row, weight, inputs, token, num_tokens):
-    """A token's norm, in the forms that the model's formats want."""
+def _norm_into(model, row, weight, inputs, token, num_tokens, needs_values):
+    """A token's norm, in the forms that the products want."""
     values, codes, factors = inputs
     call(model.norm_quantize_row, (row, weight, model.width, model.epsilon, codes, factors, token, num_tokens))
-    if model.needs_values:
+    if needs_values:
         call(model.norm_row, (row, weight, values + token * model.width * 4, model.width, model.epsilon))
 
 
 @kernel
-def _normed_input(model, step, weight, control, thread, num_threads):
+def _normed_input(model, step, weight, needs_values, control, thread, num_threads):
     """Norm of the residual stream, as input of products."""
     num_tokens = step.num_tokens
     inputs = _input_of(step, num_tokens, thread)
     first, distance = _shares(num_tokens, thread, num_threads)
     for token in range(first, num_tokens, distance):
-        _norm_into(model, step.hidden + token * model.width * 4, weight, inputs, token, num_tokens)
+        _norm_into(model, step.hidden + token * model.width * 4, weight, inputs, token, num_tokens, needs_values)
     _meet_if_shared(model, control, num_tokens, num_threads)
 
 
@@ -162,7 +166,7 @@ def _queries_keys_values(model, layer, step, thread, num_threads):
     _product(layer.attn_v, step, num_tokens, out + (q_width + kv_width) * 4, width, False, thread, num_threads)
 
 
-# ---- the layers -------------------------------------------------------------------------------
+# ---- feed-forward -----------------------------------------------------------------------------
 
 
 @kernel
@@ -176,8 +180,97 @@ def _gate_and_up(model, layer, step, thread, num_threads):
 
 
 @kernel
+def _feed_forward(model, layer, step, control, thread, num_threads):
+    _normed_input(model, step, layer.ffn_norm, model.needs_values, control, thread, num_threads)
+    _gate_and_up(model, layer, step, thread, num_threads)
+    _meet(model, control, num_threads)
+    _gated_input(model, step, control, thread, num_threads)
+    _join_residual(model, step, layer.ffn_down, layer.post_ffw_norm, control, thread, num_threads)
+
+
+# ---- experts ----------------------------------------------------------------------------------
+
+
+@kernel
+def _part_of(inputs, first_row, width):
+    """The inputs of rows of `width` values from first_row on, where a tile begins."""
+    values, codes, factors = inputs
+    first = first_row * width
+    return values + 4 * first, codes + first, factors + first // BLOCK * FACTOR_BYTES
+
+
+@kernel
+def _expert_inputs(model, layer, step, routes, control, thread, num_threads):
+    """The norm of each token once for each of its experts, beside the other tokens of that expert."""
+    num_rows = step.num_tokens * model.num_used_experts
+    inputs = _input_of(step, num_rows, thread)
+    first, distance = _shares(num_rows, thread, num_threads)
+    for pair in range(first, num_rows, distance):
+        row, first_row, count = row_at(routes, step.max_rows, pair)
+        hidden = step.hidden + pair // model.num_used_experts * model.width * 4
+        _norm_into(model, hidden, layer.ffn_norm, _part_of(inputs, first_row, model.width), row - first_row, count,
+                   model.needs_values)
+    _meet_if_shared(model, control, num_rows, num_threads)
+
+
+@kernel
+def _gated_expert_inputs(model, step, routes, control, thread, num_threads):
+    """activation(gate) * up of each row, as input of ffn_down_exps."""
+    num_rows, width = step.num_tokens * model.num_used_experts, model.hidden_width
+    inputs = _input_of(step, num_rows, thread)
+    first, distance = _shares(num_rows, thread, num_threads)
+    for pair in range(first, num_rows, distance):
+        row, first_row, count = row_at(routes, step.max_rows, pair)
+        values, codes, factors = _part_of(inputs, first_row, width)
+        gate, token = step.gate_up + row * width * 8, row - first_row
+        call(model.gated_quantize_row, (gate, gate + width * 4, width, codes, factors, token, count))
+        if model.needs_values:
+            call(model.gated_row, (gate, gate + width * 4, values + token * width * 4, width))
+    _meet_if_shared(model, control, num_rows, num_threads)
+
+
+@kernel
+def _join_experts(model, layer, step, routes, thread, num_threads):
+    """Adds the weighted outputs of each token's experts to the residual stream: this thread's columns of them."""
+    num_rows, width, max_rows = step.num_tokens * model.num_used_experts, model.width, step.max_rows
+    expert_products(layer.ffn_down_exps, _input_of(step, num_rows, thread), False, step.expert_outputs, width,
+                    routes, max_rows, model.num_experts, thread, num_threads)
+    num_panels = layer.ffn_down_exps.num_panels
+    first, last = num_panels * thread // num_threads * LANES, num_panels * (thread + 1) // num_threads * LANES
+    call(model.add_experts, (step.expert_outputs, routes, max_rows, step.num_tokens, model.num_used_experts,
+                             step.hidden, width, first, last))
+
+
+@kernel
+def _experts(model, layer, step, control, thread, num_threads):
+    """Feed-forward through the experts that each token's scores choose; every thread works out for itself which."""
+    num_tokens, hidden = step.num_tokens, model.hidden_width
+    routes, max_rows = step.routes + thread * step.routes_stride, step.max_rows
+    _normed_input(model, step, layer.ffn_norm, np.int64(1), control, thread, num_threads)
+    _product(layer.ffn_gate_inp, step, num_tokens, step.scores, model.scores_width, False, thread, num_threads)
+    _meet(model, control, num_threads)
+    call(model.route, (step.scores, model.scores_width * 4, num_tokens, model.num_experts, model.num_used_experts,
+                       routes, max_rows, model.experts_scale))
+    alone = num_tokens == 1  # then its input serves all of its experts
+    if not alone:
+        _expert_inputs(model, layer, step, routes, control, thread, num_threads)
+    inputs = _input_of(step, num_tokens if alone else num_tokens * model.num_used_experts, thread)
+    expert_products(layer.ffn_gate_exps, inputs, alone, step.gate_up, 2 * hidden,
+                    routes, max_rows, model.num_experts, thread, num_threads)
+    expert_products(layer.ffn_up_exps, inputs, alone, step.gate_up + hidden * 4, 2 * hidden,
+                    routes, max_rows, model.num_experts, thread, num_threads)
+    _meet(model, control, num_threads)
+    _gated_expert_inputs(model, step, routes, control, thread, num_threads)
+    _join_experts(model, layer, step, routes, thread, num_threads)
+    _meet(model, control, num_threads)
+
+
+# ---- the layers -------------------------------------------------------------------------------
+
+
+@kernel
 def _layer(model, layer, step, tiles, control, thread, num_threads):
-    _normed_input(model, step, layer.attn_norm, control, thread, num_threads)
+    _normed_input(model, step, layer.attn_norm, model.needs_values, control, thread, num_threads)
     _queries_keys_values(model, layer, step, thread, num_threads)
     _meet(model, control, num_threads)
     prepare_attention(model, layer, step, thread, num_threads)
@@ -186,11 +279,10 @@ def _layer(model, layer, step, tiles, control, thread, num_threads):
     _meet(model, control, num_threads)
     _attention_input(model, layer, step, tiles, control, thread, num_threads)
     _join_residual(model, step, layer.attn_output, layer.post_attention_norm, control, thread, num_threads)
-    _normed_input(model, step, layer.ffn_norm, control, thread, num_threads)
-    _gate_and_up(model, layer, step, thread, num_threads)
-    _meet(model, control, num_threads)
-    _gated_input(model, step, control, thread, num_threads)
-    _join_residual(model, step, layer.ffn_down, layer.post_ffw_norm, control, thread, num_threads)
+    if model.num_experts > 0:
+        _experts(model, layer, step, control, thread, num_threads)
+    else:
+        _feed_forward(model, layer, step, control, thread, num_threads)
 
 
 @kernel
@@ -211,7 +303,8 @@ def _logits(model, step, control, thread, num_threads):
     first, distance = _shares(num_rows, thread, num_threads)
     for i in range(first, num_rows, distance):
         token = np.int64(load_scalar_i32(step.logit_rows + 4 * i))
-        _norm_into(model, step.hidden + token * model.width * 4, model.output_norm, inputs, i, num_rows)
+        row = step.hidden + token * model.width * 4
+        _norm_into(model, row, model.output_norm, inputs, i, num_rows, model.needs_values)
     _meet_if_shared(model, control, num_rows, num_threads)
     _product(model.output, step, num_rows, step.logits, step.logits_stride // 4, False, thread, num_threads)
     if model.logit_softcap > 0:

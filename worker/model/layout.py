@@ -22,6 +22,8 @@ LAYER = np.dtype([
     ("attn_q_norm", _ADDRESS), ("attn_k_norm", _ADDRESS),  # of each head
     ("attn_output", MATRIX), ("post_attention_norm", _ADDRESS),
     ("ffn_norm", _ADDRESS), ("ffn_gate", MATRIX), ("ffn_up", MATRIX), ("ffn_down", MATRIX), ("post_ffw_norm", _ADDRESS),
+    ("ffn_gate_inp", MATRIX),  # the scores of experts
+    ("ffn_gate_exps", MATRIX), ("ffn_up_exps", MATRIX), ("ffn_down_exps", MATRIX),  # the first expert's
     ("rotations", _ADDRESS),  # f32 [position][pair][cosine, sine]
     ("window", _COUNT),  # positions a token sees; 0: all
     ("keys", _ADDRESS), ("values", _ADDRESS),  # this layer's cache blocks
@@ -34,11 +36,12 @@ def model_record(natives: list[str]) -> "np.dtype[np.void]":
         ("token_embd", MATRIX), ("output", MATRIX), ("output_norm", _ADDRESS),
         ("num_layers", _COUNT), ("width", _COUNT), ("hidden_width", _COUNT),
         ("num_heads", _COUNT), ("num_kv_heads", _COUNT), ("head_dim", _COUNT), ("num_rotated_pairs", _COUNT),
+        ("num_experts", _COUNT), ("num_used_experts", _COUNT), ("scores_width", _COUNT),
         ("key_page_bytes", _COUNT), ("value_page_bytes", _COUNT),  # of a page in one layer, all KV heads
         ("state_bytes", _COUNT),  # of a row of attention
-        ("needs_values", _COUNT),  # 1 if any matrix is of floats
+        ("needs_values", _COUNT),  # 1 if any matrix is of floats, but for the experts' scores
         ("epsilon", np.float32), ("embedding_scale", np.float32), ("logit_softcap", np.float32),
-        ("attention_scale", np.float32), ("attention_softcap", np.float32), ("_", np.float32),
+        ("experts_scale", np.float32), ("attention_scale", np.float32), ("attention_softcap", np.float32),
         *((name, _ADDRESS) for name in natives),
     ])  # fmt: skip
 
@@ -51,7 +54,10 @@ STEP = np.dtype([
     ("qkv", _ADDRESS),  # f32 [token][q heads | k heads | v heads][head_dim]
     ("attention", _ADDRESS),  # f32 [token][heads][head_dim]
     ("projected", _ADDRESS),  # f32 [token][width], what a norm follows before it joins the residual stream
-    ("gate_up", _ADDRESS),  # f32 [token][gate | up]
+    ("gate_up", _ADDRESS),  # f32 [token][gate | up], or [row][gate | up], a row being a token in one of its experts
+    ("scores", _ADDRESS),  # f32 [token][experts]
+    ("routes", _ADDRESS), ("routes_stride", _COUNT), ("max_rows", _COUNT),  # of each thread: see experts.routes_at
+    ("expert_outputs", _ADDRESS),  # f32 [row][width]
     ("inputs", _ADDRESS), ("inputs_stride", _COUNT),  # of each thread: f32 values, codes, factors of a product's input
     ("codes_offset", _COUNT), ("factors_offset", _COUNT),
     ("scratch", _ADDRESS), ("scratch_stride", _COUNT), ("states_offset", _COUNT),  # of each thread, for attention

@@ -17,7 +17,7 @@ class Rotation:
     dimensions: int  # of a head, rotated in pairs
     base: float
     scale: float = 1.0  # angles are multiplied by it: 1 / 4 to stretch the context four times
-    original_context: int = 0  # positions the model was trained for before it was stretched; only YaRN asks
+    original_context: int = 0  # positions the model was trained for before it was stretched
     extrapolation: float = 0.0  # YaRN's mix: 0 interpolates all frequencies, 1 leaves the high ones alone
     attention_factor: float = 1.0  # of all cosines and sines
     beta_fast: float = 32.0

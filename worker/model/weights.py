@@ -33,10 +33,11 @@ _NAME_LENGTH = 32
 
 @dataclass(frozen=True)
 class PackedTensor:
-    """A matrix in panels, or a vector of f32 (format is None)."""
+    """Matrices in panels, one behind the other, or a vector of f32 (format is None)."""
 
     address: int
     format: panels.PanelFormat | None
+    num_matrices: int
     num_rows: int
     num_columns: int
 
@@ -45,6 +46,7 @@ class PackedTensor:
 class _Place:
     tensor: TensorInfo
     format: panels.PanelFormat | None
+    num_matrices: int
     num_rows: int
     num_columns: int
     offset: int
@@ -60,7 +62,8 @@ class PackedWeights:
         base = self._view.ctypes.data
         self.num_bytes = len(memory)
         self.tensors: Mapping[str, PackedTensor] = {
-            p.tensor.name: PackedTensor(base + p.offset, p.format, p.num_rows, p.num_columns) for p in places
+            p.tensor.name: PackedTensor(base + p.offset, p.format, p.num_matrices, p.num_rows, p.num_columns)
+            for p in places
         }
 
     def vector(self, name: str) -> NDArray[np.float32]:
@@ -97,18 +100,17 @@ def pack_weights(gguf: GGUF, folder: Path | None, progress: Callable[[float], No
 def _lay_out(gguf: GGUF) -> tuple[list[_Place], int]:
     places, offset = [], ALIGNMENT  # the first page is the header
     for tensor in gguf.tensors.values():
+        if len(tensor.shape) > 3:
+            raise GGUFError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, expected 1 to 3")
+        num_matrices, num_rows, num_columns = (1, 1, *tensor.shape)[-3:]
         if len(tensor.shape) == 1:
-            form, num_rows, num_columns = None, 1, tensor.shape[0]
             if tensor.type.name != "F32":
                 raise GGUFError(f"tensor {tensor.name} is a vector of {tensor.type.name}, expected F32")
-            num_bytes = 4 * num_columns
-        elif len(tensor.shape) == 2:
-            num_rows, num_columns = tensor.shape
-            form = panels.panel_format(tensor.name, tensor.type.name, num_columns)
-            num_bytes = form.matrix_bytes(num_rows, num_columns)
+            form, num_bytes = None, 4 * num_columns
         else:
-            raise GGUFError(f"tensor {tensor.name} has {len(tensor.shape)} dimensions, expected 1 or 2")
-        places.append(_Place(tensor, form, num_rows, num_columns, offset, num_bytes))
+            form = panels.panel_format(tensor.name, tensor.type.name, num_columns)
+            num_bytes = num_matrices * form.matrix_bytes(num_rows, num_columns)
+        places.append(_Place(tensor, form, num_matrices, num_rows, num_columns, offset, num_bytes))
         offset += -(-num_bytes // ALIGNMENT) * ALIGNMENT
     return places, offset
 
@@ -121,7 +123,9 @@ def _fill(out: NDArray[np.uint8], gguf: GGUF, places: list[_Place], progress: Ca
         if place.format is None:
             target[:] = place.tensor.data
         else:
-            panels.pack(place.format, blocks.reshape(place.num_rows, -1), target)
+            matrices = blocks.reshape(place.num_matrices, place.num_rows, -1)
+            for matrix, part in zip(matrices, target.reshape(place.num_matrices, -1), strict=True):
+                panels.pack(place.format, matrix, part)
         gguf.release(place.tensor)
     progress(1.0)
 

@@ -137,7 +137,8 @@ def turned(kernel, head: np.ndarray, dimensions: int, position: int) -> np.ndarr
 @pytest.mark.parametrize("position", [0, 1, 4095])
 def test_rotation_of_neighbours_is_that_of_the_slow_twin(head_dim, dimensions, position):
     head = np.random.default_rng(position).standard_normal(head_dim).astype(np.float32)
-    expected = naive.rotate_pairs(head[None, None], np.array([position]), dimensions, 10000.0)[0, 0]
+    frequencies = naive.rope_frequencies(dimensions, 10000.0)
+    expected = naive.rotate_pairs(head[None, None], np.array([position]), frequencies)[0, 0]
     np.testing.assert_allclose(turned(ops.rotate_pairs, head, dimensions, position), expected, rtol=1e-5, atol=1e-6)
 
 

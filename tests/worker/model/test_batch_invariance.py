@@ -4,14 +4,15 @@ The truth is a decoder with one thread that computes one token at a time. Random
 sequences in the same step, chunks of all sizes, used cache blocks in any order, any rows of logits in any order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
+from tests.tiny_models import MODELS, write_model
 from tests.worker.model.models import (
     NUM_BLOCKS,
     Running,
@@ -24,19 +25,23 @@ from tests.worker.model.models import (
 )
 from worker.model.decoder import Decoder
 
-MODELS: dict[str, dict[str, Any]] = {
-    "quantised": dict(quant="Q4_1", embedding_quant="Q8_0"),
-    "floats and codes": dict(
-        quant="F16", embedding_quant="Q8_0", width=96, heads=3, kv_heads=1, feed_forward=160, tied=True
+WRITERS: dict[str, Callable[[Path], Path]] = {
+    "quantised": partial(write_tiny_llama, quant="Q4_1", embedding_quant="Q8_0"),
+    "floats and codes": partial(
+        write_tiny_llama, quant="F16", embedding_quant="Q8_0", width=96, heads=3, kv_heads=1, feed_forward=160
     ),
+    "windows": partial(write_model, model=MODELS["gemma3, windows in turn"], quant="Q8_0"),
+    "caps": partial(write_model, model=MODELS["gemma2"], quant="Q4_0"),
+    "experts": partial(write_model, model=MODELS["qwen3moe"], quant="Q4_1"),
+    "experts of floats": partial(write_model, model=MODELS["mixtral"], quant="F16"),
 }
-PROMPTS = [random_tokens(length, seed=length) for length in (1, 5, 16, 33, 50, 140)]
+PROMPTS = [random_tokens(length, seed=length) for length in (1, 5, 16, 33, 50, 140, 2, 4)]
 SEEDS = range(8)
 
 
-@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS)
+@pytest.fixture(scope="module", params=WRITERS.values(), ids=WRITERS)
 def path(request, tmp_path_factory) -> Path:
-    return write_tiny_llama(tmp_path_factory.mktemp("invariance") / "model.gguf", **request.param)
+    return request.param(tmp_path_factory.mktemp("invariance") / "model.gguf")
 
 
 @pytest.fixture(scope="module")

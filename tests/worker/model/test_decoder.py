@@ -1,15 +1,18 @@
 """Whole models against the NumPy forward pass."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests import naive
 from tests.fixtures_gguf import write_tiny_llama
 from tests.models import smollm2
-from tests.worker.model.models import Running, Step, all_logits, blocks_for, loaded, random_tokens
+from tests.naive_models import Model
+from tests.tiny_models import MODELS, write_model
+from tests.worker.model.models import NUM_BLOCKS, Running, Step, all_logits, blocks_for, load, loaded, random_tokens
 from worker.gguf import GGUF
+from worker.model.decoder import BLOCK_SIZE
 from worker.text.tokenizer import Tokenizer
 
 QUANTISED: dict[str, dict[str, Any]] = {
@@ -41,10 +44,12 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def deviations(tmp_path, arguments: dict[str, Any], *, exact: bool, num_tokens: int = 70) -> np.ndarray:
     """|logits - truth| over the truth's standard deviation, (tokens, vocab)."""
-    path = write_tiny_llama(tmp_path / "model.gguf", **arguments)
-    tokens = random_tokens(num_tokens)
+    return deviations_of(write_tiny_llama(tmp_path / "model.gguf", **arguments), random_tokens(num_tokens), exact=exact)
+
+
+def deviations_of(path: Path, tokens: list[int], *, exact: bool) -> np.ndarray:
     with GGUF.open(path) as gguf:
-        truth = naive.Llama(gguf, exact=exact).logits(tokens)
+        truth = Model(gguf, exact=exact, context_length=NUM_BLOCKS * BLOCK_SIZE).logits(tokens)
     with loaded(path) as decoder:
         return np.abs(all_logits(decoder, tokens) - truth) / truth.std()
 
@@ -81,6 +86,49 @@ def test_float_models_differ_from_exact_arithmetic_by_the_f16_of_the_cache(tmp_p
 def test_models_of_other_shapes_agree_with_the_slow_twin(tmp_path, arguments):
     arguments = dict(quant="F16", embedding_quant="F16") | arguments
     assert np.sqrt(np.mean(deviations(tmp_path, arguments, exact=False) ** 2)) < 5e-4
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_every_architecture_agrees_with_the_slow_twin_far_beyond_its_window(tmp_path, model):
+    error = deviations_of(write_model(tmp_path / "model.gguf", model), random_tokens(200), exact=False)
+    assert np.sqrt(np.mean(error**2)) < 5e-4
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "Q4_0"])
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "phi3", "qwen2", "mixtral", "qwen3moe"])
+def test_every_kind_of_layer_agrees_when_quantised(tmp_path, name, quant):
+    path = write_model(tmp_path / "model.gguf", MODELS[name], quant)
+    error = deviations_of(path, random_tokens(60), exact=False)
+    of_tokens = np.sqrt(np.mean(error**2, axis=1))
+    assert np.median(of_tokens) < 0.03  # a score that tips over sends single tokens to another expert, far away
+    assert np.median(error[0]) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gemma3", "qwen3moe"])
+def test_sequences_in_one_step_agree_each_with_the_slow_twin(tmp_path, name):
+    path = write_model(tmp_path / "model.gguf", MODELS[name])
+    prompts = [random_tokens(length, seed=length) for length in (70, 1, 33)]
+    step, blocks = Step(), iter(range(NUM_BLOCKS))
+    for tokens in prompts:
+        sequence = Running(tokens, [next(blocks) for _ in blocks_for(len(tokens))])
+        step.add(sequence, len(tokens), range(len(tokens)))
+    with GGUF.open(path) as gguf:
+        truth = np.concatenate([Model(gguf, exact=False).logits(tokens) for tokens in prompts])
+    with loaded(path, num_threads=2) as decoder:
+        error = (step.compute(decoder) - truth) / truth.std()
+    assert np.sqrt(np.mean(error**2)) < 5e-4
+
+
+def test_the_context_in_force_decides_between_factors_for_short_and_long_ones(tmp_path):
+    tokens = random_tokens(20)
+    path = write_model(tmp_path / "model.gguf", MODELS["phi3, long context"])  # trained first on 64 positions
+    for context_length in (64, 65):
+        with GGUF.open(path) as gguf:
+            truth = Model(gguf, exact=False, context_length=context_length).logits(tokens)
+        decoder = load(path)
+        decoder.reserve(NUM_BLOCKS, 64, 64, context_length)
+        np.testing.assert_allclose(all_logits(decoder, tokens), truth, atol=5e-3)
+        decoder.close()
 
 
 def test_a_damaged_weight_shows_as_nan_where_it_is_used_and_nowhere_else(tmp_path):

@@ -1,11 +1,13 @@
 """From file to decoder: what does not fit is named in one line; what fits reports its progress."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
+from tests.tiny_models import MODELS, write_model
 from tests.worker.model.models import load
 from worker.config import WorkerConfig
 from worker.errors import GGUFError, ModelFileError, UnsupportedModel
@@ -26,11 +28,9 @@ WRONG: dict[str, tuple[dict[str, Any], type[ModelFileError], str]] = {
         {"llama.embedding_length": 128}, GGUFError,
         "tensor token_embd.weight has shape (384, 64), expected (384, 128)",
     ),
-    "an unknown architecture": (
-        {"general.architecture": "mamba"}, UnsupportedModel,
-        "architecture 'mamba' is not supported; supported: llama, ",
+    "experts without a number of those to use": (
+        {"llama.expert_count": 8}, GGUFError, "metadata key llama.expert_used_count is missing",
     ),
-    "experts": ({"llama.expert_count": 8}, UnsupportedModel, "llama with 8 experts is not supported"),
     "a rope scaling of another kind": (
         {"llama.rope.scaling.type": "spiral"}, UnsupportedModel, "rope scaling 'spiral' is not supported; supported: ",
     ),
@@ -86,6 +86,70 @@ def test_metadata_that_does_not_fit_is_named_in_one_line(tmp_path, metadata, err
         load(path)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+WRONG_EXPERTS: dict[str, tuple[str, dict[str, Any], type[ModelFileError], str]] = {
+    "more used than there are": (
+        "mixtral", {"expert_used_count": 9}, GGUFError, "metadata key llama.expert_used_count is 9, outside 1 to 8",
+    ),
+    "none used": (
+        "mixtral", {"expert_used_count": 0}, GGUFError, "metadata key llama.expert_used_count is 0, outside 1 to 8",
+    ),
+    "none where there must be some": (
+        "qwen3moe", {"expert_count": 0}, GGUFError, "metadata key qwen3moe.expert_count is 0, outside 1 to ",
+    ),
+    "not a word of them": (
+        "qwen3moe", {"expert_count": None}, GGUFError, "metadata key qwen3moe.expert_count is missing",
+    ),
+    "more than the tensors hold": (
+        "mixtral", {"expert_count": 16}, GGUFError,
+        "tensor blk.0.ffn_gate_inp.weight has shape (8, 64), expected (16, 64)",
+    ),
+    "wider than the tensors": (
+        "qwen3moe", {"expert_feed_forward_length": 64}, GGUFError,
+        "tensor blk.0.ffn_gate_exps.weight has shape (20, 32, 64), expected (20, 64, 64)",
+    ),
+    "of a width that is no block": (
+        "qwen3moe", {"expert_feed_forward_length": 40}, UnsupportedModel,
+        "this qwen3moe model cannot be run: feed-forward length 40 is not a multiple of 32",
+    ),
+    "in an architecture that has none": (
+        "qwen2", {"expert_count": 4, "expert_used_count": 2}, UnsupportedModel, "qwen2 with 4 experts is not supported",
+    ),
+    "weighed by another function": (
+        "mixtral", {"expert_gating_func": 2}, UnsupportedModel,
+        "llama.expert_gating_func 2 is not supported; supported: 1 (softmax)",
+    ),
+    "not normalised": (
+        "qwen3moe", {"expert_weights_norm": False}, UnsupportedModel,
+        "qwen3moe with qwen3moe.expert_weights_norm false is not supported",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "metadata", "error", "message"), WRONG_EXPERTS.values(), ids=WRONG_EXPERTS)
+def test_experts_that_do_not_fit_are_named_in_one_line(tmp_path, name, metadata, error, message):
+    model = replace(MODELS[name], metadata={**MODELS[name].metadata, **metadata})
+    with pytest.raises(error) as caught:
+        load(write_model(tmp_path / "model.gguf", model))
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 300
+
+
+def test_a_file_with_a_tensor_for_each_expert_is_refused_with_what_to_do(tmp_path):
+    with GGUF.open(write_model(tmp_path / "model.gguf", MODELS["mixtral"])) as gguf:
+        tensor = gguf.tensors["blk.0.ffn_up_exps.weight"]
+        gguf.tensors = {**gguf.tensors, "blk.0.ffn_up.3.weight": tensor}
+        with pytest.raises(UnsupportedModel, match=r"^tensor blk\.0\.ffn_up\.3\.weight holds one expert .* convert"):
+            load_model(gguf, WorkerConfig(tmp_path, ""), lambda stage, done: None)
+
+
+def test_every_architecture_that_is_supported_is_named_where_another_is_refused(tmp_path):
+    path = write_tiny_llama(tmp_path / "model.gguf", metadata={"general.architecture": "mamba"})
+    with pytest.raises(UnsupportedModel) as caught:
+        load(path)
+    supported = "llama, qwen2, qwen3, qwen3moe, phi3, gemma2, gemma3"
+    assert str(caught.value) == f"architecture 'mamba' is not supported; supported: {supported}"
 
 
 @pytest.mark.parametrize("name", ["token_embd.weight", "output_norm.weight", "blk.1.ffn_down.weight"])

@@ -5,12 +5,14 @@ import os
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
+from tests.tiny_models import MODELS, write_model
 from worker.errors import GGUFError, UnsupportedModel
 from worker.gguf import GGUF
 from worker.kernels import panels
@@ -39,7 +41,8 @@ def contents(weights: PackedWeights, name: str) -> bytes:
     if tensor.format is None:
         return weights.vector(name).tobytes()
     start = tensor.address - weights._view.ctypes.data
-    return weights._view[start : start + tensor.format.matrix_bytes(tensor.num_rows, tensor.num_columns)].tobytes()
+    matrix_bytes = tensor.format.matrix_bytes(tensor.num_rows, tensor.num_columns)
+    return weights._view[start : start + tensor.num_matrices * matrix_bytes].tobytes()
 
 
 def only_file(folder: Path) -> Path:
@@ -82,6 +85,28 @@ def test_panels_hold_the_tensors_of_the_file(model, folder):
                 expected = np.zeros(format.matrix_bytes(*tensor.shape), np.uint8)
                 panels.pack(format, tensor.data.view(tensor.type.dtype).reshape(tensor.shape[0], -1), expected)
                 assert packed[name] == expected.tobytes()
+
+
+@pytest.mark.parametrize("quant", ["Q8_0", "F16"])
+def test_the_matrices_of_experts_lie_one_behind_the_other_each_in_whole_panels(folder, tmp_path, quant):
+    experts = replace(MODELS["mixtral"], feed_forward=32, width=32)
+    model = write_model(tmp_path / "model.gguf", experts, quant)
+    packed = Packing(model, folder).tensors
+    with GGUF.open(model) as gguf:
+        for name in ("blk.0.ffn_gate_exps.weight", "blk.1.ffn_down_exps.weight"):
+            tensor, expected = gguf.tensors[name], b""
+            for blocks in tensor.data.view(tensor.type.dtype).reshape(8, 32, -1):
+                matrix = np.zeros(panels.FORMATS[quant].matrix_bytes(32, 32), np.uint8)
+                panels.pack(panels.FORMATS[quant], blocks, matrix)
+                expected += matrix.tobytes()
+            assert packed[name] == expected
+
+
+def test_a_tensor_of_four_dimensions_is_refused(model, folder):
+    with GGUF.open(model) as gguf:
+        object.__setattr__(gguf.tensors["blk.0.attn_q.weight"], "shape", (2, 2, 16, 64))
+        with pytest.raises(GGUFError, match=r"^tensor blk.0.attn_q.weight has 4 dimensions, expected 1 to 3$"):
+            pack_weights(gguf, folder, lambda done: None)
 
 
 def test_a_model_in_parts_packs_the_tensors_of_the_whole(model, folder, tmp_path):
