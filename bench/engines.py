@@ -60,7 +60,7 @@ class EngineFailed(Exception):
 def run(engine: Engine, model: Path, parameters: Sequence[str]) -> list[Sample]:
     """One repetition of each of llama-bench's tests."""
     command = [*engine.command, "-m", str(model), *parameters, *engine.flags, "-r", "1", "-o", "json"]
-    return _run(engine, model, command, _rates)
+    return _run(engine, model, command, lambda out, err: _rates(out))
 
 
 def run_batched(engine: Engine, model: Path, num_parallel: int, num_threads: int) -> list[Sample]:
@@ -70,11 +70,11 @@ def run_batched(engine: Engine, model: Path, num_parallel: int, num_threads: int
     counts = {"-npp": PROMPT, "-ntg": ANSWER, "-npl": num_parallel, "-c": num_parallel * (PROMPT + ANSWER)}
     parameters = [word for flag, count in {**counts, "-t": num_threads}.items() for word in (flag, str(count))]
     command = [*engine.batched, "-m", str(model), *parameters, *engine.batched_flags]
-    return _run(engine, model, command, _batched_rates)
+    return _run(engine, model, command, lambda out, err: _batched_rates(out + err))  # ik_llama.cpp's is a log
 
 
 def _run(
-    engine: Engine, model: Path, command: Sequence[str], read: Callable[[str], Mapping[str, float]]
+    engine: Engine, model: Path, command: Sequence[str], read: Callable[[str, str], Mapping[str, float]]
 ) -> list[Sample]:
     own, everybody, started = _children_seconds(), _busy_seconds(), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True)
@@ -83,9 +83,9 @@ def _run(
     foreign = (_busy_seconds() - everybody - used) / (elapsed * (os.cpu_count() or 1))
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise EngineFailed(f"{engine.name} ended with status {done.returncode}: {last}")
+        raise EngineFailed(f"{engine.name} {engine.setting}".rstrip() + f" ended with status {done.returncode}: {last}")
     try:
-        rates = read(done.stdout)
+        rates = read(done.stdout, done.stderr)
     except (ValueError, KeyError) as error:
         raise EngineFailed(f"{engine.name}'s answer cannot be read: {error!r}") from error
     return [

@@ -2,14 +2,14 @@
 
     python -m bench.peers -m MODEL.gguf [-m ...] [--llama-bench PATH | --build] [--peer ik_llama.cpp=PATH]
 
-Engines alternate (A B A B ...) so that a change of the machine's mood meets all of them. Invariant: every engine gets
-the same parameters; what differs is its settings, of which its best counts.
+Engines alternate (A B A B ...) so that a change of the machine's mood meets all of them. A run that fails is told and
+left out. Invariant: every engine gets the same parameters; what differs is its settings, of which its best counts.
 """
 
 import argparse
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from bench import limits, llama_cpp
@@ -90,7 +90,6 @@ def _engines(options: argparse.Namespace) -> list[Engine]:
 
 def _measure(options: argparse.Namespace, engines: Sequence[Engine]) -> tuple[list[Sample], list[limits.Limits]]:
     """Round by round: every engine on every model, and the limits."""
-    parameters = ["-p", options.n_prompt, "-n", options.n_gen, "-d", options.n_depth, "-t", str(options.threads)]
     samples: list[Sample] = []
     found: list[limits.Limits] = []
     for number in range(options.rounds):
@@ -99,12 +98,23 @@ def _measure(options: argparse.Namespace, engines: Sequence[Engine]) -> tuple[li
             found += [limits.measure(model.stat().st_size, num) for num in sorted({1, options.threads})]
             for engine in engines:
                 wait_until_quiet(MOST_FOREIGN, options.wait)
-                new = run(engine, model, parameters)
-                if options.parallel:
-                    new += run_batched(engine, model, options.parallel, options.threads)
+                new = list(_samples(options, engine, model))
                 samples += new
                 _say(number, options.rounds, new)
+    if not samples:
+        raise EngineFailed("no run succeeded")
     return samples, found
+
+
+def _samples(options: argparse.Namespace, engine: Engine, model: Path) -> Iterator[Sample]:
+    """One run of llama-bench and one of llama-batched-bench; peers are known to crash in the one or the other."""
+    parameters = ["-p", options.n_prompt, "-n", options.n_gen, "-d", options.n_depth, "-t", str(options.threads)]
+    try:
+        yield from run(engine, model, parameters)
+        if options.parallel:
+            yield from run_batched(engine, model, options.parallel, options.threads)
+    except EngineFailed as error:
+        print(f"left out: {error}", file=sys.stderr, flush=True)
 
 
 def _say(number: int, num_rounds: int, samples: Iterable[Sample]) -> None:

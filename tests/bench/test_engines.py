@@ -48,6 +48,11 @@ def test_sequences_at_once_are_read_from_the_peers_table(tmp_path: Path) -> None
     assert said == "-m m.gguf -npp 64 -ntg 64 -npl 16 -c 2048 -t 2 -fa 0 -rtr"
 
 
+def test_a_table_that_a_peer_logs_is_read_too(tmp_path: Path) -> None:
+    binary = program(tmp_path / "batched", f"cat >&2 <<'END'{BATCHED}END")
+    assert [one.rate for one in run_batched(Engine("a", (), (str(binary),)), MODEL, 16, 2)] == [256.0]
+
+
 def test_an_engine_without_the_command_has_no_such_rate() -> None:
     assert run_batched(Engine("a", ("absent",)), MODEL, 16, 2) == []
 

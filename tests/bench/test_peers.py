@@ -61,6 +61,24 @@ def test_engines_are_compared_in_one_table_and_in_json(tmp_path: Path, capsys: p
     assert len(content["samples"]) == 2 * (2 + 2 + 1)  # rounds x (llama.cpp's tests and sequences at once, twice; ik's)
 
 
+def test_a_run_that_fails_is_told_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = write_tiny_llama(tmp_path / "m.gguf")
+    binary = program(tmp_path / "llama-bench", ANSWER)
+    program(tmp_path / "llama-batched-bench", 'case "$*" in *"-fa 1"*) echo broken >&2; exit 3;; esac\n' + BATCHED)
+    flags = ["--llama-bench", str(binary), "--without-corral", "--rounds", "1", "--wait", "0"]
+    assert peers.main(["-m", str(model), *flags]) == 0
+    said = capsys.readouterr()
+    assert "left out: llama.cpp -fa 1 ended with status 3: broken" in said.err
+    assert "| m.gguf | S_TG 16 | 30 (" in said.out
+
+
+def test_if_every_run_fails_so_does_the_comparison(tmp_path: Path) -> None:
+    model = write_tiny_llama(tmp_path / "m.gguf")
+    binary = program(tmp_path / "llama-bench", "exit 3")
+    flags = ["--llama-bench", str(binary), "--without-corral", "--rounds", "1", "--wait", "0"]
+    assert peers.main(["-m", str(model), *flags]) == 1
+
+
 def test_without_a_peer_it_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
