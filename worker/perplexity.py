@@ -103,9 +103,9 @@ def _text(path: Path) -> str:
 
 def _run(model: Loaded, text: str, options: argparse.Namespace) -> None:
     decoder, size = model.decoder, options.ctx_size
+    cut = windows(Tokenizer(model.gguf.metadata), text, size, options.chunks)
     if size > decoder.context_length:
         print(f"note: the model was trained on {decoder.context_length} tokens, not {size}", file=sys.stderr)
-    cut = windows(Tokenizer(model.gguf.metadata), text, size, options.chunks)
     step_tokens = min(options.batch_size, options.ubatch_size)
     decoder.reserve(-(-size // BLOCK_SIZE), step_tokens, min(step_tokens, _SCORED_AT_ONCE))
     print(f"perplexity: calculating perplexity over {len(cut)} chunks, n_ctx={size}", file=sys.stderr)
