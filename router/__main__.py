@@ -1,7 +1,7 @@
 """The `corral` command: picks the subcommand and imports nothing else, so that it answers at once.
 
-`python -m router` is the same command. Invariant: the gateway's process never imports the worker; `corral worker`
-becomes another process.
+`python -m router` is the same command. Invariant: the gateway's process never imports the worker; a command of the
+worker's package becomes another process.
 """
 
 import os
@@ -23,6 +23,8 @@ COMMANDS: Mapping[str, Command] = {
     "config": Command("router.configfile.command", "check, explain or compare configuration files"),
     "keys": Command("router.keycommand", "make, list and revoke the keys of tenants"),
     "pull": Command("router.pull", "fetch a model: a name of the catalogue, hf:USER/REPO[:QUANT] or a URL"),
+    "bench": Command("worker.bench", "measure speed, with llama-bench's flags; --batched: many sequences at once"),
+    "perplexity": Command("worker.perplexity", "measure how well a model foretells a text"),
 }
 
 
@@ -45,8 +47,8 @@ def main() -> int:
 
 
 def run(name: str, command: Command, arguments: Sequence[str]) -> None:
-    """Does not return for a worker; the others end by SystemExit."""
-    if name == "worker":
+    """Does not return for the worker's commands; the others end by SystemExit."""
+    if command.module.partition(".")[0] == "worker":
         os.execv(sys.executable, [sys.executable, "-P", "-m", command.module, *arguments])  # noqa: S606
     sys.argv = [f"corral {name}", *arguments]
     runpy.run_module(command.module, run_name="__main__")
@@ -54,7 +56,7 @@ def run(name: str, command: Command, arguments: Sequence[str]) -> None:
 
 def usage() -> str:
     lines = ["usage: corral COMMAND ...", "", "commands:"]
-    lines += [f"  {name:<8}{command.summary}" for name, command in COMMANDS.items()]
+    lines += [f"  {name:<12}{command.summary}" for name, command in COMMANDS.items()]
     lines += ["", "corral COMMAND --help tells more; corral --version the version."]
     return "\n".join(lines)
 

@@ -19,7 +19,7 @@ def test_the_command_and_the_module_are_the_same(command: list[str]) -> None:
     assert run("--version", command=command).stdout == f"corral {version('corral')}\n"
     told = run("--help", command=command)
     assert told.returncode == 0
-    assert all(name in told.stdout for name in ("serve", "worker", "pull"))
+    assert all(name in told.stdout for name in ("serve", "worker", "pull", "bench", "perplexity"))
 
 
 def test_no_command_at_all_shows_the_help_and_fails() -> None:
@@ -28,10 +28,8 @@ def test_no_command_at_all_shows_the_help_and_fails() -> None:
 
 def test_an_unknown_command_is_one_line() -> None:
     done = run("sreve")
-    assert (done.returncode, done.stderr) == (
-        2,
-        "error: no command 'sreve' (commands: serve, worker, config, keys, pull)\n",
-    )
+    told = "error: no command 'sreve' (commands: serve, worker, config, keys, pull, bench, perplexity)\n"
+    assert (done.returncode, done.stderr) == (2, told)
 
 
 def test_help_of_serve_lists_the_flags() -> None:
@@ -53,10 +51,14 @@ def test_the_top_of_the_command_imports_none_of_the_heavy_libraries() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True).stdout == "\n"
 
 
-def test_worker_becomes_the_worker_process(tmp_path: Path) -> None:
-    (tmp_path / "worker").mkdir()
-    (tmp_path / "worker" / "__main__.py").write_text("import os, sys; print(os.getpid(), *sys.argv[1:])")
-    command = [sys.executable, "-m", "router", "worker", "-m", "x.gguf"]
+@pytest.mark.parametrize(
+    ("name", "module"), [("worker", "__main__"), ("bench", "bench/__main__"), ("perplexity", "perplexity")]
+)
+def test_commands_of_the_worker_become_its_process(tmp_path: Path, name: str, module: str) -> None:
+    program = (tmp_path / "worker" / module).with_suffix(".py")
+    program.parent.mkdir(parents=True)
+    program.write_text("import os, sys; print(os.getpid(), *sys.argv[1:])")
+    command = [sys.executable, "-m", "router", name, "-m", "x.gguf"]
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.communicate(timeout=60)[0] == f"{process.pid} -m x.gguf\n"

@@ -5,11 +5,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from worker.bench.workload import Ints, Trial, measure, measure_phases
 from worker.model.decoder import BLOCK_SIZE
-from worker.workload import Ints, Trial, measure
 
-PROMPT = Trial(num_prompt=100, num_generated=0, depth=0, num_parallel=1, num_batch=2048, num_ubatch=40)
-GENERATION = Trial(num_prompt=0, num_generated=3, depth=0, num_parallel=1, num_batch=2048, num_ubatch=512)
+PROMPT = Trial(num_prompt=100, num_generated=0, num_ubatch=40)
+GENERATION = Trial(num_prompt=0, num_generated=3)
+TOGETHER = Trial(num_prompt=10, num_generated=2, depth=BLOCK_SIZE, num_parallel=3, num_ubatch=16)
 
 
 @dataclass
@@ -45,17 +46,17 @@ class Recorder:
         return len(self.calls)
 
 
-def run(trial: Trial, num_repetitions: int = 1) -> tuple[Recorder, list[int]]:
+def run(trial: Trial, num_repetitions: int = 1, warm_up: bool = True) -> tuple[Recorder, list[int]]:
     recorder = Recorder()
-    return recorder, measure(recorder, trial, num_repetitions, recorder.clock)
+    return recorder, measure(recorder, trial, num_repetitions, warm_up, recorder.clock)
 
 
-def test_a_prompt_is_read_in_chunks_with_the_logits_of_each_last_token() -> None:
+def test_a_prompt_is_read_in_steps_with_the_logits_of_its_last_token() -> None:
     recorder, _ = run(PROMPT)
     timed = recorder.calls[3:]
     assert [call.num_tokens for call in timed] == [40, 40, 20]
     assert [call.contexts for call in timed] == [[0], [40], [80]]
-    assert [call.rows for call in timed] == [[39], [39], [19]]
+    assert [call.rows for call in timed] == [[], [], [19]]
 
 
 def test_generation_computes_one_token_a_step_with_its_logits() -> None:
@@ -66,8 +67,37 @@ def test_generation_computes_one_token_a_step_with_its_logits() -> None:
     assert all(call.rows == [0] for call in timed)
 
 
+def test_a_generation_goes_on_behind_its_prompt() -> None:
+    recorder, samples = run(Trial(num_prompt=5, num_generated=2))
+    assert [(call.num_tokens, call.contexts) for call in recorder.calls[2:]] == [(5, [0]), (1, [5]), (1, [6])]
+    assert samples == [3]
+
+
+def test_prompts_read_together_share_steps_but_no_blocks() -> None:
+    recorder = Recorder()
+    measure_phases(recorder, TOGETHER, recorder.clock)
+    read = recorder.calls[3:5]
+    assert [call.starts for call in read] == [[0, 10, 16], [0, 4, 14]]
+    assert [call.contexts for call in read] == [[BLOCK_SIZE, BLOCK_SIZE], [BLOCK_SIZE + 6, BLOCK_SIZE]]
+    assert [call.rows for call in read] == [[9], [3, 13]]
+    assert [[blocks[0] for blocks in call.blocks] for call in read] == [[0, 2], [2, 4]]
+
+
+def test_every_token_of_every_sequence_is_read_at_its_own_place() -> None:
+    recorder = Recorder()
+    measure_phases(recorder, TOGETHER, recorder.clock)
+    seen: dict[tuple[int, int], int] = {}
+    for call in recorder.calls:
+        for i, (first, context) in enumerate(zip(call.starts, call.contexts, strict=False)):
+            for offset in range(call.starts[i + 1] - first):
+                place = (call.blocks[i][0], context + offset)
+                assert place not in seen
+                seen[place] = call.tokens[first + offset]
+    assert len(seen) == TOGETHER.num_parallel * TOGETHER.num_positions
+
+
 def test_sequences_generating_together_share_steps_but_no_blocks() -> None:
-    trial = Trial(0, 2, depth=BLOCK_SIZE, num_parallel=3, num_batch=2048, num_ubatch=512)
+    trial = Trial(0, 2, depth=BLOCK_SIZE, num_parallel=3)
     recorder, _ = run(trial)
     step = recorder.calls[-1]
     assert step.starts == [0, 1, 2, 3]
@@ -78,9 +108,13 @@ def test_sequences_generating_together_share_steps_but_no_blocks() -> None:
     assert max(used) < trial.num_parallel * trial.num_blocks
 
 
+def test_prompts_and_generation_are_timed_apart() -> None:
+    recorder = Recorder()
+    assert measure_phases(recorder, TOGETHER, recorder.clock) == (2, 2)
+
+
 def test_the_context_before_the_depth_is_read_once_and_not_timed() -> None:
-    trial = Trial(0, 2, depth=5, num_parallel=1, num_batch=2048, num_ubatch=512)
-    recorder, samples = run(trial, num_repetitions=4)
+    recorder, samples = run(Trial(0, 2, depth=5), num_repetitions=4)
     assert [call.num_tokens for call in recorder.calls].count(5) == 1
     assert samples == [2, 2, 2, 2]
 
@@ -92,16 +126,21 @@ def test_every_repetition_makes_the_same_calls() -> None:
     assert all(repetition == warm_up for repetition in repetitions)
 
 
+def test_a_warm_up_can_be_left_out() -> None:
+    recorder, samples = run(PROMPT, warm_up=False)
+    assert samples == [3]
+    assert len(recorder.calls) == 3
+
+
 def test_blocks_suffice_for_every_position() -> None:
     for num in (1, BLOCK_SIZE - 1, BLOCK_SIZE, BLOCK_SIZE + 1):
-        trial = Trial(0, num, depth=7, num_parallel=1, num_batch=1, num_ubatch=1)
-        assert 0 <= trial.num_blocks * BLOCK_SIZE - (7 + num) < BLOCK_SIZE
+        trial = Trial(2, num, depth=7)
+        assert 0 <= trial.num_blocks * BLOCK_SIZE - (7 + 2 + num) < BLOCK_SIZE
 
 
 def test_names_and_counts_are_those_of_the_field() -> None:
     assert PROMPT.name == "pp100"
     assert PROMPT.num_tokens == 100
     assert GENERATION.name == "tg3"
-    together = Trial(0, 128, depth=512, num_parallel=16, num_batch=2048, num_ubatch=512)
-    assert together.name == "tg128 x16 @ d512"
-    assert together.num_tokens == 128 * 16
+    assert Trial(512, 128, depth=4096).name == "pp512+tg128 @ d4096"
+    assert Trial(64, 128, num_parallel=16).num_tokens == (64 + 128) * 16
