@@ -97,7 +97,7 @@ def trials(options: argparse.Namespace) -> list[Trial]:
 def _rows(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     planned = trials(options)
     for path, setup in itertools.product(options.model, setups(options)):
-        config = WorkerConfig(path, "", num_threads=setup.num_threads, kv_type=setup.kv_type)
+        config = WorkerConfig(path, "", num_threads=setup.num_threads, kv_type_k=setup.kv_type, kv_type_v=setup.kv_type)
         with GGUF.open(path) as gguf:
             decoder = _load(gguf, config, planned)
             try:
@@ -143,8 +143,8 @@ def _facts(gguf: GGUF, config: WorkerConfig, decoder: Decoder) -> dict[str, Any]
         "model_size": sum(tensor.data.nbytes for tensor in gguf.tensors.values()),
         "model_n_params": decoder.num_parameters,
         "n_threads": decoder.num_threads,
-        "type_k": config.kv_type,
-        "type_v": config.kv_type,
+        "type_k": config.kv_type_k,
+        "type_v": config.kv_type_v,
     }
 
 

@@ -32,7 +32,9 @@ FAMILIES: dict[str, Family] = {
     "qwen2": Family(),
     "qwen3": Family(),
     "phi3": Family(local_layers=lambda layer: True),
-    "gemma2": Family(activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 2 == 0),
+    "gemma2": Family(
+        activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 2 == 0, local_rope_base=10000.0
+    ),
     "gemma3": Family(
         activation="gelu", scales_embeddings=True, local_layers=lambda layer: layer % 6 < 5, local_rope_base=10000.0
     ),
@@ -130,16 +132,19 @@ class _Numbers:
 
 
 def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
-    dimensions, base = number("rope.dimension_count", head_dim), number.real("rope.freq_base", 10000.0, least=1)
+    if scaling not in ("none", "linear", "yarn", "longrope"):
+        raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
     factor = number.real("rope.scaling.factor", 1.0, least=1e-6)
-    if scaling in ("none", "longrope"):  # longrope's factors are tensors
-        return Rotation(dimensions, base, attention_factor=number.real("rope.scaling.attn_factor", 1.0))
-    if scaling == "linear":
-        return Rotation(dimensions, base, 1 / factor)
-    if scaling == "yarn":
-        original = number("rope.scaling.original_context_length", number("context_length"))
-        return Rotation(dimensions, base, 1 / factor, original, extrapolation=1.0)
-    raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
+    return Rotation(
+        dimensions=number("rope.dimension_count", head_dim),
+        base=number.real("rope.freq_base", 10000.0, least=1),
+        scale=1 / factor if scaling in ("linear", "yarn") else 1.0,  # longrope's factors are tensors
+        original_context=number("rope.scaling.original_context_length", number("context_length")),
+        extrapolation=number.real("rope.scaling.yarn_ext_factor", 1.0) if scaling == "yarn" else 0.0,
+        attention_factor=number.real("rope.scaling.attn_factor", 1.0),
+        beta_fast=number.real("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=number.real("rope.scaling.yarn_beta_slow", 1.0),
+    )
 
 
 def _attention_scale(name: str, num_layers: int, width_per_head: float, head_dim: int) -> float:

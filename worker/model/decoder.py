@@ -21,6 +21,7 @@ from worker.kernels.matmul import PRODUCTS
 from worker.kernels.pool import ThreadPool
 from worker.model.architecture import Architecture, Family
 from worker.model.forward import MODEL, NATIVES, compute
+from worker.model.kv_types import KV_TYPES, KvType
 from worker.model.layout import LAYER, MATRIX, STEP
 from worker.model.rotation import rotation_table
 from worker.model.weights import PackedTensor, PackedWeights
@@ -49,13 +50,23 @@ def _chosen_natives(family: Family, tensors: Mapping[str, PackedTensor]) -> dict
 class Decoder:
     """A loaded model. Only the engine's thread calls it."""
 
-    def __init__(self, architecture: Architecture, weights: PackedWeights, num_threads: int) -> None:
-        """The kernels of `kernels_for` must be compiled."""
+    def __init__(
+        self,
+        architecture: Architecture,
+        weights: PackedWeights,
+        num_threads: int,
+        num_batch_threads: int = 0,
+        kv_types: tuple[KvType, KvType] = (KV_TYPES["f16"], KV_TYPES["f16"]),
+    ) -> None:
+        """The kernels of `kernels_for` must be compiled. Steps that read prompts run on `num_batch_threads`, if given,
+        all others on `num_threads`; results do not depend on it."""
         self.architecture = architecture
         self.vocab_size = architecture.vocab_size
         self.context_length = architecture.context_length
         self.instruction_set = simd.INSTRUCTION_SET
         self.num_threads = num_threads
+        self._num_batch_threads = num_batch_threads or num_threads
+        self._kv_types = kv_types
         self._weights = weights
         self._model = np.zeros(1, MODEL)
         self._layers = np.zeros(architecture.num_layers, LAYER)
@@ -64,12 +75,24 @@ class Decoder:
         self._tables: list[NDArray[np.float32]] = []
         self._describe_model()
         self._describe_layers()
-        self._pool = ThreadPool(num_threads, self._park)
+        self._pool = ThreadPool(max(self.num_threads, self._num_batch_threads), self._park)
 
     @property
     def num_parameters(self) -> int:
         """Weights in the file, embeddings included."""
         return sum(t.num_rows * t.num_columns for t in self._weights.tensors.values())
+
+    @property
+    def thread_ids(self) -> list[int]:
+        """The system's, of the threads that compute beside the caller of `forward`."""
+        return self._pool.thread_ids
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a cache block's positions, their keys and values in all layers."""
+        a = self.architecture
+        num_values = a.num_kv_heads * a.head_dim * BLOCK_SIZE
+        return a.num_layers * sum(kv_type.size(num_values) for kv_type in self._kv_types)
 
     def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
         """Allocates the cache and the buffers of a step; called once. Memory is touched when it is first used."""
@@ -102,8 +125,8 @@ class Decoder:
             "qkv": max_tokens * (width + 2 * kv_width) * 4,
             "attention": max_tokens * width * 4,
             "gate_up": max_tokens * a.feed_forward_length * 8,
-            "inputs": self.num_threads * inputs_stride,
-            "scratch": self.num_threads * scratch_stride,
+            "inputs": self._pool.num_threads * inputs_stride,
+            "scratch": self._pool.num_threads * scratch_stride,
         }.items():
             step[name] = self._allocate(num_bytes)
         self._tell_attention(scratch_stride, scores_stride)
@@ -130,7 +153,8 @@ class Decoder:
         step = self._step[0]
         step["num_tokens"], step["num_sequences"] = tokens.size, num_sequences
         step["num_logit_rows"] = logit_rows.size
-        compute(self._model, self._layers, self._step, self._pool.control, 0, self.num_threads)
+        num_threads = self._num_batch_threads if tokens.size > num_sequences else self.num_threads
+        compute(self._model, self._layers, self._step, self._pool.control, 0, num_threads)
         return self._logits[: logit_rows.size, : self.vocab_size]
 
     def close(self) -> None:
@@ -139,7 +163,7 @@ class Decoder:
         self._weights.close()
 
     def _park(self, control: int, thread: int) -> None:
-        compute(self._model, self._layers, self._step, control, thread, self.num_threads)
+        compute(self._model, self._layers, self._step, control, thread, 0)
 
     def _describe_model(self) -> None:
         a, model, tensors = self.architecture, self._model, self._weights.tensors
@@ -182,17 +206,17 @@ class Decoder:
 
     def _build_rotations(self, num_positions: int) -> None:
         a = self.architecture
-        factors = self._frequency_factors(num_positions)
+        factors = self._frequency_factors()
         whole = rotation_table(a.rotation, num_positions, factors)
         local = whole if a.local_rotation == a.rotation else rotation_table(a.local_rotation, num_positions)
         self._tables = [whole, local]
         for index in range(a.num_layers):
             self._layers[index]["rotations"] = (local if a.is_local(index) else whole).ctypes.data
 
-    def _frequency_factors(self, num_positions: int) -> NDArray[np.float32] | None:
+    def _frequency_factors(self) -> NDArray[np.float32] | None:
         """Llama 3's factors; Phi 3's, which has others for contexts beyond what it was first trained on."""
-        original = self.architecture.rotation.original_context or self.context_length
-        for name in ("rope_freqs", "rope_factors_long" if num_positions > original else "rope_factors_short"):
+        goes_beyond = self.architecture.rotation.goes_beyond
+        for name in ("rope_freqs", "rope_factors_long" if goes_beyond else "rope_factors_short"):
             if f"{name}.weight" in self._weights.tensors:
                 return self._weights.vector(f"{name}.weight")
         return None
@@ -205,7 +229,7 @@ class Decoder:
 
     def _tell_attention(self, scratch_stride: int, scores_stride: int) -> None:
         """Writes what attend_rows expects at the head of each thread's scratch."""
-        for thread in range(self.num_threads):
+        for thread in range(self._pool.num_threads):
             head = int(self._step["scratch"][0]) + thread * scratch_stride
             ctypes.c_int64.from_address(head).value = scores_stride
             ctypes.c_float.from_address(head + 8).value = self.architecture.attention_scale

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from worker.config import WorkerConfig
 from worker.errors import GGUFError, UnsupportedModel
@@ -10,6 +11,9 @@ from worker.kernels.compilation import Kernel, compile_all
 from worker.kernels.jit import cache_folder
 from worker.model.architecture import Architecture, read_architecture
 from worker.model.decoder import Decoder, kernels_for
+from worker.model.finite import check_finite
+from worker.model.kv_types import kv_type
+from worker.model.rotation import retold
 from worker.model.weights import pack_weights
 
 Progress = Callable[[str, float], None]  # stage, fraction done
@@ -19,17 +23,39 @@ def load_model(
     gguf: GGUF, config: WorkerConfig, progress: Progress, other_kernels: Sequence[Kernel] = ()
 ) -> Decoder:
     """Compiles the model's kernels and `other_kernels`. UnsupportedModel or GGUFError name what does not fit."""
-    if config.kv_type != "f16":
-        raise UnsupportedModel(f"KV cache type {config.kv_type!r} is not supported; supported: f16")
+    kv_type_k, kv_type_v = kv_type(config.kv_type_k), kv_type(config.kv_type_v)
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise GGUFError("tensor token_embd.weight is missing")
-    architecture = read_architecture(gguf.metadata, embedding.shape[0])
+    architecture = _retold(read_architecture(gguf.metadata, embedding.shape[0]), config)
     check_tensors(gguf, architecture)
-    weights = pack_weights(gguf, cache_folder() / "panels", lambda done: progress("packing weights", done))
+    if config.checks_tensors:
+        check_finite(gguf)
+    folder = cache_folder() / "panels"
+    weights = pack_weights(
+        gguf, folder, lambda done: progress("packing weights", done), mapped=config.maps_weights
+    )
+    if config.locks_weights:
+        weights.lock()
     kernels = [*other_kernels, *kernels_for(architecture, weights)]
     compile_all(kernels, lambda done, total, name: progress(f"compiling kernels {done}/{total}", done / total))
-    return Decoder(architecture, weights, config.num_threads or usable_cores())
+    return Decoder(
+        architecture,
+        weights,
+        num_threads=config.num_threads or usable_cores(),
+        num_batch_threads=config.num_batch_threads,
+        kv_types=(kv_type_k, kv_type_v),
+    )
+
+
+def _retold(a: Architecture, config: WorkerConfig) -> Architecture:
+    """With the rotary embedding that the user wants. Base and scale are those of layers that see everything."""
+    goes_beyond = (config.context_length or a.context_length) > a.rotation.original_context
+    rotation = replace(retold(a.rotation, config.rope), goes_beyond=goes_beyond)
+    if a.local_rotation == a.rotation:
+        return replace(a, rotation=rotation, local_rotation=rotation)
+    local_rope = replace(config.rope, base=None, scale=None)
+    return replace(a, rotation=rotation, local_rotation=retold(a.local_rotation, local_rope))
 
 
 def usable_cores() -> int:
