@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.model is None:
         parser.error("the server's path and a model are needed")
     with running_peer(options.server, options.model) as client:
-        oracle.save(_record(client, _version(options.server), options.model), options.out)
+        oracle.save(_record(client, peer_version(options.server), options.model), options.out)
     return 0
 
 
@@ -55,13 +55,14 @@ def _check(url: str, recorded: Oracle) -> int:
 
 
 @contextmanager
-def running_peer(server: Path, model: Path) -> Iterator[httpx.Client]:
+def running_peer(server: Path, model: Path, further: Sequence[str] = ()) -> Iterator[httpx.Client]:
     """llama-server on a free loopback port, ended on leaving."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     flags = ["--host", "127.0.0.1", "--port", str(port), "-np", "1", "-t", "1", "-c", "8192", "--no-webui"]
-    process = subprocess.Popen([server, "-m", model, *flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [server, "-m", model, *flags, *further]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600) as client:
             _wait_until_healthy(client, process)
@@ -85,13 +86,13 @@ def _wait_until_healthy(client: httpx.Client, process: subprocess.Popen[bytes]) 
     raise TimeoutError(f"the peer was not healthy within {_START_SECONDS} s")
 
 
-def _version(server: Path) -> str:
+def peer_version(server: Path) -> str:
     shown = subprocess.run([server, "--version"], capture_output=True, text=True, check=True)
     return (shown.stdout + shown.stderr).splitlines()[0].removeprefix("version: ")
 
 
 def _record(client: httpx.Client, version: str, model: Path) -> Oracle:
-    recorded = [_record_raw(client, name, prompt) for name, prompt in cases.RAW.items()]
+    recorded = [record_raw(client, name, prompt) for name, prompt in cases.RAW.items()]
     recorded += [_record_chat(client, name, messages) for name, messages in cases.CHATS.items()]
     end_tokens = {case.steps[-1].token for case in recorded if case.ended}
     return Oracle(
@@ -103,7 +104,7 @@ def _record(client: httpx.Client, version: str, model: Path) -> Oracle:
     )
 
 
-def _record_raw(client: httpx.Client, name: str, prompt: str) -> Case:
+def record_raw(client: httpx.Client, name: str, prompt: str) -> Case:
     reply = oracle.post(client, Endpoint.COMPLETION, oracle.completion_body(prompt))
     print(f"{name:20} {reply['tokens_evaluated']:5} {reply['content']!r}", file=sys.stderr)
     return Case(
@@ -122,7 +123,7 @@ def _record_chat(client: httpx.Client, name: str, messages: cases.Conversation) 
     """The tokens come from the rendered prompt, the text from the chat route; the two must tell one story."""
     body = {"messages": messages}
     rendered = oracle.post(client, "/apply-template", body)["prompt"]
-    raw = _record_raw(client, f"chat_{name}", rendered)
+    raw = record_raw(client, f"chat_{name}", rendered)
     case = Case(raw.name, Endpoint.CHAT, body, rendered, raw.num_prompt, raw.steps, raw.ended, raw.content)
     end_tokens = frozenset({case.steps[-1].token} if case.ended else ())
     verdict = oracle.compare(case, oracle.ask(client, case), end_tokens)
