@@ -117,12 +117,27 @@ _SERVE = """
 
 _WORKER = """
     -t --threads $ LLAMA_ARG_THREADS : N : threads of every worker (one per core)
+    -tb --threads-batch : N : threads for steps that read prompts (as --threads)
     -c --ctx-size $ LLAMA_ARG_CTX_SIZE : N : context length in tokens (what the model was trained for)
     -np --parallel $ LLAMA_ARG_N_PARALLEL : N : sequences computed at once
-    -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, at most (512)
-    -ctk --cache-type-k $ LLAMA_ARG_CACHE_TYPE_K : TYPE : type of the KV cache (f16)
-    -ctv --cache-type-v $ LLAMA_ARG_CACHE_TYPE_V : TYPE : the same: keys and values have one type
-    --memory-f32 :  : the same as --cache-type-k f32
+    -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, if -ub is not smaller (2048)
+    -ub --ubatch-size $ LLAMA_ARG_UBATCH : N : the same (512), but at least one for each of --parallel
+    -ctk --cache-type-k $ LLAMA_ARG_CACHE_TYPE_K : TYPE : type of cached keys (f16)
+    -ctv --cache-type-v $ LLAMA_ARG_CACHE_TYPE_V : TYPE : type of cached values (f16)
+    --memory-f32 :  : the same as -ctk f32 -ctv f32
+    --rope-scaling $ LLAMA_ARG_ROPE_SCALING_TYPE : none|linear|yarn : how positions are stretched (as the file says)
+    --rope-scale $ LLAMA_ARG_ROPE_SCALE : X : room for X times the context
+    --rope-freq-base $ LLAMA_ARG_ROPE_FREQ_BASE : X : base of the rotary embedding (0: as the file says)
+    --rope-freq-scale $ LLAMA_ARG_ROPE_FREQ_SCALE : X : the same as --rope-scale 1/X (0: as the file says)
+    --yarn-orig-ctx $ LLAMA_ARG_YARN_ORIG_CTX : N : context before stretching (0: as the file says)
+    --yarn-ext-factor $ LLAMA_ARG_YARN_EXT_FACTOR : X : 0 stretches all frequencies alike, 1 leaves high ones alone
+    --yarn-attn-factor $ LLAMA_ARG_YARN_ATTN_FACTOR : X : magnitude; with an ext-factor it follows from the scale
+    --yarn-beta-slow $ LLAMA_ARG_YARN_BETA_SLOW : X : turns up to which a frequency is stretched (1)
+    --yarn-beta-fast $ LLAMA_ARG_YARN_BETA_FAST : X : turns from which a frequency is left alone (32)
+    -lm --load-mode $ LLAMA_ARG_LOAD_MODE : MODE : auto, none, mmap, mlock, mmap+mlock, dio: as --mmap and --mlock say
+    --mmap ! --no-mmap $ LLAMA_ARG_MMAP :  : map the packed weights (the default), shared by all replicas
+    --mlock $ LLAMA_ARG_MLOCK :  : keep the weights in memory, whatever happens
+    --check-tensors :  : refuse a file with a NaN or an infinity among its weights
 """
 
 _NO_GPU = "models run on the processor; there is no GPU backend"
@@ -134,6 +149,7 @@ _NO_ENDPOINT = "this version has no such endpoint"
 _NO_FEATURE = "this version has no such feature"
 _ALWAYS = "this is always on"
 _NEVER = "this is always off"
+_ONE_ATTENTION = "attention never stores its scores: there is no other kind here"
 _BY_PROXY = "leave that to the reverse proxy"
 
 FLAGS: tuple[Flag, ...] = (
@@ -145,7 +161,6 @@ FLAGS: tuple[Flag, ...] = (
         --jinja ! --no-jinja $ LLAMA_ARG_JINJA
         --warmup ! --no-warmup
         --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
-        --mmap ! --no-mmap $ LLAMA_ARG_MMAP
         --cache-prompt ! --no-cache-prompt $ LLAMA_ARG_CACHE_PROMPT
         --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT
         --log-timestamps ! --no-log-timestamps $ LLAMA_ARG_LOG_TIMESTAMPS
@@ -154,9 +169,11 @@ FLAGS: tuple[Flag, ...] = (
         --perf ! --no-perf $ LLAMA_ARG_PERF
         """, Takes.NOTHING, _ALWAYS),
     *_inert("", """
-        -fa --flash-attn ! --no-flash-attn $ LLAMA_ARG_FLASH_ATTN
         --log-colors $ LLAMA_ARG_LOG_COLORS
         """, Takes.WORD, _ALWAYS),
+    *_inert("", """
+        -fa --flash-attn ! --no-flash-attn $ LLAMA_ARG_FLASH_ATTN
+        """, Takes.WORD, _ONE_ATTENTION),
     *_inert(_NEVER, """
         --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT
         """, Takes.NOTHING),
@@ -183,16 +200,12 @@ FLAGS: tuple[Flag, ...] = (
         """, Takes.NOTHING),
     *_inert(_NO_GPU, "-fit --fit $ LLAMA_ARG_FIT", Takes.WORD),
     *_inert(_OWN_MEMORY, """
-        --mlock $ LLAMA_ARG_MLOCK
         --swa-full $ LLAMA_ARG_SWA_FULL
         --cache-idle-slots ! --no-cache-idle-slots $ LLAMA_ARG_CACHE_IDLE_SLOTS
-        --check-tensors
         """, Takes.NOTHING),
     *_inert(_OWN_MEMORY, """
-        -lm --load-mode $ LLAMA_ARG_LOAD_MODE
         -lzm --lazy-mode $ LLAMA_ARG_LAZY_MODE
         -dt --defrag-thold $ LLAMA_ARG_DEFRAG_THOLD
-        -ub --ubatch-size $ LLAMA_ARG_UBATCH
         --keep
         --kv-unified-per-slot $ LLAMA_ARG_KV_UNIFIED_PER_SLOT
         -ctxcp --ctx-checkpoints --swa-checkpoints $ LLAMA_ARG_CTX_CHECKPOINTS
@@ -204,7 +217,6 @@ FLAGS: tuple[Flag, ...] = (
         -gaw --grp-attn-w $ LLAMA_ARG_GRP_ATTN_W
         """, Takes.VALUE),
     *_inert(_OWN_THREADS, """
-        -tb --threads-batch
         -C --cpu-mask
         -Cr --cpu-range
         --cpu-strict
@@ -218,15 +230,6 @@ FLAGS: tuple[Flag, ...] = (
         --threads-http $ LLAMA_ARG_THREADS_HTTP
         """, Takes.VALUE),
     *_inert(_FROM_FILE, """
-        --rope-scaling $ LLAMA_ARG_ROPE_SCALING_TYPE
-        --rope-scale $ LLAMA_ARG_ROPE_SCALE
-        --rope-freq-base $ LLAMA_ARG_ROPE_FREQ_BASE
-        --rope-freq-scale $ LLAMA_ARG_ROPE_FREQ_SCALE
-        --yarn-orig-ctx $ LLAMA_ARG_YARN_ORIG_CTX
-        --yarn-ext-factor $ LLAMA_ARG_YARN_EXT_FACTOR
-        --yarn-attn-factor $ LLAMA_ARG_YARN_ATTN_FACTOR
-        --yarn-beta-slow $ LLAMA_ARG_YARN_BETA_SLOW
-        --yarn-beta-fast $ LLAMA_ARG_YARN_BETA_FAST
         --override-kv
         --chat-template $ LLAMA_ARG_CHAT_TEMPLATE
         --chat-template-file $ LLAMA_ARG_CHAT_TEMPLATE_FILE
@@ -359,10 +362,11 @@ FLAGS: tuple[Flag, ...] = (
     Flag(
         key="numa",
         names=("--numa",),
-        effect=Effect.NONE,
+        effect=Effect.WORKER,
         takes=Takes.WORD,
         words=frozenset({"distribute", "isolate", "numactl"}),
         variables=("LLAMA_ARG_NUMA",),
-        note=_OWN_THREADS,
+        metavar="distribute|isolate|numactl",
+        help="where threads run on a machine of several nodes; alone: distribute",
     ),
 )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 
+from router import workersettings
 from router.aliases import AliasError, AliasTable
 from router.config import (
     DEFAULT_BODY_LIMIT,
@@ -40,16 +41,6 @@ UNIX_SUFFIX = ".sock"
 _LEVELS = ("ERROR", "ERROR", "WARNING", "INFO", "DEBUG")
 SILENT = "CRITICAL"
 
-# Settings that are handed on, and what the worker calls them. 0 and -1 leave the choice to the worker.
-_WORKER_FLAGS = (
-    ("threads", "--threads"),
-    ("ctx_size", "--ctx-size"),
-    ("parallel", "--parallel"),
-    ("batch_size", "--batch-size"),
-)
-_MAX_WORKER_NUMBER = (1 << 24) - 1
-_CACHE_TYPES = ("f16", "f32", "q8_0")
-
 
 def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig = NO_FILE) -> GatewayConfig:
     """The configuration; `fetched` are models beyond those of -m. Raises CommandError, ConfigError."""
@@ -58,7 +49,7 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         [*map(Path, server.values.get("model", ())), *fetched],
         server.values.get("alias", ()),
         file.models,
-        lambda layer: _worker_arguments(given.filled(layer).filled(file.server)),
+        lambda layer: workersettings.worker_arguments(given.filled(layer).filled(file.server)),
     )
     _check_aliases(models, file)
     return _gateway(server, file, models)
@@ -83,7 +74,7 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
-        notes=(*_file_notes(file), *given.notes(), *cors_notes, *_cache_notes(given)),
+        notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))
     return replace(config, allowed_hosts=_allowed_hosts(given, config))
@@ -113,27 +104,6 @@ def _file_notes(file: FileConfig) -> list[str]:
     if file.balance != BalanceConfig() or any(alias.balance for alias in file.aliases):
         notes.append("no effect: balance (every model has one worker)")
     return list(dict.fromkeys(notes))
-
-
-def _worker_arguments(given: Given) -> tuple[str, ...]:
-    arguments: list[str] = []
-    for key, name in _WORKER_FLAGS:
-        value = _integer(given, key, 0, -1, _MAX_WORKER_NUMBER)
-        if value > 0:
-            arguments += [name, str(value)]
-    kv_type = _cache_type(given)
-    return (*arguments, "--cache-type", kv_type) if kv_type in _CACHE_TYPES else tuple(arguments)
-
-
-def _cache_type(given: Given) -> str | None:
-    return "f32" if given.on("memory_f32") else given.last("cache_type_k") or given.last("cache_type_v")
-
-
-def _cache_notes(given: Given) -> list[str]:
-    kv_type = _cache_type(given)
-    if kv_type is None or kv_type in _CACHE_TYPES:
-        return []
-    return [f"no effect: --cache-type-k {kv_type} (a worker knows {', '.join(_CACHE_TYPES)})"]
 
 
 # ---- the gateway ------------------------------------------------------------------------------

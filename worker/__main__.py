@@ -4,7 +4,6 @@ Exit status: 0 drained, 1 killed or broken while serving, 2 could not start; the
 standard error. A second SIGTERM or SIGINT does not wait for the drain.
 """
 
-import argparse
 import asyncio
 import gc
 import logging
@@ -12,12 +11,12 @@ import os
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from pathlib import Path
 from typing import NoReturn
 
 import uvloop
 
+from worker.arguments import TOKEN_VARIABLE, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
 from worker.generation import Event, Sink
@@ -28,19 +27,17 @@ from worker.startup import load
 
 log = logging.getLogger("worker")
 
-TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
-_DEFAULTS = {field.name: field.default for field in fields(WorkerConfig)}
 EXIT_BROKEN = 1
 EXIT_NOT_STARTED = 2
 
 
 def main() -> NoReturn:
-    arguments = _parser().parse_args()
+    arguments = parser().parse_args()
     set_up()
     try:
         if arguments.parent_fd is not None:
             die_with(arguments.parent_fd)
-        uvloop.run(_serve(_config(arguments), _token(arguments.token_file), arguments.grace))
+        uvloop.run(_serve(worker_config(arguments), _token(arguments.token_file), arguments.grace))
         status = 0
     except (WorkerError, OSError) as error:
         status = EXIT_NOT_STARTED
@@ -122,58 +119,6 @@ def _token(file: Path | None) -> str | None:
         if not token:
             raise WorkerError(f"{file}: no token in it")
     return token or None
-
-
-def _config(arguments: argparse.Namespace) -> WorkerConfig:
-    if arguments.cache_type != "f16":
-        log.warning("--cache-type %s cannot be had yet: keys and values are kept in f16", arguments.cache_type)
-    return WorkerConfig(
-        model_path=arguments.model,
-        listen=arguments.listen,
-        context_length=arguments.ctx_size,
-        num_threads=arguments.threads,
-        max_running=arguments.parallel,
-        max_waiting=arguments.max_waiting,
-        step_tokens=arguments.batch_size,
-    )
-
-
-def _number(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 1 << 24:
-        raise ValueError
-    return number
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="corral worker", description="Serves one model over gRPC.")
-    add = parser.add_argument
-    add("-m", "--model", type=Path, required=True, metavar="FILE", help="a GGUF file, or the first part of a split one")
-    add("--listen", required=True, metavar="unix:PATH|HOST:PORT")
-    add(
-        "-c",
-        "--ctx-size",
-        type=_number,
-        default=0,
-        help="positions shared by all sequences; 0: what the model was trained for",
-    )
-    add("-t", "--threads", type=_number, default=0, help="0: one per usable core")
-    add("-np", "--parallel", type=_number, default=0, help="sequences computed at once; 0: chosen by the worker")
-    add(
-        "-b",
-        "--batch-size",
-        type=_number,
-        default=_DEFAULTS["step_tokens"],
-        help="tokens computed in one step, at most",
-    )
-    add(
-        "--max-waiting", type=_number, default=_DEFAULTS["max_waiting"], help="requests in line before more are refused"
-    )
-    add("--cache-type", choices=("f16", "f32", "q8_0"), default="f16", help="of keys and values")
-    add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
-    add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
-    add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
-    return parser
 
 
 if __name__ == "__main__":

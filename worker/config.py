@@ -1,7 +1,26 @@
 """What a worker is told at start. Made once by worker/__main__.py, checked there, never changed."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """What replaces the model file's rotary embedding. Whatever is None stays as the file has it."""
+
+    scaling: str | None = None  # none, linear or yarn
+    base: float | None = None
+    scale: float | None = None  # of the angles: 1 / 4 makes room for four times the context
+    original_context: int | None = None  # positions the model was trained for, as YaRN's ramp wants to know
+    extrapolation: float | None = None  # YaRN's mix: 0 interpolates all frequencies, 1 leaves the high ones alone
+    attention_factor: float | None = None  # of cosines and sines, where nothing is extrapolated
+    beta_fast: float | None = None
+    beta_slow: float | None = None
+
+    @property
+    def stretches(self) -> bool:
+        """Whether positions beyond those the model was trained for are meant to work."""
+        return self.scale is not None or self.base is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,8 +30,15 @@ class WorkerConfig:
     model_path: Path
     listen: str  # "unix:PATH" or "HOST:PORT"
     context_length: int = 0  # positions shared by all running sequences; 0: the length the model was trained for
-    num_threads: int = 0  # 0: one per usable core
+    num_threads: int = 0  # in steps that only generate; 0: one per usable core
+    num_batch_threads: int = 0  # in steps that read prompts; 0: as many as num_threads
     max_running: int = 0  # sequences computed at once; 0: chosen by the worker
     max_waiting: int = 512  # requests in line before new ones are refused
     step_tokens: int = 512  # prompt and output tokens computed in one step, at most
-    kv_type: str = "f16"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    rope: RopeConfig = field(default_factory=RopeConfig)
+    maps_weights: bool = True  # False: they are read into memory of the worker's own
+    locks_weights: bool = False  # in memory, so that they are never swapped or dropped
+    checks_tensors: bool = False
+    numa: str = ""  # distribute, isolate or numactl: see worker/numa.py

@@ -118,6 +118,12 @@ class Engine:
     def start(self) -> None:
         self._thread.start()
 
+    @property
+    def thread_id(self) -> int:
+        """The system's, once it is started."""
+        assert self._thread.native_id is not None
+        return self._thread.native_id
+
     def stop(self) -> None:
         """Ends the thread after the step it is in; what is open fails with Unavailable."""
         self._accepting = False

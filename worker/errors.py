@@ -28,9 +28,10 @@ class InvalidRequest(RequestError):
 class ContextExceeded(RequestError):
     """The prompt does not fit the context."""
 
-    def __init__(self, num_prompt_tokens: int, context_length: int) -> None:
+    def __init__(self, num_prompt_tokens: int, context_length: int, *, at_least: bool = False) -> None:
+        """`at_least`: the tokens were not counted, but there are no fewer."""
         super().__init__(
-            f"request ({num_prompt_tokens} tokens) exceeds the available context size "
+            f"request ({'at least ' if at_least else ''}{num_prompt_tokens} tokens) exceeds the available context size "
             f"({context_length} tokens), try increasing it"
         )
         self.num_prompt_tokens = num_prompt_tokens

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.bench.loading import Loaded, loaded, say
-from worker.bench.options import setup
+from worker.bench.loading import Loaded, Setup, loaded, say
 from worker.bench.workload import Forward
 from worker.errors import InvalidRequest, WorkerError
 from worker.model.decoder import BLOCK_SIZE
@@ -62,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         text = _text(options.file)
-        wanted = setup(options.threads, options.cache_type_k, options.cache_type_v)
+        wanted = Setup(options.threads, options.cache_type_k, options.cache_type_v)
         with loaded(options.model, wanted, say) as model:
             _run(model, text, options)
     except (WorkerError, OSError) as error:

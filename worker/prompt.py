@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import orjson
 
-from worker.errors import InvalidRequest
+from worker.errors import ContextExceeded, InvalidRequest
 
 
 class Tokenizer(Protocol):
@@ -21,6 +21,7 @@ class Tokenizer(Protocol):
     eog_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
+    longest_token: int  # in characters
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]: ...
 
@@ -61,6 +62,14 @@ class PromptReader:
             else:
                 tokens += self.checked("prompt", part)
         return tokens
+
+    def check_length(self, parts: Iterable[str | list[int]], limit: int) -> None:
+        """Refuses, before any work is spent on it, a prompt that is too long however few tokens it becomes."""
+        num_least = sum(
+            -(-len(part) // self.tokenizer.longest_token) if isinstance(part, str) else len(part) for part in parts
+        )
+        if num_least > limit:
+            raise ContextExceeded(num_least, limit, at_least=True)
 
     def checked(self, field: str, tokens: list[int]) -> list[int]:
         """The tokens, if the vocabulary has them all."""

@@ -200,7 +200,7 @@ def post_events(events: list[tuple[Sink, Event]]) -> None:
 
 def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Request, str]:
     """The request, and its prompt's text if that is wanted."""
-    tokens = _prompt_tokens(model.prompts, request.prompt)
+    tokens = _prompt_tokens(model.prompts, request.prompt, model.engine.capacity.context_length)
     stop = [text for text in request.stop if text]
     check_range("stop", len(stop), 0, _MAX_STOP_STRINGS)
     check_range("n_probs", request.logprobs.num_top, 0, 128)
@@ -220,13 +220,13 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
 
 
-def _prompt_tokens(prompts: PromptReader, prompt: pb.Prompt) -> list[int]:
+def _prompt_tokens(prompts: PromptReader, prompt: pb.Prompt, limit: int) -> list[int]:
     kind = prompt.WhichOneof("kind")
-    if kind == "chat":
-        return prompts.tokens([_render(prompts, prompt.chat)], add_special=True, parse_special=True)
-    if kind == "parts":
-        return prompts.tokens(_parts(prompt.parts), add_special=True, parse_special=True)
-    raise InvalidRequest("Field 'prompt': it is missing")
+    if kind is None:
+        raise InvalidRequest("Field 'prompt': it is missing")
+    parts = [_render(prompts, prompt.chat)] if kind == "chat" else list(_parts(prompt.parts))
+    prompts.check_length(parts, limit)
+    return prompts.tokens(parts, add_special=True, parse_special=True)
 
 
 def _parts(parts: pb.PromptParts) -> Iterator[str | list[int]]:

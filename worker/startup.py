@@ -3,11 +3,10 @@
 worker/__main__.py calls `load` in a thread. Invariant: whatever a user can cause raises a WorkerError or an OSError.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from functools import partial
-from typing import Any
 
-import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from worker.config import WorkerConfig
@@ -17,12 +16,15 @@ from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
+from worker.numa import place
 from worker.prompt import PromptReader
 from worker.sampler import KERNELS
 from worker.service import LoadedModel, describe
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
 from worker.text.tokenizer import Tokenizer
+
+log = logging.getLogger("worker")
 
 Progress = Callable[[str, float], None]  # stage, fraction done
 
@@ -49,10 +51,13 @@ def load(
         decoder = load_model(gguf, config, progress, KERNELS)
         size_bytes = gguf.size_bytes
     capacity = plan(config, decoder.context_length)
-    check_memory(metadata, capacity)
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.context_length)
+    warn_of_context(config, capacity, decoder.context_length)
+    check_memory(decoder.block_bytes, capacity)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
     engine.start()
+    if config.numa:
+        place(config.numa, [engine.thread_id, *decoder.thread_ids])
     description = describe(
         metadata,
         prompts,
@@ -73,7 +78,7 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
     num_positions = config.context_length or trained
     max_running = config.max_running or _MAX_RUNNING
     return Capacity(
-        context_length=min(num_positions, trained),
+        context_length=num_positions if config.rope.stretches else min(num_positions, trained),
         num_blocks=-(-num_positions // BLOCK_SIZE) + max_running,
         block_size=BLOCK_SIZE,
         max_running=max_running,
@@ -82,26 +87,29 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
     )
 
 
-def check_memory(metadata: Mapping[str, Any], capacity: Capacity) -> None:
+def warn_of_context(config: WorkerConfig, capacity: Capacity, trained: int) -> None:
+    """Says what becomes of a context beyond the one the model was trained for."""
+    if config.context_length <= trained:
+        return
+    if capacity.context_length > trained:
+        log.warning(
+            "--ctx-size %d goes beyond the %d positions the model was trained for, as far as rope scaling carries",
+            config.context_length, trained,
+        )  # fmt: skip
+    else:
+        log.warning(
+            "a request gets %d of the %d positions of --ctx-size, what the model was trained for; --rope-scaling yarn "
+            "--rope-scale %d makes room", trained, config.context_length, -(-config.context_length // trained),
+        )  # fmt: skip
+
+
+def check_memory(block_bytes: int, capacity: Capacity) -> None:
     """Memory is given out when it is first touched: one too large would end the process in the middle of an answer."""
-    position_bytes = cache_bytes_per_position(metadata)
-    needed = capacity.num_blocks * capacity.block_size * position_bytes
+    needed = capacity.num_blocks * block_bytes
     available = psutil.virtual_memory().available
     if needed > available:
-        fitting = available // 2 // position_bytes // 1024 * 1024
+        fitting = available // 2 // block_bytes * capacity.block_size // 1024 * 1024
         raise TooLittleMemory(
             f"a context of {capacity.num_blocks * capacity.block_size} positions needs {needed / _GIB:.1f} GiB, "
             f"{available / _GIB:.1f} GiB are free; try --ctx-size {max(fitting, 1024)}"
         )
-
-
-def cache_bytes_per_position(metadata: Mapping[str, Any]) -> int:
-    """Keys and values of one position in all layers, in 16-bit floats."""
-    architecture = metadata.get("general.architecture", "")
-
-    def number(name: str, default: int) -> int:
-        return int(np.max(metadata.get(f"{architecture}.{name}", default)))
-
-    num_heads = number("attention.head_count", 1)
-    head_dim = number("attention.key_length", number("embedding_length", 0) // num_heads)
-    return 2 * 2 * number("block_count", 1) * number("attention.head_count_kv", num_heads) * head_dim

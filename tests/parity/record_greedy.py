@@ -95,7 +95,7 @@ def version(server: Path) -> str:
 
 
 def _record(client: httpx.Client, version: str, model: Path) -> Oracle:
-    recorded = [_record_raw(client, name, prompt) for name, prompt in cases.RAW.items()]
+    recorded = [record_raw(client, name, prompt) for name, prompt in cases.RAW.items()]
     recorded += [_record_chat(client, name, messages) for name, messages in cases.CHATS.items()]
     end_tokens = {case.steps[-1].token for case in recorded if case.ended}
     return Oracle(
@@ -107,7 +107,7 @@ def _record(client: httpx.Client, version: str, model: Path) -> Oracle:
     )
 
 
-def _record_raw(client: httpx.Client, name: str, prompt: str) -> Case:
+def record_raw(client: httpx.Client, name: str, prompt: str) -> Case:
     reply = oracle.post(client, Endpoint.COMPLETION, oracle.completion_body(prompt))
     print(f"{name:20} {reply['tokens_evaluated']:5} {reply['content']!r}", file=sys.stderr)
     return Case(
@@ -126,7 +126,7 @@ def _record_chat(client: httpx.Client, name: str, messages: cases.Conversation) 
     """The tokens come from the rendered prompt, the text from the chat route; the two must tell one story."""
     body = {"messages": messages}
     rendered = oracle.post(client, "/apply-template", body)["prompt"]
-    raw = _record_raw(client, f"chat_{name}", rendered)
+    raw = record_raw(client, f"chat_{name}", rendered)
     case = Case(raw.name, Endpoint.CHAT, body, rendered, raw.num_prompt, raw.steps, raw.ended, raw.content)
     end_tokens = frozenset({case.steps[-1].token} if case.ended else ())
     verdict = oracle.compare(case, oracle.ask(client, case), end_tokens)

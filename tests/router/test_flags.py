@@ -55,7 +55,7 @@ def test_several_models_keep_their_order() -> None:
 
 def test_a_bare_flag_does_not_swallow_the_next_one() -> None:
     given = given_by("--flash-attn -m a.gguf --numa --port 1")
-    assert given.values == {"model": ["a.gguf"], "port": ["1"]}
+    assert given.values == {"model": ["a.gguf"], "numa": ["on"], "port": ["1"]}
 
 
 def test_a_value_may_follow_an_equals_sign_and_may_be_negative() -> None:
@@ -64,17 +64,18 @@ def test_a_value_may_follow_an_equals_sign_and_may_be_negative() -> None:
 
 
 def test_flags_without_effect_are_noted_once_per_reason() -> None:
-    notes = given_by("--metal -ngl 3 --mlock -ngl 4 --cont-batching").notes()
+    notes = given_by("--metal -ngl 3 --swa-full -ngl 4 --cont-batching").notes()
     assert notes == (
         "no effect: --metal, -ngl (models run on the processor; there is no GPU backend)",
-        "no effect: --mlock (memory is managed by the worker itself)",
+        "no effect: --swa-full (memory is managed by the worker itself)",
     )
 
 
 def test_turning_off_what_is_always_on_is_noted() -> None:
     assert parse(["--no-cont-batching"], {}).notes() == ("no effect: --no-cont-batching (this is always on)",)
-    assert parse(["-fa", "off"], {}).notes() == ("no effect: -fa (this is always on)",)
-    assert parse(["-fa", "on"], {}).notes() == ()
+    (note,) = parse(["-fa", "off"], {}).notes()
+    assert note == "no effect: -fa (attention never stores its scores: there is no other kind here)"
+    assert parse(["-fa", "on"], {}).notes() == parse(["-fa", "auto"], {}).notes() == ()
 
 
 def test_a_flag_beats_the_environment_and_the_environment_the_default() -> None:

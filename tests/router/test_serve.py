@@ -122,11 +122,11 @@ def get(url: str) -> int:
 
 
 def test_it_says_where_it_listens_what_it_serves_and_when_it_is_ready(model: str) -> None:
-    with serving("-m", model, "--alias", "small,tiny", "--mlock") as command:
+    with serving("-m", model, "--alias", "small,tiny", "--swa-full") as command:
         url = command.ready()
         assert get(f"{url}/health") == 200
         assert "(no key asked for)" in command.output
-        assert "note: no effect: --mlock (memory is managed by the worker itself)" in command.output
+        assert "note: no effect: --swa-full (memory is managed by the worker itself)" in command.output
         assert re.search(r"tiny\.gguf +small tiny +mock +Q4_1 +2048 +2 MB +ready", command.output)
         assert "/models/" not in command.output
 

@@ -78,14 +78,14 @@ def test_no_model_at_all_says_how_to_give_one() -> None:
 
 def test_worker_settings_reach_every_worker_and_automatic_ones_do_not(files: Path) -> None:
     config = configured("-m a.gguf -m b.gguf -t 2 -c 4096 -np -1 -b 0 --memory-f32")
-    expected = ("--threads", "2", "--ctx-size", "4096", "--cache-type", "f32")
+    expected = ("--threads", "2", "--ctx-size", "4096", "--cache-type-k", "f32", "--cache-type-v", "f32")
     assert [model.worker_arguments for model in config.models] == [expected, expected]
 
 
 def test_a_cache_type_no_worker_knows_is_noted_and_not_passed_on(files: Path) -> None:
-    config = configured("-m a.gguf -ctk iq4_nl -ctv iq4_nl")
+    config = configured("-m a.gguf -ctk iq4_nl")
     assert config.models[0].worker_arguments == ()
-    assert config.notes == ("no effect: --cache-type-k iq4_nl (a worker knows f16, f32, q8_0)",)
+    assert config.notes == ("no effect: --cache-type-k iq4_nl (a worker knows f32, f16, bf16, q8_0, q4_0)",)
 
 
 @pytest.mark.parametrize(

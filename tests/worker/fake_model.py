@@ -81,6 +81,7 @@ class FakeTokenizer:
 
     bos_id, eos_id, add_bos, add_eos = 1, EOG, True, False
     vocab_type = 2
+    longest_token = 1
     eog_ids = frozenset({EOG})
 
     def __init__(self, vocab_size: int = 48) -> None:

@@ -1,9 +1,11 @@
 """The worker as a process: how it starts, what it says when it cannot, how it ends."""
 
 import json
+import math
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -17,9 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from tests.fixtures_gguf import write_tiny_llama
-from worker.config import WorkerConfig
-from worker.errors import ModelFileError
-from worker.startup import cache_bytes_per_position, check_memory, plan
+from worker.gguf import GGUF
 
 DEADLINE = 240  # the first start ever compiles the kernels
 
@@ -151,30 +151,17 @@ def test_an_empty_token_file_is_refused(model, tmp_path):
     assert "no token" in refusal("--token-file", str(tmp_path / "token"), model=model, listen=f"unix:{tmp_path}/s")
 
 
-METADATA = {
-    "general.architecture": "llama",
-    "llama.block_count": 30,
-    "llama.embedding_length": 576,
-    "llama.attention.head_count": 9,
-    "llama.attention.head_count_kv": 3,
-}
+def test_a_cache_type_that_cannot_be_had_is_named_with_those_that_can(model, tmp_path):
+    line = refusal("--cache-type-k", "q5_1", model=model, listen=f"unix:{tmp_path}/s")
+    assert "'q5_1'" in line and "f16" in line and "--cache-type-k" in line
 
 
-def test_the_cache_holds_the_context_once_and_a_block_for_each_sequence():
-    capacity = plan(WorkerConfig(Path("f"), "", context_length=4096), trained=8192)
-    assert (capacity.context_length, capacity.num_blocks, capacity.max_running) == (4096, 256 + 16, 16)
-
-
-def test_no_sequence_goes_beyond_what_the_model_was_trained_for():
-    capacity = plan(WorkerConfig(Path("f"), "", context_length=10000, max_running=2), trained=8192)
-    assert (capacity.context_length, capacity.num_blocks) == (8192, 625 + 2)
-
-
-def test_a_position_of_the_cache_is_keys_and_values_of_all_layers():
-    assert cache_bytes_per_position(METADATA) == 30 * 2 * 3 * 64 * 2
-
-
-def test_a_context_beyond_the_memory_is_refused_with_one_that_fits():
-    capacity = plan(WorkerConfig(Path("f"), "", context_length=1 << 40), trained=1 << 40)
-    with pytest.raises(ModelFileError, match=r"needs .* GiB, .* GiB are free; try --ctx-size \d+"):
-        check_memory(METADATA, capacity)
+def test_a_tensor_that_holds_no_number_is_named_if_that_is_checked(model, tmp_path):
+    damaged = tmp_path / "damaged.gguf"
+    content = bytearray(model.read_bytes())
+    with GGUF.open(model) as gguf:
+        offset = gguf.tensors["output_norm.weight"].offset
+    content[offset + 12 : offset + 16] = struct.pack("<f", math.nan)
+    damaged.write_bytes(content)
+    line = refusal("--check-tensors", model=damaged, listen=f"unix:{tmp_path}/s")
+    assert "tensor output_norm.weight (F32): the value at [3] is no finite number" in line

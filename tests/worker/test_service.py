@@ -333,6 +333,16 @@ async def test_a_prompt_as_long_as_the_context_is_refused_with_both_numbers(work
     assert (detail.num_prompt_tokens, detail.context_length) == (128, 128)
 
 
+async def test_a_prompt_too_long_for_any_tokenisation_is_refused_before_it_is_tokenised(worker, monkeypatch):
+    monkeypatch.setattr(FakeTokenizer, "encode", None)
+    monkeypatch.setattr(FakeTokenizer, "longest_token", 10)
+    prompt = pb.Prompt(parts=pb.PromptParts(parts=[{"text": "x" * 2000}]))
+    status, detail = await worker.error(prompt=prompt)
+    assert (status, detail.code) == (grpc.StatusCode.INVALID_ARGUMENT, pb.CONTEXT_EXCEEDED)
+    assert (detail.num_prompt_tokens, detail.context_length) == (200, 128)
+    assert detail.message.startswith("request (at least 200 tokens) exceeds the available context size (128 tokens)")
+
+
 async def test_a_full_line_is_overloaded(tmp_path):
     async with serving(tmp_path, max_running=1, max_waiting=1) as worker:
         worker.model.gate.clear()

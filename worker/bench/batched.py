@@ -12,8 +12,8 @@ from typing import Any
 
 import orjson
 
-from worker.bench.loading import Loaded, loaded, say
-from worker.bench.options import counts, numbers, paths, setup
+from worker.bench.loading import Loaded, Setup, loaded, say
+from worker.bench.options import counts, numbers, paths
 from worker.bench.workload import Trial, measure_phases
 from worker.errors import InvalidRequest, WorkerError
 
@@ -28,7 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         trials = _trials(options)
-        wanted = setup(options.threads, options.cache_type_k, options.cache_type_v)
+        wanted = Setup(options.threads, options.cache_type_k, options.cache_type_v)
         for model in options.model:
             with loaded(model, wanted, say) as found:
                 for text in FORMATS[options.output](_rows(found, trials, options.ctx_size)):

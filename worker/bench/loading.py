@@ -20,7 +20,8 @@ class Setup:
     """What needs a decoder of its own."""
 
     num_threads: int = 0  # 0: one for each usable core
-    kv_type: str = "f16"
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ class Loaded:
 @contextmanager
 def loaded(path: Path, setup: Setup, say: Callable[[str], None]) -> Iterator[Loaded]:
     """Raises WorkerError or OSError if the file cannot be used."""
-    config = WorkerConfig(path, "", num_threads=setup.num_threads, kv_type=setup.kv_type)
+    config = WorkerConfig(
+        path, "", num_threads=setup.num_threads, kv_type_k=setup.kv_type_k, kv_type_v=setup.kv_type_v
+    )
     with GGUF.open(path) as gguf:
         decoder = load_model(gguf, config, lambda what, _: say(what))
         try:

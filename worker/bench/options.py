@@ -14,7 +14,6 @@ from typing import Any
 
 from worker.bench.loading import Setup
 from worker.bench.workload import Trial
-from worker.errors import InvalidRequest
 
 FORMATS = ("md", "json", "jsonl", "csv", "sql")
 
@@ -141,21 +140,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def setup(num_threads: int, key_type: str, value_type: str) -> Setup:
-    """Raises InvalidRequest for cache types that do not go together."""
-    if key_type != value_type:
-        raise InvalidRequest(
-            f"keys and values are cached in one type, not {key_type} and {value_type}: give -ctk and -ctv the same"
-        )
-    return Setup(num_threads, key_type)
-
-
 def plan(options: argparse.Namespace) -> list[Measurement]:
     """As llama-bench orders them: of each combination the prompts, the generations, then both."""
     pairs = [(num, 0) for num in options.n_prompt] + [(0, num) for num in options.n_gen] + options.prompt_and_gen
     combinations = itertools.product(*(getattr(options, name) for name in list(DEFAULTS)[:-3]))
     return [
-        Measurement(model, setup(num_threads, key_type, value_type), Trial(prompt, generated, depth, 1, batch, ubatch))
+        Measurement(model, Setup(num_threads, key_type, value_type), Trial(prompt, generated, depth, 1, batch, ubatch))
         for model, batch, ubatch, key_type, value_type, num_threads, depth in combinations
         for prompt, generated in pairs
         if prompt or generated

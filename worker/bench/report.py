@@ -49,8 +49,8 @@ def facts(model: Loaded) -> dict[str, Any]:
         "n_ubatch": 0,
         "n_threads": decoder.num_threads,
         **_WITHOUT_MEANING,
-        "type_k": model.config.kv_type,
-        "type_v": model.config.kv_type,
+        "type_k": model.config.kv_type_k,
+        "type_v": model.config.kv_type_v,
     }
 
 

@@ -5,13 +5,13 @@ load.py and the bench call `compile_all`. numba compiles one function at a time 
 lets only one worker compile: the others wait and find everything done.
 """
 
+import contextlib
 import fcntl
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 from worker.kernels.jit import CACHE, Entry, Native
@@ -70,7 +70,8 @@ class _Round:
             return self._waiting.pop(0)
 
     def _finish(self, kernel: Kernel) -> None:
-        _mark(self._cache, kernel).touch()
+        with contextlib.suppress(OSError):  # a full disk: it is compiled again at the next start
+            _mark(self._cache, kernel).touch()
         with self._lock:
             self._num_done += 1
 
@@ -80,7 +81,7 @@ def _mark(cache: Path, kernel: Kernel) -> Path:
     return cache / f"{kernel.name.replace(' ', '-')}.compiled"
 
 
-@contextmanager
+@contextlib.contextmanager
 def _lock(path: Path) -> Iterator[None]:
     with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -9,6 +9,7 @@ The cache folder is private and its name carries everything numba's own key does
 that use this one, the numba version, the processor and the instruction set in force.
 """
 
+import functools
 import hashlib
 import os
 import platform
@@ -23,6 +24,8 @@ import numba
 import numba.core.config
 from llvmlite import ir
 from numba import types
+from numba.core.caching import FunctionCache
+from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
 
@@ -51,9 +54,7 @@ def _private_cache() -> Path | None:
     folder = _kernel_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(b"x" * 4096)
-            probe.flush()
+        tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         print(f"warning: kernels are compiled at every start: {folder}: {error.strerror}", file=sys.stderr)
         return None
@@ -65,18 +66,41 @@ CACHE = _private_cache()
 
 # No fast math: a sum has one order, a NaN stays visible, and no estimate of a reciprocal or of a root, which every
 # processor family makes in its own way, gets into a result. Where a product and a sum are to be one, kernels say fma.
-_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": CACHE is not None}
+_OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 
 _LETTERS = {"i": types.int64, "f": types.float32}
 
+
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """Machine code on disk. Where the disk takes no more, it stays in memory, and a warning says so."""
+
+    def save_overload(self, signature: Any, compiled: Any) -> None:
+        try:
+            super().save_overload(signature, compiled)
+        except OSError as error:
+            _warn_of_disk(f"{CACHE}: {error.strerror}")
+
+
+@functools.cache
+def _warn_of_disk(problem: str) -> None:
+    print(f"warning: some kernels are compiled at every start: {problem}", file=sys.stderr)
+
+
+def _keeping(compiled: Any, function: Callable[..., Any]) -> Any:
+    """What numba's cache=True does, with a cache of ours."""
+    if CACHE is not None:
+        compiled._cache = _Kept(function)
+    return compiled
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """A function compiled into the kernels that call it."""
-    return numba.njit(**_OPTIONS)(function)
+    return _keeping(numba.njit(nogil=True, **_OPTIONS)(function), function)
 
 
 def inlined(function: Callable[..., Any]) -> Any:
     """A kernel that becomes part of its caller before anything is optimised: for thin layers around others."""
-    return numba.njit(inline="always", **_OPTIONS)(function)
+    return _keeping(numba.njit(inline="always", nogil=True, **_OPTIONS)(function), function)
 
 
 class Native:
@@ -91,8 +115,10 @@ class Native:
     def compile(self) -> None:
         """Compiles it or loads it from the cache; once."""
         if self._compiled is None:
-            options = {name: value for name, value in _OPTIONS.items() if name != "nogil"}  # it runs inside an entry
-            self._compiled = numba.cfunc(self._signature, **options)(self._function)
+            signature = self._signature.args, self._signature.return_type
+            compiled = _keeping(CFunc(self._function, signature, {}, _OPTIONS), self._function)
+            compiled.compile()
+            self._compiled = compiled
 
     @property
     def address(self) -> int:
@@ -105,7 +131,7 @@ class Entry:
 
     def __init__(self, signature: Any, function: Callable[..., Any]) -> None:
         self.name, self._signature = function.__name__, signature
-        self._dispatcher = numba.njit(**_OPTIONS)(function)
+        self._dispatcher = kernel(function)
 
     def compile(self) -> None:
         """Compiles it or loads it from the cache; once."""

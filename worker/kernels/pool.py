@@ -23,6 +23,8 @@ from worker.kernels.jit import kernel, native
 # Offsets of the control words, int32, each in its own cache line.
 ARRIVED, GENERATION, SLEEPERS, PATIENCE, TICKET, IDLE_SLEEPERS, IDLE_PATIENCE, STOP = (64 * line for line in range(8))
 CONTROL_BYTES = 64 * 8
+MOST_THREADS = 1 << 10  # less one: the ticket's low digits are a number of threads
+_MOST_STEPS = 1 << 21  # numbers of steps before they begin again
 
 # Turns of a spin, about 20 nanoseconds each.
 _FEWEST_SPINS, _MOST_SPINS, _SPINS_WON = 400, 8000, 40
@@ -124,9 +126,19 @@ def barrier(control, num_threads):
 
 
 @kernel
-def start_step(control):
-    """Thread 0: lets the parked threads go."""
-    _change(control + TICKET, np.int32(_read(control + TICKET) + 1), control + IDLE_SLEEPERS)
+def start_step(control, num_threads):
+    """Thread 0: lets the parked threads go; the first `num_threads`, itself among them, have a part in the step.
+
+    The ticket says both that there is a new step and for whom: a thread without a part may look at it late.
+    """
+    number = _read(control + TICKET) // MOST_THREADS + 1
+    _change(control + TICKET, np.int32(number % _MOST_STEPS * MOST_THREADS + num_threads), control + IDLE_SLEEPERS)
+
+
+@kernel
+def num_participants(ticket):
+    """How many threads have a part in the ticket's step."""
+    return np.int64(ticket % MOST_THREADS)
 
 
 @kernel
@@ -141,7 +153,7 @@ def wait_for_step(control, ticket):
 @kernel
 def _stop(control):
     _write(control + STOP, np.int32(1))
-    start_step(control)
+    start_step(control, 0)
 
 
 class ThreadPool:
@@ -158,6 +170,11 @@ class ThreadPool:
         ]
         for thread in self._threads:
             thread.start()
+
+    @property
+    def thread_ids(self) -> list[int]:
+        """The system's."""
+        return [thread.native_id for thread in self._threads if thread.native_id is not None]
 
     def close(self) -> None:
         """Ends the parked threads. No step may be running."""

@@ -47,7 +47,9 @@ FAMILIES: dict[str, Family] = {
     "qwen3": Family(),
     "qwen3moe": Family(experts=ExpertUse.ALWAYS),
     "phi3": Family(window_period=0),
-    "gemma2": Family(activation="gelu", scales_embeddings=True, window_period=2, window=4096),
+    "gemma2": Family(
+        activation="gelu", scales_embeddings=True, window_period=2, window=4096, local_rope_base=10000.0
+    ),
     "gemma3": Family(activation="gelu", scales_embeddings=True, window_period=6, local_rope_base=10000.0),
 }
 
@@ -173,17 +175,19 @@ def _local_layers(period: int, num_layers: int) -> tuple[bool, ...]:
 
 
 def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
-    dimensions, base = number("rope.dimension_count", head_dim), number.real("rope.freq_base", 10000.0, least=1)
+    if scaling not in ("none", "linear", "yarn", "longrope"):
+        raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
     factor = number.real("rope.scaling.factor", 1.0, least=1e-6)
-    original = number("rope.scaling.original_context_length", number("context_length"))
-    if scaling in ("none", "longrope"):  # longrope's factors are tensors, chosen by the original context
-        attention_factor = number.real("rope.scaling.attn_factor", 1.0)
-        return Rotation(dimensions, base, original_context=original, attention_factor=attention_factor)
-    if scaling == "linear":
-        return Rotation(dimensions, base, 1 / factor)
-    if scaling == "yarn":
-        return Rotation(dimensions, base, 1 / factor, original, extrapolation=1.0)
-    raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
+    return Rotation(
+        dimensions=number("rope.dimension_count", head_dim),
+        base=number.real("rope.freq_base", 10000.0, least=1),
+        scale=1 / factor if scaling in ("linear", "yarn") else 1.0,  # longrope's factors are tensors
+        original_context=number("rope.scaling.original_context_length", number("context_length")),
+        extrapolation=number.real("rope.scaling.yarn_ext_factor", 1.0) if scaling == "yarn" else 0.0,
+        attention_factor=number.real("rope.scaling.attn_factor", 1.0),
+        beta_fast=number.real("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=number.real("rope.scaling.yarn_beta_slow", 1.0),
+    )
 
 
 def _attention_scale(name: str, num_layers: int, width_per_head: float, head_dim: int) -> float:

@@ -73,14 +73,24 @@ class Decoder:
     """A loaded model. Only the engine's thread calls it."""
 
     def __init__(
-        self, architecture: Architecture, weights: PackedWeights, num_threads: int, cache: CacheTypes = CacheTypes()
+        self,
+        architecture: Architecture,
+        weights: PackedWeights,
+        num_threads: int,
+        num_batch_threads: int = 0,
+        cache: CacheTypes = CacheTypes(),
     ) -> None:
-        """The kernels of `kernels_for` must be compiled."""
+        """The kernels of `kernels_for` must be compiled.
+
+        Steps that read prompts run on `num_batch_threads`, if given, all others on `num_threads`; results do not depend
+        on it.
+        """
         self.architecture = architecture
         self.vocab_size = architecture.vocab_size
         self.context_length = architecture.context_length
         self.instruction_set = simd.INSTRUCTION_SET
         self.num_threads = num_threads
+        self._num_batch_threads = num_batch_threads or num_threads
         self._weights, self._cache_types = weights, cache
         self._model = np.zeros(1, MODEL)
         self._layers = np.zeros(architecture.num_layers, LAYER)
@@ -90,24 +100,35 @@ class Decoder:
         self._tables: list[NDArray[np.float32]] = []
         self._describe_model()
         self._describe_layers()
-        self._pool: ThreadPool | None = None
+        self._pool: ThreadPool | None = None  # from `reserve` on: its threads read what that allocates
 
     @property
     def num_parameters(self) -> int:
         """Weights in the file, embeddings included."""
         return sum(t.num_matrices * t.num_rows * t.num_columns for t in self._weights.tensors.values())
 
-    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int, context_length: int = 0) -> None:
+    @property
+    def thread_ids(self) -> list[int]:
+        """The system's, of the threads that compute beside the caller of `forward`."""
+        return self._pool.thread_ids if self._pool else []
+
+    @property
+    def block_bytes(self) -> int:
+        """Of a cache block's positions, their keys and values in all layers."""
+        page_bytes = int(self._model["key_page_bytes"][0] + self._model["value_page_bytes"][0])
+        return page_bytes * self.architecture.num_layers
+
+    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
         """Allocates the cache and the buffers of a step and starts the threads; called once, before `forward`.
 
-        context_length: positions of the longest sequence, where it is less than what the blocks hold. Memory is touched
-        when it is first used.
+        Memory is touched when it is first used.
         """
         a, step = self.architecture, self._step
+        num_threads = max(self.num_threads, self._num_batch_threads)
         max_tokens = max(max_tokens, max_sequences)
         max_rows = max_tokens * (a.experts.num_used if a.experts else 1)
         num_positions = num_blocks * BLOCK_SIZE
-        self._build_rotations(num_positions, context_length or num_positions)
+        self._build_rotations(num_positions)
         self._allocate_cache(num_blocks)
         width, kv_width = a.num_heads * a.head_dim, a.num_kv_heads * a.head_dim
         widest = max(a.embedding_length, a.feed_forward_length, width)
@@ -136,14 +157,14 @@ class Decoder:
             "qkv": max_tokens * (width + 2 * kv_width) * 4,
             "attention": max_tokens * width * 4,
             "gate_up": max_rows * a.feed_forward_length * 8,
-            "inputs": self.num_threads * inputs_stride,
-            "scratch": self.num_threads * scratch_stride,
+            "inputs": num_threads * inputs_stride,
+            "scratch": num_threads * scratch_stride,
             "parts": max_parts * state_bytes(a.head_dim),
         }.items():
             step[name] = self._allocate(num_bytes)
         if a.experts:
-            self._reserve_experts(a.experts, max_tokens)
-        self._pool = ThreadPool(self.num_threads, self._park)
+            self._reserve_experts(a.experts, max_tokens, num_threads)
+        self._pool = ThreadPool(num_threads, self._park)
 
     def forward(
         self,
@@ -168,17 +189,18 @@ class Decoder:
         step = self._step[0]
         step["num_tokens"], step["num_sequences"] = tokens.size, num_sequences
         step["num_logit_rows"] = logit_rows.size
-        compute(self._model, self._layers, self._step, self._tiles, self._pool.control, 0, self.num_threads)
+        num_threads = self._num_batch_threads if tokens.size > num_sequences else self.num_threads
+        compute(self._model, self._layers, self._step, self._tiles, self._pool.control, 0, num_threads)
         return self._logits[: logit_rows.size, : self.vocab_size]
 
     def close(self) -> None:
         """Ends the threads and gives the weights back."""
-        if self._pool is not None:
+        if self._pool:
             self._pool.close()
         self._weights.close()
 
     def _park(self, control: int, thread: int) -> None:
-        compute(self._model, self._layers, self._step, self._tiles, control, thread, self.num_threads)
+        compute(self._model, self._layers, self._step, self._tiles, control, thread, 0)
 
     def _describe_model(self) -> None:
         a, model, tensors = self.architecture, self._model, self._weights.tensors
@@ -227,19 +249,19 @@ class Decoder:
                     layer[field] = tensor.address
             _split_fused_bias(layer, self.architecture)
 
-    def _build_rotations(self, num_positions: int, context_length: int) -> None:
+    def _build_rotations(self, num_positions: int) -> None:
         a = self.architecture
-        factors = self._frequency_factors(context_length)
+        factors = self._frequency_factors()
         whole = rotation_table(a.rotation, num_positions, factors)
         local = whole if a.local_rotation == a.rotation else rotation_table(a.local_rotation, num_positions)
         self._tables = [whole, local]
         for index in range(a.num_layers):
             self._layers[index]["rotations"] = (local if a.local_layers[index] else whole).ctypes.data
 
-    def _frequency_factors(self, context_length: int) -> NDArray[np.float32] | None:
+    def _frequency_factors(self) -> NDArray[np.float32] | None:
         """Llama 3's factors; Phi 3's, which has others for contexts beyond what it was first trained on."""
-        original = self.architecture.rotation.original_context or self.context_length
-        for name in ("rope_freqs", "rope_factors_long" if context_length > original else "rope_factors_short"):
+        goes_beyond = self.architecture.rotation.goes_beyond
+        for name in ("rope_freqs", "rope_factors_long" if goes_beyond else "rope_factors_short"):
             if f"{name}.weight" in self._weights.tensors:
                 return self._weights.vector(f"{name}.weight")
         return None
@@ -251,11 +273,11 @@ class Decoder:
             layer["keys"] = cache + index * (keys + values)
             layer["values"] = layer["keys"] + keys
 
-    def _reserve_experts(self, facts: Experts, max_tokens: int) -> None:
+    def _reserve_experts(self, facts: Experts, max_tokens: int, num_threads: int) -> None:
         max_rows, step = max_tokens * facts.num_used, self._step
         routes_stride = _aligned(experts.routes_bytes(max_rows, facts.count, facts.num_used))
         step["max_rows"], step["routes_stride"] = max_rows, routes_stride
-        step["routes"] = self._allocate(self.num_threads * routes_stride)
+        step["routes"] = self._allocate(num_threads * routes_stride)
         step["scores"] = self._allocate(max_tokens * _scores_width(self.architecture) * 4)
         step["expert_outputs"] = self._allocate(max_rows * self.architecture.embedding_length * 4)
 

@@ -26,7 +26,7 @@ from worker.kernels.ops import (
     read_row,
     scale_row,
 )
-from worker.kernels.pool import barrier, start_step, wait_for_step
+from worker.kernels.pool import barrier, num_participants, start_step, wait_for_step
 from worker.kernels.simd import LANES, load_scalar_i32
 from worker.model import experts
 from worker.model.attention import attend, cut_into_tiles, finish_attention, prepare_attention
@@ -333,11 +333,12 @@ def _share(model, layers, step, tiles, control, thread, num_threads):
     _array_of(MODEL), _array_of(LAYER), _array_of(STEP), _array_of(TILE), types.intp, types.intp, types.intp
 ))  # fmt: skip
 def compute(models, layers, steps, tiles, control, thread, num_threads):
-    """Thread 0 computes one step and returns; the others compute every step until the pool closes."""
+    """Thread 0 computes one step with the first `num_threads` and returns; the others compute every step that they
+    have a part in, until the pool closes."""
     model, step = models[0], steps[0]
     if thread == 0:
         if num_threads > 1:
-            start_step(control)
+            start_step(control, num_threads)
         _share(model, layers, step, tiles, control, thread, num_threads)
         return
     ticket = np.int32(0)
@@ -345,4 +346,6 @@ def compute(models, layers, steps, tiles, control, thread, num_threads):
         ticket = wait_for_step(control, ticket)
         if ticket < 0:
             return
-        _share(model, layers, step, tiles, control, thread, num_threads)
+        participants = num_participants(ticket)
+        if thread < participants:
+            _share(model, layers, step, tiles, control, thread, participants)

@@ -3,14 +3,19 @@
 import os
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from worker.config import WorkerConfig
 from worker.errors import GGUFError, UnsupportedModel
 from worker.gguf import GGUF
+from worker.kernels.cache_types import CACHE_TYPES
+from worker.kernels.codes import BLOCK
 from worker.kernels.compilation import Kernel, compile_all
 from worker.kernels.jit import cache_folder
 from worker.model.architecture import Architecture, Experts, read_architecture
 from worker.model.decoder import CacheTypes, Decoder, kernels_for
+from worker.model.finite import check_finite
+from worker.model.rotation import retold
 from worker.model.weights import pack_weights
 
 Progress = Callable[[str, float], None]  # stage, fraction done
@@ -23,17 +28,51 @@ def load_model(
     gguf: GGUF, config: WorkerConfig, progress: Progress, other_kernels: Sequence[Kernel] = ()
 ) -> Decoder:
     """Compiles the model's kernels and `other_kernels`. UnsupportedModel or GGUFError name what does not fit."""
-    if config.kv_type != "f16":
-        raise UnsupportedModel(f"KV cache type {config.kv_type!r} is not supported; supported: f16")
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise GGUFError("tensor token_embd.weight is missing")
-    architecture = read_architecture(gguf.metadata, embedding.shape[0])
+    architecture = _retold(read_architecture(gguf.metadata, embedding.shape[0]), config)
+    cache = _cache_types(architecture, config)
     check_tensors(gguf, architecture)
-    weights = pack_weights(gguf, cache_folder() / "panels", lambda done: progress("packing weights", done))
-    kernels = [*other_kernels, *kernels_for(architecture, weights, CacheTypes())]
+    if config.checks_tensors:
+        check_finite(gguf)
+    folder = cache_folder() / "panels"
+    weights = pack_weights(
+        gguf, folder, lambda done: progress("packing weights", done), mapped=config.maps_weights
+    )
+    if config.locks_weights:
+        weights.lock()
+    kernels = [*other_kernels, *kernels_for(architecture, weights, cache)]
     compile_all(kernels, lambda done, total, name: progress(f"compiling kernels {done}/{total}", done / total))
-    return Decoder(architecture, weights, config.num_threads or usable_cores())
+    return Decoder(
+        architecture,
+        weights,
+        num_threads=config.num_threads or usable_cores(),
+        num_batch_threads=config.num_batch_threads,
+        cache=cache,
+    )
+
+
+def _retold(a: Architecture, config: WorkerConfig) -> Architecture:
+    """With the rotary embedding that the user wants. Base and scale are those of layers that see everything."""
+    goes_beyond = (config.context_length or a.context_length) > a.rotation.original_context
+    rotation = replace(retold(a.rotation, config.rope), goes_beyond=goes_beyond)
+    if a.local_rotation == a.rotation:
+        return replace(a, rotation=rotation, local_rotation=rotation)
+    local_rope = replace(config.rope, base=None, scale=None)
+    return replace(a, rotation=rotation, local_rotation=retold(a.local_rotation, local_rope))
+
+
+def _cache_types(a: Architecture, config: WorkerConfig) -> CacheTypes:
+    for flag, name in (("--cache-type-k", config.kv_type_k), ("--cache-type-v", config.kv_type_v)):
+        if name not in CACHE_TYPES:
+            supported = ", ".join(CACHE_TYPES)
+            raise UnsupportedModel(f"KV cache type {name!r} ({flag}) is not supported; supported: {supported}")
+        if not CACHE_TYPES[name].number and a.head_dim % BLOCK:
+            raise UnsupportedModel(
+                f"KV cache type {name} ({flag}) needs heads of a multiple of {BLOCK}; this model's have {a.head_dim}"
+            )
+    return CacheTypes(config.kv_type_k, config.kv_type_v)
 
 
 def usable_cores() -> int:

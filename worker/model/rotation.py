@@ -4,10 +4,12 @@ The decoder makes one table per rotary base of the model. Follows the definition
 arXiv:2309.00071) in the form llama.cpp gives it, of which "linear" and "none" are special cases.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from worker.config import RopeConfig
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,33 @@ class Rotation:
     attention_factor: float = 1.0  # of all cosines and sines
     beta_fast: float = 32.0
     beta_slow: float = 1.0
+    goes_beyond: bool = False  # positions from original_context on are to be used: some files have factors for that
+
+
+def retold(rotation: Rotation, told: RopeConfig) -> Rotation:
+    """The rotation with what is told in place of what the file says, by llama.cpp's rules.
+
+    A scaling of "none" takes the scale away, also a told one. YaRN's attention factor follows from the scale, so that
+    a told one counts only where nothing is extrapolated.
+    """
+    extrapolation = told.extrapolation
+    if extrapolation is None:
+        extrapolation = rotation.extrapolation if told.scaling is None else float(told.scaling == "yarn")
+    attention_factor = told.attention_factor if told.attention_factor is not None and not extrapolation else 1.0
+    return replace(
+        rotation,
+        base=_first(told.base, rotation.base),
+        scale=1.0 if told.scaling == "none" else _first(told.scale, rotation.scale),
+        original_context=int(_first(told.original_context, rotation.original_context)),
+        extrapolation=extrapolation,
+        attention_factor=rotation.attention_factor * attention_factor,
+        beta_fast=_first(told.beta_fast, rotation.beta_fast),
+        beta_slow=_first(told.beta_slow, rotation.beta_slow),
+    )
+
+
+def _first(told: float | None, known: float) -> float:
+    return known if told is None else told
 
 
 def rotation_table(
@@ -36,7 +65,7 @@ def rotation_table(
     if rotation.extrapolation:
         keep = _extrapolated_share(rotation, pairs) * rotation.extrapolation
         interpolated = interpolated * (1 - keep) + frequencies * keep
-        magnitude *= 1 + 0.1 * np.log(1 / rotation.scale)
+        magnitude *= max(1.0, 1 + 0.1 * np.log(1 / rotation.scale))
     angles = np.arange(num_positions)[:, None] * interpolated
     return (np.stack([np.cos(angles), np.sin(angles)], axis=-1) * magnitude).astype(np.float32)
 

@@ -1,19 +1,22 @@
 """Packed weights: the model's tensors as the kernels read them, in one file that all replicas map.
 
 The file is written once, next to other models' in the cache folder, under a name made of the GGUF's content; it appears
-by an atomic rename, so that a reader sees a whole file or none. Where it cannot be written, the same bytes live in
-anonymous memory. load.py decides what is packed; this module knows how it lies. Invariant: what is mapped was
-completely written by this version of the layout.
+by an atomic rename, so that a reader sees a whole file or none, and carries a checksum, for disks that lose what they
+were given. Where it cannot be written, the same bytes live in anonymous memory. load.py decides what is packed; this
+module knows how it lies. Invariant: what is used was completely written by this version of the layout.
 """
 
 import contextlib
+import ctypes
+import fcntl
 import hashlib
 import json
 import mmap
 import os
+import resource
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,6 +75,18 @@ class PackedWeights:
         start = tensor.address - self._view.ctypes.data
         return self._view[start : start + 4 * tensor.num_columns].view(np.float32)
 
+    def lock(self) -> None:
+        """Keeps the pages in memory. Where the system does not allow it, a warning says what its limit is."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.mlock(ctypes.c_void_p(self._view.ctypes.data), ctypes.c_size_t(self.num_bytes)) == 0:
+            return
+        limit, reason = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0], os.strerror(ctypes.get_errno())
+        print(
+            f"warning: the weights ({self.num_bytes} bytes) are not locked in memory: {reason}; "
+            f"the limit is {limit} bytes (ulimit -l, or LimitMEMLOCK= of a service)",
+            file=sys.stderr,
+        )
+
     def close(self) -> None:
         """Unmaps. No address may be used afterwards."""
         self.tensors = {}
@@ -79,22 +94,34 @@ class PackedWeights:
         self._memory.close()
 
 
-def pack_weights(gguf: GGUF, folder: Path | None, progress: Callable[[float], None]) -> PackedWeights:
-    """Maps the model's packed file from `folder`, writing it first if it is not there."""
+def pack_weights(
+    gguf: GGUF, folder: Path | None, progress: Callable[[float], None], *, mapped: bool = True
+) -> PackedWeights:
+    """The model's packed file in `folder`, written first if it is not there: mapped, or copied into memory."""
     places, size = _lay_out(gguf)
     if folder is not None:
         path = folder
         try:
             path = folder / f"{_content_name(gguf, folder)}.panels"
-            if not _is_whole(path, size):
-                _write_file(path, gguf, places, size, progress)
-            return PackedWeights(_map(path), places)
+            memory = _map_whole(path, size) or _write_once(path, gguf, places, size, progress)
+            return PackedWeights(memory if mapped else _copied(memory), places)
         except OSError as error:
             print(f"warning: packed weights stay in memory: {path}: {error.strerror}", file=sys.stderr)
-    memory = mmap.mmap(-1, size)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    memory = _anonymous(size)
     _fill(np.frombuffer(memory, np.uint8), gguf, places, progress)
     return PackedWeights(memory, places)
+
+
+def _anonymous(size: int) -> mmap.mmap:
+    memory = mmap.mmap(-1, size)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _copied(memory: mmap.mmap) -> mmap.mmap:
+    copy = _anonymous(len(memory))
+    np.frombuffer(copy, np.uint8)[:] = np.frombuffer(memory, np.uint8)
+    return copy
 
 
 def _lay_out(gguf: GGUF) -> tuple[list[_Place], int]:
@@ -141,14 +168,15 @@ def _content_name(gguf: GGUF, folder: Path) -> str:
     )
     _add_tensors(identity, gguf, _SAMPLE)
     remembered = folder / f"{identity.hexdigest()[:32]}.name"
-    with contextlib.suppress(FileNotFoundError):
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         if len(name := remembered.read_text()) == _NAME_LENGTH:
             return name
     content = hashlib.sha256(f"{LAYOUT_VERSION} {sys.byteorder}".encode())
     _add_tensors(content, gguf, None)
     name = content.hexdigest()[:_NAME_LENGTH]
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    remembered.write_text(name)
+    with contextlib.suppress(OSError):  # whoever has to write more than a name will say what is wrong
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        remembered.write_text(name)
     return name
 
 
@@ -161,30 +189,58 @@ def _add_tensors(digest: "hashlib._Hash", gguf: GGUF, most: int | None) -> None:
         gguf.release(tensor)
 
 
-def _header(size: int) -> bytes:
-    return _MAGIC + json.dumps({"version": LAYOUT_VERSION, "size": size}).encode()
+def _header(size: int, checksum: int) -> bytes:
+    return _MAGIC + json.dumps({"version": LAYOUT_VERSION, "size": size, "checksum": checksum}).encode()
 
 
-def _is_whole(path: Path, size: int) -> bool:
+def _checksum(memory: mmap.mmap) -> int:
+    """Of all behind the header. A sum of words, because it must be as fast as memory."""
+    return int(np.frombuffer(memory, np.uint64, offset=ALIGNMENT).sum())
+
+
+def _map_whole(path: Path, size: int) -> mmap.mmap | None:
+    """The file's memory; None if there is no such file or it is damaged."""
     try:
-        with path.open("rb") as file:
-            header = _header(size)
-            return file.read(len(header)) == header and os.fstat(file.fileno()).st_size == size
+        if path.stat().st_size != size:
+            return None
+        memory = _map(path)
     except FileNotFoundError:
-        return False
+        return None
+    header = _header(size, _checksum(memory))
+    return memory if memory[: len(header)] == header else None
+
+
+def _write_once(
+    path: Path, gguf: GGUF, places: list[_Place], size: int, progress: Callable[[float], None]
+) -> mmap.mmap:
+    """Writes the file, or waits for the worker that is writing it."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _locked(path.parent / "lock"):
+        memory = _map_whole(path, size)
+        if memory is None:
+            _write_file(path, gguf, places, size, progress)
+            memory = _map(path)
+        return memory
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _write_file(
     path: Path, gguf: GGUF, places: list[_Place], size: int, progress: Callable[[float], None]
 ) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".packing-")
     try:
         os.posix_fallocate(descriptor, 0, size)  # a full disk is an error here, not a SIGBUS while packing
         memory = mmap.mmap(descriptor, size)  # goes away with the last view of it, after an error too
         _fill(np.frombuffer(memory, np.uint8), gguf, places, progress)
+        header = _header(size, _checksum(memory))
         memory.flush()
-        memory[: len(_header(size))] = _header(size)
+        memory[: len(header)] = header
         os.rename(name, path)
     except BaseException:
         os.unlink(name)

@@ -41,6 +41,7 @@ class Tokenizer:
     eog_ids: frozenset[int]
     add_bos: bool
     add_eos: bool
+    longest_token: int  # in characters
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Raises UnsupportedModel for a tokenizer we do not know, GGUFError for one that contradicts itself."""
@@ -53,6 +54,7 @@ class Tokenizer:
             raise UnsupportedModel(f"unknown tokenizer {model!r} ({PREFIX}model); supported: gpt2, llama")
 
         self.vocab_size = len(self._vocabulary)
+        self.longest_token = max(map(len, self._vocabulary.texts))
         self.bos_id = self._vocabulary.roles.get("bos")
         self.eos_id = self._vocabulary.roles.get("eos")
         self.eog_ids = self._vocabulary.eog_ids

@@ -58,3 +58,36 @@ def test_machine_code_is_kept_in_a_private_folder_for_each_instruction_set(tmp_p
         assert folder.startswith(str(tmp_path / "kernels"))
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
     assert kernel_folder(tmp_path) == chosen
+
+
+FULL_DISK = """
+import resource
+import numpy as np
+from tests.worker.kernels.test_jit import call_at_address, write_arguments
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+write_arguments.compile()
+call_at_address.compile()
+out = np.zeros(3, np.float32)
+call_at_address(write_arguments.address, out.ctypes.data)
+print(out[0])
+"""
+
+
+def run(code: str, cache) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"CORRAL_CACHE": str(cache)}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+
+
+def test_a_disk_that_fills_up_while_compiling_costs_one_warning_and_no_kernel(tmp_path):
+    done = run(FULL_DISK, tmp_path)
+    assert done.stdout == "0.5\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: some kernels are compiled at every start: {tmp_path}")
+
+
+def test_a_folder_that_cannot_be_written_costs_one_warning_and_no_kernel(tmp_path):
+    (tmp_path / "file").touch()
+    done = run(FULL_DISK.replace("resource.setrlimit", "#"), tmp_path / "file")
+    assert done.stdout == "0.5\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"warning: kernels are compiled at every start: {tmp_path}/file")

@@ -11,7 +11,16 @@ from numba import types
 
 from tests.worker.kernels.callers import compiled
 from worker.kernels.jit import call, entry
-from worker.kernels.pool import GENERATION, IDLE_SLEEPERS, SLEEPERS, ThreadPool, barrier, start_step, wait_for_step
+from worker.kernels.pool import (
+    GENERATION,
+    IDLE_SLEEPERS,
+    SLEEPERS,
+    ThreadPool,
+    barrier,
+    num_participants,
+    start_step,
+    wait_for_step,
+)
 
 ROUNDS = 300
 _board = types.Array(types.int64, 2, "C")  # (threads, 8): rounds done, times another was elsewhere, ended
@@ -30,23 +39,25 @@ def meet(control, barrier_address, thread, num_threads, num_rounds, board):
         call(barrier_address, (control, num_threads))
 
 
-@entry(types.void(types.int64, types.int64, types.int64, types.int64, _board))
-def park(control, barrier_address, thread, num_threads, board):
-    """A parked thread: joins every step, notes its end."""
+@entry(types.void(types.int64, types.int64, types.int64, _board))
+def park(control, barrier_address, thread, board):
+    """A parked thread: joins every step that it has a part in, notes its end."""
     ticket = np.int32(0)
     while True:
         ticket = wait_for_step(control, ticket)
         if ticket < 0:
             board[thread, 2] += 1
             return
-        board[thread, 0] += 1
-        call(barrier_address, (control, num_threads))
+        participants = num_participants(ticket)
+        if thread < participants:
+            board[thread, 0] += 1
+            call(barrier_address, (control, participants))
 
 
 @entry(types.void(types.int64, types.int64, types.int64, _board))
 def step(control, barrier_address, num_threads, board):
     """Thread 0's part."""
-    start_step(control)
+    start_step(control, num_threads)
     board[0, 0] += 1
     call(barrier_address, (control, num_threads))
 
@@ -69,7 +80,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def parked_pool(num_threads: int, board: np.ndarray) -> ThreadPool:
     address, parking = address_of_barrier(), compiled(park)
-    return ThreadPool(num_threads, lambda control, thread: parking(control, address, thread, num_threads, board))
+    return ThreadPool(num_threads, lambda control, thread: parking(control, address, thread, board))
 
 
 @every_number
@@ -120,6 +131,19 @@ def test_every_parked_thread_computes_every_step_once(num_threads):
         np.testing.assert_array_equal(board[:, 0], number)
     pool.close()
     np.testing.assert_array_equal(board[:, 0], ROUNDS)
+
+
+def test_steps_of_all_sizes_are_computed_by_their_threads_alone():
+    board = np.zeros((4, 8), np.int64)
+    pool = parked_pool(4, board)
+    sizes = np.random.default_rng(0).integers(2, 5, ROUNDS)
+    expected = np.zeros(4, np.int64)
+    for size in sizes:
+        compiled(step)(pool.control, address_of_barrier(), size, board)
+        expected[:size] += 1
+        np.testing.assert_array_equal(board[:size, 0], expected[:size])
+    pool.close()
+    np.testing.assert_array_equal(board[:, 0], expected)
 
 
 def test_threads_asleep_between_steps_are_woken_for_the_next():

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,18 +20,18 @@ MAX_TOKENS = 400
 MAX_ROWS = 400
 
 
-def load(path: Path, num_threads: int = 1, *, cache: Path | None = None) -> Decoder:
+def load(path: Path, num_threads: int = 1, *, cache: Path | None = None, **settings: Any) -> Decoder:
     """Packs into `cache`, or beside the model. Kernels come from the user's cache."""
-    config = WorkerConfig(path, listen="", num_threads=num_threads)
+    config = WorkerConfig(path, listen="", num_threads=num_threads, **settings)
     with GGUF.open(path) as gguf, pytest.MonkeyPatch.context() as patch:
         patch.setattr("worker.model.load.cache_folder", lambda: cache or path.parent / "cache")
         return load_model(gguf, config, lambda stage, done: None)
 
 
 @contextmanager
-def loaded(path: Path, num_threads: int = 1, *, cache: Path | None = None) -> Iterator[Decoder]:
-    """A decoder with its cache reserved."""
-    decoder = load(path, num_threads, cache=cache)
+def loaded(path: Path, num_threads: int = 1, *, cache: Path | None = None, **settings: Any) -> Iterator[Decoder]:
+    """A decoder with its cache reserved; `settings` as in WorkerConfig."""
+    decoder = load(path, num_threads, cache=cache, **settings)
     decoder.reserve(NUM_BLOCKS, MAX_TOKENS, MAX_ROWS)
     try:
         yield decoder

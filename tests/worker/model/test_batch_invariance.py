@@ -91,6 +91,17 @@ def test_a_whole_prompt_in_one_step_gives_the_bits_of_one_token_at_a_time(decode
         np.testing.assert_array_equal(all_logits(decoder, tokens), expected)
 
 
+@pytest.mark.parametrize(("num_threads", "num_batch_threads"), [(1, 3), (3, 1), (2, 4)])
+def test_prompts_and_answers_on_different_numbers_of_threads_give_the_same_bits(
+    path, truth, num_threads, num_batch_threads
+):
+    with loaded(path, num_threads, num_batch_threads=num_batch_threads) as decoder:
+        assert len(decoder.thread_ids) == max(num_threads, num_batch_threads) - 1
+        for tokens, expected in zip(PROMPTS, truth, strict=True):
+            np.testing.assert_array_equal(logits_one_by_one(decoder, tokens), expected)
+            np.testing.assert_array_equal(all_logits(decoder, tokens), expected)
+
+
 def test_a_prefix_in_shared_blocks_gives_the_bits_of_a_prefix_of_ones_own(decoder, truth):
     tokens, expected = PROMPTS[4], truth[4]
     first = Running(tokens, [5, 9, 7, 3])

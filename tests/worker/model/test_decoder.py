@@ -10,7 +10,7 @@ from tests.fixtures_gguf import write_tiny_llama
 from tests.models import smollm2
 from tests.naive_models import Model
 from tests.tiny_models import MODELS, write_model
-from tests.worker.model.models import NUM_BLOCKS, Running, Step, all_logits, blocks_for, load, loaded, random_tokens
+from tests.worker.model.models import NUM_BLOCKS, Running, Step, all_logits, blocks_for, loaded, random_tokens
 from worker.gguf import GGUF
 from worker.model.decoder import BLOCK_SIZE
 from worker.text.tokenizer import Tokenizer
@@ -50,7 +50,7 @@ def deviations(tmp_path, arguments: dict[str, Any], *, exact: bool, num_tokens: 
 def deviations_of(path: Path, tokens: list[int], *, exact: bool) -> np.ndarray:
     with GGUF.open(path) as gguf:
         truth = Model(gguf, exact=exact, context_length=NUM_BLOCKS * BLOCK_SIZE).logits(tokens)
-    with loaded(path) as decoder:
+    with loaded(path, context_length=NUM_BLOCKS * BLOCK_SIZE) as decoder:
         return np.abs(all_logits(decoder, tokens) - truth) / truth.std()
 
 
@@ -125,10 +125,8 @@ def test_the_context_in_force_decides_between_factors_for_short_and_long_ones(tm
     for context_length in (64, 65):
         with GGUF.open(path) as gguf:
             truth = Model(gguf, exact=False, context_length=context_length).logits(tokens)
-        decoder = load(path)
-        decoder.reserve(NUM_BLOCKS, 64, 64, context_length)
-        np.testing.assert_allclose(all_logits(decoder, tokens), truth, atol=5e-3)
-        decoder.close()
+        with loaded(path, context_length=context_length) as decoder:
+            np.testing.assert_allclose(all_logits(decoder, tokens), truth, atol=5e-3)
 
 
 def test_a_damaged_weight_shows_as_nan_where_it_is_used_and_nowhere_else(tmp_path):

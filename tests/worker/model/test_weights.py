@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -23,10 +24,10 @@ from worker.quants import dequantize
 class Packing:
     """What happened in a call of pack_weights: the bytes of every tensor, and how often progress was reported."""
 
-    def __init__(self, model: Path, folder: Path | None) -> None:
+    def __init__(self, model: Path, folder: Path | None, *, mapped: bool = True) -> None:
         self.reports: list[float] = []
         with GGUF.open(model) as gguf:
-            weights = pack_weights(gguf, folder, self.reports.append)
+            weights = pack_weights(gguf, folder, self.reports.append, mapped=mapped)
         self.tensors = {name: contents(weights, name) for name in weights.tensors}
         weights.close()
 
@@ -158,6 +159,18 @@ def damage_header(path: Path) -> None:
         file.write(b"?")
 
 
+def flip_bit(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+def lose_page(path: Path, number: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096 * number)
+        file.write(bytes(4096))
+
+
 def another_version(path: Path) -> None:
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"version": ', b'"version": 9', 1)[: len(data)])
@@ -168,6 +181,9 @@ DAMAGES = {
     "longer": lambda path: os.truncate(path, path.stat().st_size + 4096),
     "empty": lambda path: os.truncate(path, 0),
     "header": damage_header,
+    "one bit": lambda path: flip_bit(path, path.stat().st_size // 2),
+    "last bit": lambda path: flip_bit(path, path.stat().st_size - 1),
+    "a lost page": lambda path: lose_page(path, path.stat().st_size // 4096 // 2),
     "never finished": lambda path: path.write_bytes(bytes(path.stat().st_size)),
     "other version": another_version,
 }
@@ -199,7 +215,7 @@ def test_a_full_disk_gives_memory_and_one_warning_and_leaves_nothing_behind(mode
     monkeypatch.setattr(os, "posix_fallocate", full)
     assert Packing(model, folder).packed
     assert capfd.readouterr().err.count(os.strerror(errno.ENOSPC)) == 1
-    assert not [p for p in folder.iterdir() if p.suffix != ".name"]
+    assert not [p for p in folder.iterdir() if p.suffix != ".name" and p.name != "lock"]
 
 
 def test_no_folder_means_memory_without_a_word(model, folder, capfd):
@@ -214,7 +230,7 @@ def test_packing_that_is_interrupted_leaves_nothing_behind(model, folder):
 
     with GGUF.open(model) as gguf, pytest.raises(KeyboardInterrupt):
         pack_weights(gguf, folder, interrupt)
-    assert not [p for p in folder.iterdir() if p.suffix != ".name"]
+    assert not [p for p in folder.iterdir() if p.suffix != ".name" and p.name != "lock"]
     assert Packing(model, folder).packed
 
 
@@ -227,6 +243,79 @@ def test_mapped_weights_cannot_be_written(model, folder):
         weights.close()
 
 
+def test_weights_that_are_not_mapped_are_the_same_bytes_in_memory_of_their_own(model, folder):
+    expected = Packing(model, folder)
+    copied = Packing(model, folder, mapped=False)
+    assert not copied.packed and copied.tensors == expected.tensors
+    with GGUF.open(model) as gguf:
+        weights = pack_weights(gguf, folder, lambda done: None, mapped=False)
+    only_file(folder).unlink()
+    assert "/model" not in mapping_of(weights) and str(folder) not in mapping_of(weights)
+    weights.close()
+
+
+def mapping_of(weights: PackedWeights) -> str:
+    """What /proc/self/maps says of the memory that the weights lie in."""
+    address = weights._view.ctypes.data
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        first, last = (int(end, 16) for end in line.split()[0].split("-"))
+        if first <= address < last:
+            return line
+    raise AssertionError("not mapped")
+
+
+def test_mapped_weights_lie_in_the_file_that_replicas_share(model, folder):
+    with GGUF.open(model) as gguf:
+        weights = pack_weights(gguf, folder, lambda done: None)
+    assert str(only_file(folder)) in mapping_of(weights)
+    weights.close()
+
+
+LOCKED = """
+import resource, sys
+from pathlib import Path
+from worker.gguf import GGUF
+from worker.model.weights import pack_weights
+with GGUF.open(Path(sys.argv[1])) as gguf:
+    weights = pack_weights(gguf, None, lambda done: None)
+weights.lock()
+print(Path("/proc/self/status").read_text().partition("VmLck:")[2].split()[0])
+"""
+
+
+def test_locked_weights_stay_in_memory_or_a_warning_tells_the_limit(model):
+    done = subprocess.run([sys.executable, "-c", LOCKED, model], capture_output=True, text=True, check=True)
+    if done.stderr:  # the user may lock less than the model is large
+        assert done.stderr.startswith("warning: the weights (") and done.stderr.count("\n") == 1
+        assert f"the limit is {resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]} bytes" in done.stderr
+    else:
+        assert int(done.stdout) * 1024 >= model.stat().st_size
+
+
+def test_weights_that_cannot_be_locked_are_used_nevertheless_with_one_warning(model, folder, capfd):
+    with GGUF.open(model) as gguf:
+        weights = pack_weights(gguf, folder, lambda done: None)
+    only_file(folder).write_bytes(b"")  # pages behind the end of a file cannot be locked
+    weights.lock()
+    warning = capfd.readouterr().err
+    assert warning.startswith(f"warning: the weights ({weights.num_bytes} bytes) are not locked in memory: ")
+    assert f"limit is {resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]} bytes" in warning and warning.count("\n") == 1
+    weights.close()
+
+
+def test_weights_are_used_from_a_folder_that_cannot_remember_their_name(model, folder, monkeypatch, capfd):
+    Packing(model, folder)
+    (name,) = folder.glob("*.name")
+    name.unlink()
+    monkeypatch.setattr(Path, "write_text", refuse_to_write)
+    assert not Packing(model, folder).packed
+    assert not capfd.readouterr().err
+
+
+def refuse_to_write(path: Path, text: str) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+
 PACK = """
 import sys
 from pathlib import Path
@@ -234,13 +323,14 @@ from worker.gguf import GGUF
 from worker.model.weights import pack_weights
 print("ready", flush=True)
 sys.stdin.readline()
+reports = []
 with GGUF.open(Path(sys.argv[1])) as gguf:
-    weights = pack_weights(gguf, Path(sys.argv[2]), lambda done: None)
-    print(weights.vector("output_norm.weight").sum(), weights.num_bytes)
+    weights = pack_weights(gguf, Path(sys.argv[2]), reports.append)
+    print(bool(reports), weights.vector("output_norm.weight").sum(), weights.num_bytes)
 """
 
 
-def test_two_processes_at_once_both_get_the_weights_and_leave_one_file(model, folder):
+def test_of_two_processes_at_once_one_packs_and_both_get_the_weights(model, folder):
     processes = [
         subprocess.Popen([sys.executable, "-c", PACK, model, folder], text=True, stdin=subprocess.PIPE,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -252,7 +342,9 @@ def test_two_processes_at_once_both_get_the_weights_and_leave_one_file(model, fo
         process.stdin.write("go\n")
         process.stdin.flush()
     answers = [process.communicate() for process in processes]
-    assert answers[0] == answers[1] and answers[0][0] and not answers[0][1]
+    (first, first_facts), (second, second_facts) = (answer.split(maxsplit=1) for answer, _ in answers)
+    assert {first, second} == {"True", "False"} and first_facts == second_facts
+    assert not any(errors for _, errors in answers)
     assert only_file(folder).suffix == ".panels"
     assert not Packing(model, folder).packed
 

@@ -1,0 +1,64 @@
+"""What a worker plans for: how long a context it gives, how much memory that takes."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from worker.config import RopeConfig, WorkerConfig
+from worker.errors import ModelFileError
+from worker.startup import check_memory, plan, warn_of_context
+
+
+def config(context_length: int, **settings) -> WorkerConfig:
+    return WorkerConfig(Path("f"), "", context_length=context_length, **settings)
+
+
+def test_the_cache_holds_the_context_once_and_a_block_for_each_sequence():
+    capacity = plan(config(4096), trained=8192)
+    assert (capacity.context_length, capacity.num_blocks, capacity.max_running) == (4096, 256 + 16, 16)
+
+
+def test_no_sequence_goes_beyond_what_the_model_was_trained_for():
+    capacity = plan(config(10000, max_running=2), trained=8192)
+    assert (capacity.context_length, capacity.num_blocks) == (8192, 625 + 2)
+
+
+@pytest.mark.parametrize("rope", [RopeConfig("yarn", scale=0.25), RopeConfig(scale=0.5), RopeConfig(base=1e6)])
+def test_a_sequence_goes_as_far_as_asked_with_stretched_positions(rope):
+    assert plan(config(16384, rope=rope), trained=8192).context_length == 16384
+
+
+def test_a_scaling_that_stretches_nothing_gives_no_more_context():
+    assert plan(config(16384, rope=RopeConfig("yarn")), trained=8192).context_length == 8192
+
+
+def test_a_step_has_room_for_every_running_sequence():
+    assert plan(config(0, step_tokens=4, max_running=8), trained=8192).step_tokens == 8
+
+
+@pytest.mark.parametrize(
+    ("rope", "said"),
+    [
+        (RopeConfig(), "a request gets 8192 of the 20000 positions of --ctx-size"),
+        (RopeConfig(scale=0.25), "--ctx-size 20000 goes beyond the 8192 positions"),
+    ],
+)
+def test_a_context_beyond_the_trained_one_is_warned_of_with_both_numbers(caplog, rope, said):
+    beyond = config(20000, rope=rope)
+    with caplog.at_level(logging.WARNING):
+        warn_of_context(beyond, plan(beyond, 8192), 8192)
+    (record,) = caplog.records
+    assert said in record.getMessage()
+
+
+def test_a_context_within_the_trained_one_needs_no_warning(caplog):
+    within = config(8192)
+    warn_of_context(within, plan(within, 8192), 8192)
+    assert not caplog.records
+
+
+def test_a_context_beyond_the_memory_is_refused_with_one_that_fits():
+    capacity = plan(config(1 << 40), trained=1 << 40)
+    with pytest.raises(ModelFileError, match=r"needs .* GiB, .* GiB are free; try --ctx-size \d+"):
+        check_memory(30 * 2 * 3 * 64 * 2 * 16, capacity)

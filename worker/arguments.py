@@ -1,0 +1,131 @@
+"""The worker's command line, in llama-server's words, as a WorkerConfig.
+
+worker/__main__.py reads it. Invariant: 0, or no flag, leaves a choice to the worker or to the model file.
+"""
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from worker.config import RopeConfig, WorkerConfig
+
+TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
+_MOST_THREADS = 512
+_BATCH, _UBATCH = 2048, 512
+_DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(WorkerConfig)}
+_TINY, _HUGE = 1e-6, 1e12
+_ROPE_SCALINGS = ("none", "linear", "yarn")
+_NUMA = ("distribute", "isolate", "numactl")
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="corral worker", description="Serves one model over gRPC.")
+    _add_process(made)
+    _add_capacity(made)
+    _add_rope(made)
+    _add_memory(made)
+    return made
+
+
+def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
+    return WorkerConfig(
+        model_path=arguments.model,
+        listen=arguments.listen,
+        context_length=arguments.ctx_size,
+        num_threads=arguments.threads,
+        num_batch_threads=arguments.threads_batch,
+        max_running=arguments.parallel,
+        max_waiting=arguments.max_waiting,
+        step_tokens=min(arguments.batch_size or _BATCH, arguments.ubatch_size or _UBATCH),
+        kv_type_k=arguments.cache_type_k,
+        kv_type_v=arguments.cache_type_v,
+        rope=RopeConfig(
+            scaling=arguments.rope_scaling,
+            base=arguments.rope_freq_base,
+            scale=arguments.rope_freq_scale,
+            original_context=arguments.yarn_orig_ctx,
+            extrapolation=arguments.yarn_ext_factor,
+            attention_factor=arguments.yarn_attn_factor,
+            beta_fast=arguments.yarn_beta_fast,
+            beta_slow=arguments.yarn_beta_slow,
+        ),
+        maps_weights=not arguments.no_mmap,
+        locks_weights=arguments.mlock,
+        checks_tensors=arguments.check_tensors,
+        numa=arguments.numa,
+    )
+
+
+def _add_process(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
+    add("-m", "--model", type=Path, required=True, metavar="FILE", help="a GGUF file, or the first part of a split one")
+    add("--listen", required=True, metavar="unix:PATH|HOST:PORT")
+    add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
+    add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
+    add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
+
+
+def _add_capacity(made: argparse.ArgumentParser) -> None:
+    def add(*names: str, default: int = 0, most: int = (1 << 24) - 1, help: str) -> None:
+        made.add_argument(*names, type=_Whole(most), default=default, metavar="N", help=help)
+
+    add("-c", "--ctx-size", help="positions shared by all sequences; 0: what the model was trained for")
+    add("-t", "--threads", most=_MOST_THREADS, help="for generating; 0: one per usable core")
+    add("-tb", "--threads-batch", most=_MOST_THREADS, help="for steps that read prompts; 0: as --threads")
+    add("-np", "--parallel", help="sequences computed at once; 0: chosen by the worker")
+    add("-b", "--batch-size", default=_BATCH, help="tokens computed in one step: the smaller of this and the next")
+    add("-ub", "--ubatch-size", default=_UBATCH, help="but at least one for each sequence computed at once")
+    add("--max-waiting", default=_DEFAULTS["max_waiting"], help="requests in line before more are refused")
+
+
+def _add_rope(made: argparse.ArgumentParser) -> None:
+    def add(name: str, least: float, *, dest: str | None = None, inverse: bool = False, help: str) -> None:
+        kind = _Real(least, inverse=inverse)
+        made.add_argument(name, type=kind, dest=dest or name[2:].replace("-", "_"), metavar="X", help=help)
+
+    made.add_argument("--rope-scaling", choices=_ROPE_SCALINGS, help="how positions are stretched")
+    add("--rope-scale", _TINY, dest="rope_freq_scale", inverse=True, help="room for X times the context")
+    add("--rope-freq-scale", _TINY, help="the same as --rope-scale 1/X")
+    add("--rope-freq-base", 2, help="base of the frequencies")
+    made.add_argument("--yarn-orig-ctx", type=_Whole((1 << 24) - 1), metavar="N", help="context before stretching")
+    add("--yarn-ext-factor", 0, help="0: stretch all frequencies alike; 1: leave the high ones alone")
+    add("--yarn-attn-factor", 0, help="magnitude, where nothing is extrapolated")
+    add("--yarn-beta-fast", _TINY, help="turns from which a frequency is left alone (32)")
+    add("--yarn-beta-slow", _TINY, help="turns up to which a frequency is stretched (1)")
+
+
+def _add_memory(made: argparse.ArgumentParser) -> None:
+    add = made.add_argument
+    add("-ctk", "--cache-type-k", default=_DEFAULTS["kv_type_k"], metavar="TYPE", help="of the keys in the cache")
+    add("-ctv", "--cache-type-v", default=_DEFAULTS["kv_type_v"], metavar="TYPE", help="of the values in the cache")
+    add("--no-mmap", action="store_true", help="read the weights into memory of the worker's own")
+    add("--mlock", action="store_true", help="keep the weights in memory, whatever happens")
+    add("--check-tensors", action="store_true", help="refuse a file with a NaN or an infinity among its weights")
+    add("--numa", choices=_NUMA, default="", help="where threads run on a machine of several nodes")
+
+
+class _Whole:
+    """Reads a whole number up to `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+
+    def __call__(self, text: str) -> int:
+        number = int(text)
+        if not 0 <= number <= self._most:
+            raise argparse.ArgumentTypeError(f"{number} is not between 0 and {self._most}")
+        return number
+
+
+class _Real:
+    """Reads a number from `least` on, or one divided by it."""
+
+    def __init__(self, least: float, *, inverse: bool) -> None:
+        self._least, self._inverse = least, inverse
+
+    def __call__(self, text: str) -> float:
+        number = float(text)
+        if not self._least <= number < _HUGE:
+            raise argparse.ArgumentTypeError(f"{text} is not at least {self._least:g}")
+        return 1 / number if self._inverse else number
