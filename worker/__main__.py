@@ -21,6 +21,7 @@ import uvloop
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
 from worker.generation import Event, Sink
+from worker.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 from worker.process import Progress, die_with, forget_library, set_up
 from worker.server import Server, is_loopback
 from worker.service import LoadedModel, post_events
@@ -135,7 +136,20 @@ def _config(arguments: argparse.Namespace) -> WorkerConfig:
         max_running=arguments.parallel,
         max_waiting=arguments.max_waiting,
         step_tokens=arguments.batch_size,
+        core_lease=_core_lease(arguments.core_lease),
+        core_weight=arguments.core_weight,
     )
+
+
+def _core_lease(text: str) -> Path | None:
+    return None if text == "off" else host_path() if text == "host" else Path(text)
+
+
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError
+    return weight
 
 
 def _number(text: str) -> int:
@@ -170,6 +184,8 @@ def _parser() -> argparse.ArgumentParser:
         "--max-waiting", type=_number, default=_DEFAULTS["max_waiting"], help="requests in line before more are refused"
     )
     add("--cache-type", choices=("f16", "f32", "q8_0"), default="f16", help="of keys and values")
+    add("--core-lease", default="host", metavar="FILE|host|off", help="workers with the same file take turns computing")
+    add("--core-weight", type=_weight, default=1.0, metavar="W", help="share of the cores relative to other workers'")
     add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
     add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
     add("--parent-fd", type=int, metavar="N", help="end when this pipe does")

@@ -16,3 +16,5 @@ class WorkerConfig:
     max_waiting: int = 512  # requests in line before new ones are refused
     step_tokens: int = 512  # prompt and output tokens computed in one step, at most
     kv_type: str = "f16"
+    core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
+    core_weight: float = 1.0  # share of the cores, relative to the others'

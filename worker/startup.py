@@ -3,6 +3,7 @@
 worker/__main__.py calls `load` in a thread. Invariant: whatever a user can cause raises a WorkerError or an OSError.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -10,21 +11,24 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
+from worker import atomic, sampler
 from worker.config import WorkerConfig
 from worker.engine import Capacity, Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.kernels.attention import BLOCK_SIZE
+from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
 from worker.model.load import load_model
 from worker.prompt import PromptReader
-from worker.sampler import KERNELS
 from worker.service import LoadedModel, describe
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
 from worker.text.tokenizer import Tokenizer
 
 Progress = Callable[[str, float], None]  # stage, fraction done
+
+log = logging.getLogger("worker.startup")
 
 _MAX_RUNNING = 16
 _GIB = 1 << 30
@@ -46,12 +50,12 @@ def load(
         metadata = gguf.metadata
         tokenizer = Tokenizer(metadata)
         prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(metadata, tokenizer))
-        decoder = load_model(gguf, config, progress, KERNELS)
+        decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
         size_bytes = gguf.size_bytes
     capacity = plan(config, decoder.context_length)
     check_memory(metadata, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
-    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
+    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, share_cores(config))
     engine.start()
     description = describe(
         metadata,
@@ -80,6 +84,17 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
         max_waiting=config.max_waiting,
         step_tokens=max(config.step_tokens, max_running),
     )
+
+
+def share_cores(config: WorkerConfig) -> Cores:
+    """The place among the workers that take turns. One that gets none still serves."""
+    if config.core_lease is None:
+        return OwnCores()
+    try:
+        return CoreLease(config.core_lease, config.core_weight)
+    except (LeaseUnusable, OSError) as error:
+        log.warning("the cores are not shared by turns, which costs speed beside other models: %s", error)
+        return OwnCores()
 
 
 def check_memory(metadata: Mapping[str, Any], capacity: Capacity) -> None:
