@@ -18,6 +18,7 @@ from router.config import (
     DEFAULT_HOST,
     DEFAULT_LAME_DUCK,
     DEFAULT_PORT,
+    CoreLease,
     CorsConfig,
     GatewayConfig,
     LogConfig,
@@ -40,16 +41,17 @@ _WORKER_FLAGS = (
     ("batch_size", "--batch-size"),
 )
 _MAX_WORKER_NUMBER = (1 << 24) - 1
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
 _CACHE_TYPES = ("f16", "f32", "q8_0")
 
 
 def gateway_config(given: Given, fetched: Sequence[Path] = ()) -> GatewayConfig:
     """The configuration; `fetched` are models beyond those of -m. Raises CommandError."""
     models = _models([*map(Path, given.values.get("model", ())), *fetched], given.values.get("alias", ()))
-    arguments = _worker_arguments(given)
+    arguments, weights = _worker_arguments(given), _core_weights(models, given.values.get("core_weight", ()))
     cors, cors_notes = _cors(given)
     config = GatewayConfig(
-        models=tuple(replace(model, worker_arguments=arguments) for model in models),
+        models=tuple(replace(model, worker_arguments=(*arguments, *weights.get(model.name, ()))) for model in models),
         hosts=tuple(_list(given.last("host") or DEFAULT_HOST)),
         port=_integer(given, "port", DEFAULT_PORT, 0, 65535),
         key_digests=_key_digests(given),
@@ -131,6 +133,30 @@ def _check_unique(models: Sequence[ModelConfig]) -> None:
                     f"two models are called '{name}': {other} and {model.path}; name one with --alias NAME=FILE",
                     EXIT_USAGE,
                 )
+
+
+def _core_weights(models: Sequence[ModelConfig], settings: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """By model name: the worker's arguments that --core-weight asks for."""
+    owners = {name: model.name for model in models for name in model.names}
+    found: dict[str, tuple[str, ...]] = {}
+    for setting in settings:
+        name, _, text = setting.rpartition("=")
+        if name not in owners:
+            raise CommandError(f"--core-weight {setting}: NAME=WEIGHT is needed, with the name of a model", EXIT_USAGE)
+        found[owners[name]] = ("--core-weight", str(_weight(text)))
+    return found
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        raise CommandError(
+            f"--core-weight must be between {_LEAST_WEIGHT:g} and {_MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
+        )
+    return weight
 
 
 def _worker_arguments(given: Given) -> tuple[str, ...]:
@@ -216,8 +242,11 @@ def _cors(given: Given) -> tuple[CorsConfig, list[str]]:
 
 
 def _supervision(given: Given) -> SupervisionConfig:
-    command = given.last("worker_command")
-    return SupervisionConfig(worker_command=tuple(shlex.split(command))) if command else SupervisionConfig()
+    command, lease = given.last("worker_command"), given.last("core_lease") or CoreLease.AUTO
+    if lease not in tuple(CoreLease):
+        raise CommandError(f"--core-lease must be auto, on or off, but is '{lease}'", EXIT_USAGE)
+    config = SupervisionConfig(core_lease=CoreLease(lease))
+    return replace(config, worker_command=tuple(shlex.split(command))) if command else config
 
 
 def _log(given: Given) -> LogConfig:
