@@ -55,6 +55,7 @@ def test_workers_take_turns_and_never_compute_at_once(path: Path, num_workers: i
             for taker in workers:
                 taker.compute(20)
             until(lambda: len(waiting(gate)) == num_workers)
+        gate.release()
         found = collect(workers, 20)
     assert_apart(found)
     in_order = sorted((turn, owner) for owner, each in enumerate(found) for turn in each)
