@@ -14,7 +14,6 @@ import statistics
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,7 +23,9 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 import uvloop
 
+from bench.engines import wait_until_quiet
 from bench.load import prompt
+from bench.peers import MOST_FOREIGN
 from bench.sse import Exchange, Target, exchange
 
 _PATH = "/v1/completions"
@@ -62,11 +63,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found: dict[str, list[Round]] = {setup.name: [] for setup in setups}
     with ExitStack() as running:
         servers = {setup.name: running.enter_context(_running(setup)) for setup in setups}
+        for setup in setups:
+            _rates(setup.places, options)  # the first answers read weights from the disk
         for number in range(options.rounds):
             for setup in setups:
+                wait_until_quiet(MOST_FOREIGN, options.wait)
                 one = _measure(setup, servers[setup.name], options)
-                found[setup.name].append(one)
-                print(f"round {number + 1}/{options.rounds} {setup.name}: {_said(one)}", file=sys.stderr, flush=True)
+                if all(one.alone):  # else the machine stood still
+                    found[setup.name].append(one)
+                    said = f"round {number + 1}/{options.rounds} {setup.name}: {_said(one)}"
+                    print(said, file=sys.stderr, flush=True)
     print(as_markdown(found, [model.stem for model in options.model]))
     return 0
 
@@ -78,6 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", type=int, default=1, metavar="N", help="requests under way at once for each model")
     parser.add_argument("--seconds", type=float, default=5.0, help="that are counted of each load")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument("--wait", type=float, default=20, metavar="SECONDS", help="for a quiet moment before each run")
     parser.add_argument("-t", "--threads", type=int, default=_CORES, metavar="N")
     return parser
 
@@ -207,10 +214,13 @@ def _busy_seconds() -> float:
 
 
 def as_markdown(found: dict[str, list[Round]], models: Sequence[str]) -> str:
-    """Medians over the rounds."""
+    """Medians over the rounds in which others left the machine alone, or over all where there were none."""
     header = ["setup", *(f"{model} {kind}" for model in models for kind in ("alone", "together")), "share", "others"]
     lines = [f"| {' | '.join(header)} |", "|---|" + "---:|" * (len(header) - 1)]
-    for name, rounds in found.items():
+    for name, every in found.items():
+        if not every:
+            continue
+        rounds = [one for one in every if one.foreign <= MOST_FOREIGN] or every
         rates = [
             f"{statistics.median(getattr(one, kind)[i] for one in rounds):.1f}"
             for i in range(len(models))
