@@ -1,4 +1,4 @@
-"""One streamed chat completion over a plain socket, with the arrival time of every piece of text.
+"""One streamed completion, of a chat or of a text, over a plain socket, with the arrival time of every piece of text.
 
 Called by load.py. It is lean because it shares the processors with what it measures. Invariant: an exchange counts as
 complete only if the server said why it stopped and ended the stream in order.
@@ -129,7 +129,7 @@ def _take(event: dict[str, Any], found: Exchange, now: float) -> str:
     if usage := event.get("usage"):
         found.num_prompt, found.num_generated = usage["prompt_tokens"], usage["completion_tokens"]
     for choice in event.get("choices", ()):
-        if choice.get("delta", {}).get("content"):
+        if choice.get("delta", {}).get("content") or choice.get("text"):
             found.arrivals.append(now)
         if choice.get("finish_reason"):
             return str(choice["finish_reason"])

@@ -136,6 +136,14 @@ class CorsConfig:
         return "*" in self.origins
 
 
+class CoreLease(enum.StrEnum):
+    """With whom a worker takes turns on the cores."""
+
+    AUTO = "auto"  # the other workers of this gateway
+    ON = "on"  # all workers of this user on this host
+    OFF = "off"  # nobody
+
+
 @dataclass(frozen=True, slots=True)
 class SupervisionConfig:
     """How workers are started, watched and stopped. Times are in seconds."""
@@ -149,6 +157,7 @@ class SupervisionConfig:
     crash_window: float = 120.0
     recovery_wait: float = 10.0  # a request waits this long for a model that was ready and crashed
     stop_grace: float = 5.0  # between SIGTERM and SIGKILL
+    core_lease: CoreLease = CoreLease.AUTO
 
 
 @dataclass(frozen=True, slots=True)

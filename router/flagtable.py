@@ -106,6 +106,8 @@ _SERVE = """
     --body-limit : BYTES : largest request body (16777216)
     --lame-duck : SECONDS : after SIGTERM: from /ready saying 503 to closing the port (1)
     --drain-timeout : SECONDS : after that: what open requests get to finish (60)
+    --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too
+    --core-weight : NAME=WEIGHT : a model's share of the cores while others want them too (1)
     --worker-command : COMMAND : what starts a worker, for running it under another program
     -v --log-verbose --verbose :  : log everything
     -lv --log-verbosity --verbosity $ LLAMA_ARG_LOG_VERBOSITY : N : 1 errors, 2 warnings, 3 more (default), 4 all

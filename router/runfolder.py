@@ -1,4 +1,4 @@
-"""The private folder of one gateway run, with the sockets of its workers.
+"""The private folder of one gateway run, with the sockets of its workers and what they share.
 
 Made by supervisor.Fleet. A run holds a lock on a file in its folder; a folder whose lock is free belongs to a run that
 was killed, and the next run removes it. Invariant: mode 0700, and a path short enough for a unix socket in it.
@@ -33,6 +33,11 @@ class RunFolder:
 
     def socket(self, number: int) -> Path:
         return self.path / f"{number}.sock"
+
+    @property
+    def core_lease(self) -> Path:
+        """The file in which the workers agree on whose turn it is; the first of them makes it."""
+        return self.path / "turns"
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

@@ -21,6 +21,7 @@ from router.config import (
     DEFAULT_LAME_DUCK,
     DEFAULT_PORT,
     BalanceConfig,
+    CoreLease,
     CorsConfig,
     GatewayConfig,
     KeyConfig,
@@ -40,6 +41,7 @@ NO_FILE = FileConfig()
 UNIX_SUFFIX = ".sock"
 _LEVELS = ("ERROR", "ERROR", "WARNING", "INFO", "DEBUG")
 SILENT = "CRITICAL"
+_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
 
 
 def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig = NO_FILE) -> GatewayConfig:
@@ -51,6 +53,7 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         file.models,
         lambda layer: workersettings.worker_arguments(given.filled(layer).filled(file.server)),
     )
+    models = _weighted(models, server.values.get("core_weight", ()))
     _check_aliases(models, file)
     return _gateway(server, file, models)
 
@@ -91,6 +94,32 @@ def _check_aliases(models: Sequence[ModelConfig], file: FileConfig) -> None:
             path = ("aliases", error.alias, error.part) if error.part else ("aliases", error.alias)
             problems.add(path, error.message, error.nearest)
         problems.check()
+
+
+def _weighted(models: Sequence[ModelConfig], settings: Sequence[str]) -> tuple[ModelConfig, ...]:
+    """The models with the shares of the cores that --core-weight gives them."""
+    owners = {name: model.name for model in models for name in model.names}
+    found: dict[str, tuple[str, ...]] = {}
+    for setting in settings:
+        name, _, text = setting.rpartition("=")
+        if name not in owners:
+            raise CommandError(f"--core-weight {setting}: NAME=WEIGHT is needed, with the name of a model", EXIT_USAGE)
+        found[owners[name]] = ("--core-weight", str(_weight(text)))
+    return tuple(
+        replace(model, worker_arguments=(*model.worker_arguments, *found.get(model.name, ()))) for model in models
+    )
+
+
+def _weight(text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = 0.0
+    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+        raise CommandError(
+            f"--core-weight must be between {_LEAST_WEIGHT:g} and {_MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
+        )
+    return weight
 
 
 def _file_notes(file: FileConfig) -> list[str]:
@@ -177,8 +206,11 @@ def _cors(given: Given) -> tuple[CorsConfig, list[str]]:
 
 
 def _supervision(given: Given) -> SupervisionConfig:
-    command = given.last("worker_command")
-    return SupervisionConfig(worker_command=tuple(shlex.split(command))) if command else SupervisionConfig()
+    command, lease = given.last("worker_command"), given.last("core_lease") or CoreLease.AUTO
+    if lease not in tuple(CoreLease):
+        raise CommandError(f"--core-lease must be auto, on or off, but is '{lease}'", EXIT_USAGE)
+    config = SupervisionConfig(core_lease=CoreLease(lease))
+    return replace(config, worker_command=tuple(shlex.split(command))) if command else config
 
 
 def _log(given: Given) -> LogConfig:

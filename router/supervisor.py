@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Self
 
 from protos import inference_pb2 as pb
-from router.config import ModelConfig, SupervisionConfig
+from router.config import CoreLease, ModelConfig, SupervisionConfig
 from router.errors import ModelFailed, ModelLoading, RouterError, Unavailable
 from router.process import Child
 from router.progress import Progress, read_progress
@@ -133,13 +133,13 @@ class WorkerProcess:
         if grace <= 0 and self._child is not None:
             self._child.kill()
 
-    async def run(self, socket: Path) -> None:
-        """Lives, one after the other, until stop(); each listens on the socket."""
+    async def run(self, socket: Path, lease: str) -> None:
+        """Lives, one after the other, until stop(); each listens on the socket and shares the cores by the lease."""
         loop = asyncio.get_running_loop()
         while not self._stopping.is_set():
             began = loop.time()
             try:
-                returncode = await self._live(socket)
+                returncode = await self._live(socket, lease)
             except OSError as error:
                 self._enter(ModelState.FAILED, f"cannot start the worker: {error}")
                 break
@@ -152,13 +152,14 @@ class WorkerProcess:
         await self._stopping.wait()
         self._enter(ModelState.STOPPED, self._reason)
 
-    async def _live(self, socket: Path) -> int:
+    async def _live(self, socket: Path, lease: str) -> int:
         """One life, from spawn to exit status."""
         self._progress = None
         self._enter(ModelState.LOADING, self._reason)
         token = secrets.token_hex(32)
         address = _fresh_address(socket)
-        child = self._child = await Child.spawn(self._command(address), _environment(os.environ, token), self._hear)
+        command, environment = self._command(address, lease), _environment(os.environ, token)
+        child = self._child = await Child.spawn(command, environment, self._hear)
         replica = Replica(self.model.name, address, token)
         tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._announce(replica))]
         try:
@@ -231,13 +232,15 @@ class WorkerProcess:
             case _:
                 return Unavailable(f"model '{name}' is being restarted ({self._reason})", self._retry_after)
 
-    def _command(self, address: str) -> list[str]:
+    def _command(self, address: str, lease: str) -> list[str]:
         return [
             *self._config.worker_command,
             "-m",
             str(self.model.path),
             "--listen",
             address,
+            "--core-lease",
+            lease,
             *self.model.worker_arguments,
         ]
 
@@ -273,8 +276,9 @@ class Fleet:
 
     async def __aenter__(self) -> Self:
         self._folder = RunFolder(os.environ)
+        lease = _lease_argument(self._config.core_lease, self._folder)
         for number, (name, worker) in enumerate(self._workers.items()):
-            run = worker.run(self._folder.socket(number))
+            run = worker.run(self._folder.socket(number), lease)
             self._tasks.append(asyncio.create_task(run, name=f"worker {name}"))
         return self
 
@@ -340,6 +344,11 @@ def _fresh_address(socket: Path) -> str:
     """The address of a socket without the file that a killed worker left there."""
     socket.unlink(missing_ok=True)
     return f"unix:{socket}"
+
+
+def _lease_argument(lease: CoreLease, folder: RunFolder) -> str:
+    """What the worker calls it."""
+    return {CoreLease.AUTO: str(folder.core_lease), CoreLease.ON: "host", CoreLease.OFF: "off"}[lease]
 
 
 def _environment(inherited: Mapping[str, str], token: str) -> dict[str, str]:

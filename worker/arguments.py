@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.config import RopeConfig, WorkerConfig
+from worker.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
 _MOST_THREADS = 512
@@ -54,7 +55,20 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         locks_weights=arguments.mlock,
         checks_tensors=arguments.check_tensors,
         numa=arguments.numa,
+        core_lease=_core_lease(arguments.core_lease),
+        core_weight=arguments.core_weight,
     )
+
+
+def _core_lease(text: str) -> Path | None:
+    return None if text == "off" else host_path() if text == "host" else Path(text)
+
+
+def _weight(text: str) -> float:
+    weight = float(text)
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
+        raise ValueError
+    return weight
 
 
 def _add_process(made: argparse.ArgumentParser) -> None:
@@ -64,6 +78,8 @@ def _add_process(made: argparse.ArgumentParser) -> None:
     add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
     add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
     add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
+    add("--core-lease", default="host", metavar="FILE|host|off", help="workers with the same file take turns computing")
+    add("--core-weight", type=_weight, default=1.0, metavar="W", help="share of the cores relative to other workers'")
 
 
 def _add_capacity(made: argparse.ArgumentParser) -> None:

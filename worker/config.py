@@ -42,3 +42,5 @@ class WorkerConfig:
     locks_weights: bool = False  # in memory, so that they are never swapped or dropped
     checks_tensors: bool = False
     numa: str = ""  # distribute, isolate or numactl: see worker/numa.py
+    core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
+    core_weight: float = 1.0  # share of the cores, relative to the others'

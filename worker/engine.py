@@ -21,6 +21,7 @@ import numpy.typing as npt
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, RequestError, Unavailable, WorkerError
 from worker.generation import Event, Failed, FinishReason, Generation, Request, Sink, Started, Token
 from worker.kv_cache import BlockPool
+from worker.lease import Cores, OwnCores
 from worker.sampler import Sampler, SamplerState
 from worker.scheduler import Batch, Scheduler
 from worker.sequence import Sequence
@@ -90,13 +91,18 @@ class Engine:
         eog_ids: Collection[int],
         post: Callable[[list[tuple[Sink, Event]]], None],
         on_death: Callable[[BaseException], None],
+        cores: Cores | None = None,
     ) -> None:
-        """`post` is called in the engine thread, once per step; `on_death` when the thread cannot go on."""
+        """`post` is called in the engine thread, once per step; `on_death` when the thread cannot go on.
+
+        Steps are computed within `cores`, where other workers share them.
+        """
         self.capacity = capacity
         self._model = model
         self._eog_ids = frozenset(eog_ids)
         self._post = post
         self._on_death = on_death
+        self._cores = cores or OwnCores()
         self._pool = BlockPool(capacity.num_blocks, capacity.block_size)
         self._scheduler = Scheduler(
             self._pool,
@@ -180,6 +186,8 @@ class Engine:
 
     def _take_requests(self, *, wait: bool) -> bool:
         """Reads the inbox, once waiting for it; False: the engine shall end."""
+        if wait:
+            self._cores.release()
         while wait or not self._inbox.empty():
             message = self._inbox.get()
             wait = False
@@ -206,7 +214,8 @@ class Engine:
         for sequence in batch.admitted:
             self._begin(self._generations[sequence], began)
         try:
-            logits = self._model.forward(*self._inputs.fill(batch))
+            with self._cores:
+                logits = self._model.forward(*self._inputs.fill(batch))
         except Exception:
             log.exception("a step of %d sequences failed", len(batch.sequences))
             self._fail(batch.sequences, ComputeFailed("the model failed to compute this request"))

@@ -9,16 +9,17 @@ from functools import partial
 
 import psutil  # type: ignore[import-untyped]
 
+from worker import atomic, sampler
 from worker.config import WorkerConfig
 from worker.engine import Capacity, Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.numa import place
 from worker.prompt import PromptReader
-from worker.sampler import KERNELS
 from worker.service import LoadedModel, describe
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
@@ -48,13 +49,13 @@ def load(
         metadata = gguf.metadata
         tokenizer = Tokenizer(metadata)
         prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(metadata, tokenizer))
-        decoder = load_model(gguf, config, progress, KERNELS)
+        decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
         size_bytes = gguf.size_bytes
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
-    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death)
+    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, share_cores(config))
     engine.start()
     if config.numa:
         place(config.numa, [engine.thread_id, *decoder.thread_ids])
@@ -101,6 +102,17 @@ def warn_of_context(config: WorkerConfig, capacity: Capacity, trained: int) -> N
             "a request gets %d of the %d positions of --ctx-size, what the model was trained for; --rope-scaling yarn "
             "--rope-scale %d makes room", trained, config.context_length, -(-config.context_length // trained),
         )  # fmt: skip
+
+
+def share_cores(config: WorkerConfig) -> Cores:
+    """The place among the workers that take turns. One that gets none still serves."""
+    if config.core_lease is None:
+        return OwnCores()
+    try:
+        return CoreLease(config.core_lease, config.core_weight)
+    except (LeaseUnusable, OSError) as error:
+        log.warning("the cores are not shared by turns, which costs speed beside other models: %s", error)
+        return OwnCores()
 
 
 def check_memory(block_bytes: int, capacity: Capacity) -> None:

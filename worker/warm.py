@@ -5,7 +5,7 @@ Says "ready" when it waits for a name and "done" when that kernel is compiled. E
 
 import sys
 
-from worker import sampler
+from worker import atomic, sampler
 from worker.kernels import cache_types, ops
 from worker.kernels.attention import ATTEND
 from worker.kernels.jit import Entry, Native
@@ -27,6 +27,7 @@ _ALL: list[Native | Entry] = [
     ops.rotate_pairs,
     ops.rotate_halves,
     *sampler.KERNELS,
+    *atomic.KERNELS,
 ]
 KERNELS = {kernel.name: kernel for kernel in _ALL}
 

@@ -157,3 +157,21 @@ def test_tls_needs_both_files(files: Path) -> None:
 def test_the_worker_command_is_split_like_a_shell_would(files: Path) -> None:
     command = gateway_config(parse(["-m", "a.gguf", "--worker-command", "nice -n 5 'my python' -m worker"], {}))
     assert command.supervision.worker_command == ("nice", "-n", "5", "my python", "-m", "worker")
+
+
+def test_models_take_turns_unless_told_otherwise_and_as_weighted(files: Path) -> None:
+    config = configured("-m a.gguf -m b.gguf --alias x=a.gguf --core-weight x=2.5 --threads 2")
+    assert config.supervision.core_lease == "auto"
+    assert [model.worker_arguments for model in config.models] == [
+        ("--threads", "2", "--core-weight", "2.5"),
+        ("--threads", "2"),
+    ]
+    assert configured("-m a.gguf --core-lease off").supervision.core_lease == "off"
+
+
+def test_turns_and_weights_that_make_no_sense_are_refused(files: Path) -> None:
+    assert "auto, on or off, but is 'maybe'" in refusal("-m a.gguf --core-lease maybe")
+    assert "NAME=WEIGHT is needed" in refusal("-m a.gguf --core-weight 2")
+    assert "NAME=WEIGHT is needed" in refusal("-m a.gguf --core-weight b=2")
+    for weight in ("0", "-1", "nan", "inf", "much", "1e3"):
+        assert f"between 0.01 and 100, but is '{weight}'" in refusal(f"-m a.gguf --core-weight a={weight}")

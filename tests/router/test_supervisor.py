@@ -13,7 +13,7 @@ import pytest
 
 from protos import inference_pb2 as pb
 from router.admission import Admission
-from router.config import LimitsConfig, ModelConfig, SupervisionConfig
+from router.config import CoreLease, LimitsConfig, ModelConfig, SupervisionConfig
 from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelFailed, ModelLoading, Unavailable, WorkerFailed, WorkerLost
 from router.keys import ANONYMOUS
@@ -215,3 +215,13 @@ async def test_a_worker_gets_no_secrets_and_its_own_token(monkeypatch: pytest.Mo
         environment = psutil.Process(pid).environ()
     assert "s3cret" not in environment.values()
     assert len(environment["CORRAL_WORKER_TOKEN"]) == 64
+
+
+@pytest.mark.parametrize("lease", list(CoreLease))
+async def test_workers_are_told_with_whom_they_share_the_cores(lease: CoreLease) -> None:
+    async with fleet(model("a"), model("b"), supervision=replace(SUPERVISION, core_lease=lease)) as started:
+        await until(lambda: all(found.state is ModelState.READY for found in started.models()))
+        folder = Path((await started.ready("a")).address.removeprefix("unix:")).parent
+        commands = [psutil.Process(found.pid).cmdline() for found in started.models()]
+    told = {command[command.index("--core-lease") + 1] for command in commands}
+    assert told == {{"auto": str(folder / "turns"), "on": "host", "off": "off"}[lease]}

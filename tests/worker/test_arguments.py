@@ -4,6 +4,7 @@ import pytest
 
 from worker.arguments import parser, worker_config
 from worker.config import RopeConfig, WorkerConfig
+from worker.lease import host_path
 
 
 def config(line: str = "") -> WorkerConfig:
@@ -12,7 +13,7 @@ def config(line: str = "") -> WorkerConfig:
 
 def test_nothing_given_leaves_everything_to_worker_and_model():
     plain = config()
-    assert plain == WorkerConfig(plain.model_path, "unix:s")
+    assert plain == WorkerConfig(plain.model_path, "unix:s", core_lease=host_path())
     assert plain.rope == RopeConfig()
 
 

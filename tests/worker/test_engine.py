@@ -51,13 +51,13 @@ class Bench:
     """An engine with a fake model, and the ends of its wires."""
 
     def __init__(self, **changes) -> None:
-        eog_odds = changes.pop("eog_odds", 0.0)
+        eog_odds, cores = changes.pop("eog_odds", 0.0), changes.pop("cores", None)
         settings = {"context_length": 64, "num_blocks": 16, "max_running": 4, "max_waiting": 100, "step_tokens": 8}
         self.capacity = Capacity(block_size=BLOCK, **settings | changes)
         self.model = FakeModel(self.capacity.num_blocks, BLOCK, eog_odds=eog_odds)
         self.deaths: list[BaseException] = []
         self.posts: list[list] = []
-        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append)
+        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, cores)
 
     def _post(self, events) -> None:
         self.posts.append(events)
@@ -402,3 +402,36 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
             assert isinstance(expected.result(), Finished)
             assert [type(event) for event in inbox.events].count(Started) == 1
             assert (inbox.tokens, inbox.result().reason) == (expected.tokens, expected.result().reason)
+
+
+class CountedCores:
+    """Notes when they were taken and given back."""
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def __enter__(self) -> None:
+        self.log.append("taken")
+
+    def __exit__(self, *_: object) -> None:
+        self.log.append("passed on")
+
+    def release(self) -> None:
+        self.log.append("released")
+
+
+def test_every_step_is_computed_within_the_cores_and_an_idle_engine_releases_them():
+    cores = CountedCores()
+    with Bench(cores=cores) as bench:
+        bench.submit([5, 6, 7], max_tokens=3).result()
+        bench.wait_until(lambda stats: cores.log[-1] == "released")
+        assert cores.log == ["released", *["taken", "passed on"] * 3, "released"]
+
+
+def test_a_step_that_fails_gives_the_cores_back():
+    cores = CountedCores()
+    with Bench(cores=cores) as bench:
+        bench.model.fail_on = 9
+        assert isinstance(bench.submit([9], max_tokens=3).result(), Failed)
+        bench.wait_until(lambda stats: cores.log[-1] == "released")
+        assert cores.log == ["released", "taken", "passed on", "released"]
