@@ -23,6 +23,13 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_OF_SEQUENCE: _ClassVar[FinishReason]
     STOP_STRING: _ClassVar[FinishReason]
     LENGTH: _ClassVar[FinishReason]
+
+class PlaceAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    PLACE_ACTION_UNSPECIFIED: _ClassVar[PlaceAction]
+    SAVE: _ClassVar[PlaceAction]
+    RESTORE: _ClassVar[PlaceAction]
+    ERASE: _ClassVar[PlaceAction]
 ERROR_CODE_UNSPECIFIED: ErrorCode
 INVALID_REQUEST: ErrorCode
 CONTEXT_EXCEEDED: ErrorCode
@@ -34,18 +41,24 @@ FINISH_REASON_UNSPECIFIED: FinishReason
 END_OF_SEQUENCE: FinishReason
 STOP_STRING: FinishReason
 LENGTH: FinishReason
+PLACE_ACTION_UNSPECIFIED: PlaceAction
+SAVE: PlaceAction
+RESTORE: PlaceAction
+ERASE: PlaceAction
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("code", "message", "num_prompt_tokens", "context_length")
+    __slots__ = ("code", "message", "num_prompt_tokens", "context_length", "wait_seconds")
     CODE_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    WAIT_SECONDS_FIELD_NUMBER: _ClassVar[int]
     code: ErrorCode
     message: str
     num_prompt_tokens: int
     context_length: int
-    def __init__(self, code: _Optional[_Union[ErrorCode, str]] = ..., message: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., context_length: _Optional[int] = ...) -> None: ...
+    wait_seconds: float
+    def __init__(self, code: _Optional[_Union[ErrorCode, str]] = ..., message: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., context_length: _Optional[int] = ..., wait_seconds: _Optional[float] = ...) -> None: ...
 
 class TokenIds(_message.Message):
     __slots__ = ("ids",)
@@ -142,7 +155,7 @@ class Resume(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt")
+    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -152,6 +165,12 @@ class GenerateRequest(_message.Message):
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     RESUME_FIELD_NUMBER: _ClassVar[int]
     RETURN_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
+    NUM_KEPT_FIELD_NUMBER: _ClassVar[int]
+    NUM_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: Prompt
     sampling: Sampling
@@ -161,7 +180,13 @@ class GenerateRequest(_message.Message):
     logprobs: Logprobs
     resume: Resume
     return_prompt: bool
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ...) -> None: ...
+    client: str
+    weight: float
+    priority: int
+    place: int
+    num_kept: int
+    num_discarded: int
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token", "piece", "logprob", "top")
@@ -186,16 +211,18 @@ class TopLogprob(_message.Message):
     def __init__(self, token: _Optional[int] = ..., piece: _Optional[bytes] = ..., logprob: _Optional[float] = ...) -> None: ...
 
 class Started(_message.Message):
-    __slots__ = ("num_prompt_tokens", "num_cached_tokens", "seed", "prompt")
+    __slots__ = ("num_prompt_tokens", "num_cached_tokens", "seed", "prompt", "place")
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
+    PLACE_FIELD_NUMBER: _ClassVar[int]
     num_prompt_tokens: int
     num_cached_tokens: int
     seed: int
     prompt: str
-    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., prompt: _Optional[str] = ...) -> None: ...
+    place: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., prompt: _Optional[str] = ..., place: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
     __slots__ = ("text", "tokens", "num_draws", "logprobs")
@@ -210,32 +237,36 @@ class Delta(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("num_cached", "num_prompt", "prompt_ms", "num_predicted", "predicted_ms")
+    __slots__ = ("num_cached", "num_prompt", "prompt_ms", "num_predicted", "predicted_ms", "queued_ms")
     NUM_CACHED_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_PREDICTED_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_MS_FIELD_NUMBER: _ClassVar[int]
+    QUEUED_MS_FIELD_NUMBER: _ClassVar[int]
     num_cached: int
     num_prompt: int
     prompt_ms: float
     num_predicted: int
     predicted_ms: float
-    def __init__(self, num_cached: _Optional[int] = ..., num_prompt: _Optional[int] = ..., prompt_ms: _Optional[float] = ..., num_predicted: _Optional[int] = ..., predicted_ms: _Optional[float] = ...) -> None: ...
+    queued_ms: float
+    def __init__(self, num_cached: _Optional[int] = ..., num_prompt: _Optional[int] = ..., prompt_ms: _Optional[float] = ..., num_predicted: _Optional[int] = ..., predicted_ms: _Optional[float] = ..., queued_ms: _Optional[float] = ...) -> None: ...
 
 class Finished(_message.Message):
-    __slots__ = ("reason", "stop_string", "num_prompt_tokens", "num_completion_tokens", "timings")
+    __slots__ = ("reason", "stop_string", "num_prompt_tokens", "num_completion_tokens", "timings", "truncated")
     REASON_FIELD_NUMBER: _ClassVar[int]
     STOP_STRING_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     reason: FinishReason
     stop_string: str
     num_prompt_tokens: int
     num_completion_tokens: int
     timings: Timings
-    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., stop_string: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ...) -> None: ...
+    truncated: bool
+    def __init__(self, reason: _Optional[_Union[FinishReason, str]] = ..., stop_string: _Optional[str] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., timings: _Optional[_Union[Timings, _Mapping]] = ..., truncated: _Optional[bool] = ...) -> None: ...
 
 class GenerateReply(_message.Message):
     __slots__ = ("started", "delta", "finished")
@@ -332,11 +363,13 @@ class DescribeReply(_message.Message):
     def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("prefixes",)
+    PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    prefixes: bool
+    def __init__(self, prefixes: _Optional[bool] = ...) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy")
+    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "prefix_names")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -350,6 +383,11 @@ class StatsReply(_message.Message):
     PREDICTED_SECONDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     RESIDENT_BYTES_FIELD_NUMBER: _ClassVar[int]
     BUSY_FIELD_NUMBER: _ClassVar[int]
+    STEP_SECONDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    STEP_BOUNDS_FIELD_NUMBER: _ClassVar[int]
+    STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_NAMES_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_running: int
     num_waiting: int
@@ -363,4 +401,63 @@ class StatsReply(_message.Message):
     predicted_seconds_total: float
     resident_bytes: int
     busy: bool
-    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ...) -> None: ...
+    step_seconds_total: float
+    step_bounds: _containers.RepeatedScalarFieldContainer[float]
+    step_counts: _containers.RepeatedScalarFieldContainer[int]
+    expected_wait: float
+    prefix_names: bytes
+    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., prefix_names: _Optional[bytes] = ...) -> None: ...
+
+class PlacesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Place(_message.Message):
+    __slots__ = ("number", "is_running", "task", "num_prompt_tokens", "num_prompt_computed", "num_cached", "num_predicted", "num_remaining", "has_new_line", "sampling", "max_tokens")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    IS_RUNNING_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_COMPUTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHED_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREDICTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_REMAINING_FIELD_NUMBER: _ClassVar[int]
+    HAS_NEW_LINE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    is_running: bool
+    task: int
+    num_prompt_tokens: int
+    num_prompt_computed: int
+    num_cached: int
+    num_predicted: int
+    num_remaining: int
+    has_new_line: bool
+    sampling: Sampling
+    max_tokens: int
+    def __init__(self, number: _Optional[int] = ..., is_running: _Optional[bool] = ..., task: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_prompt_computed: _Optional[int] = ..., num_cached: _Optional[int] = ..., num_predicted: _Optional[int] = ..., num_remaining: _Optional[int] = ..., has_new_line: _Optional[bool] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., max_tokens: _Optional[int] = ...) -> None: ...
+
+class PlacesReply(_message.Message):
+    __slots__ = ("places",)
+    PLACES_FIELD_NUMBER: _ClassVar[int]
+    places: _containers.RepeatedCompositeFieldContainer[Place]
+    def __init__(self, places: _Optional[_Iterable[_Union[Place, _Mapping]]] = ...) -> None: ...
+
+class ChangePlaceRequest(_message.Message):
+    __slots__ = ("number", "action", "filename")
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    FILENAME_FIELD_NUMBER: _ClassVar[int]
+    number: int
+    action: PlaceAction
+    filename: str
+    def __init__(self, number: _Optional[int] = ..., action: _Optional[_Union[PlaceAction, str]] = ..., filename: _Optional[str] = ...) -> None: ...
+
+class ChangePlaceReply(_message.Message):
+    __slots__ = ("num_tokens", "num_bytes")
+    NUM_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_BYTES_FIELD_NUMBER: _ClassVar[int]
+    num_tokens: int
+    num_bytes: int
+    def __init__(self, num_tokens: _Optional[int] = ..., num_bytes: _Optional[int] = ...) -> None: ...

@@ -64,6 +64,16 @@ class InferenceStub:
                 request_serializer=protos_dot_inference__pb2.StatsRequest.SerializeToString,
                 response_deserializer=protos_dot_inference__pb2.StatsReply.FromString,
                 _registered_method=True)
+        self.Places = channel.unary_unary(
+                '/corral.v1.Inference/Places',
+                request_serializer=protos_dot_inference__pb2.PlacesRequest.SerializeToString,
+                response_deserializer=protos_dot_inference__pb2.PlacesReply.FromString,
+                _registered_method=True)
+        self.ChangePlace = channel.unary_unary(
+                '/corral.v1.Inference/ChangePlace',
+                request_serializer=protos_dot_inference__pb2.ChangePlaceRequest.SerializeToString,
+                response_deserializer=protos_dot_inference__pb2.ChangePlaceReply.FromString,
+                _registered_method=True)
 
 
 class InferenceServicer:
@@ -111,6 +121,20 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Places(self, request, context):
+        """What the places for running requests do now, or did last.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ChangePlace(self, request, context):
+        """Saves, restores or erases what was computed for the latest request of a place.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +167,16 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Stats,
                     request_deserializer=protos_dot_inference__pb2.StatsRequest.FromString,
                     response_serializer=protos_dot_inference__pb2.StatsReply.SerializeToString,
+            ),
+            'Places': grpc.unary_unary_rpc_method_handler(
+                    servicer.Places,
+                    request_deserializer=protos_dot_inference__pb2.PlacesRequest.FromString,
+                    response_serializer=protos_dot_inference__pb2.PlacesReply.SerializeToString,
+            ),
+            'ChangePlace': grpc.unary_unary_rpc_method_handler(
+                    servicer.ChangePlace,
+                    request_deserializer=protos_dot_inference__pb2.ChangePlaceRequest.FromString,
+                    response_serializer=protos_dot_inference__pb2.ChangePlaceReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +341,60 @@ class Inference:
             '/corral.v1.Inference/Stats',
             protos_dot_inference__pb2.StatsRequest.SerializeToString,
             protos_dot_inference__pb2.StatsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Places(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.Inference/Places',
+            protos_dot_inference__pb2.PlacesRequest.SerializeToString,
+            protos_dot_inference__pb2.PlacesReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ChangePlace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.Inference/ChangePlace',
+            protos_dot_inference__pb2.ChangePlaceRequest.SerializeToString,
+            protos_dot_inference__pb2.ChangePlaceReply.FromString,
             options,
             channel_credentials,
             insecure,

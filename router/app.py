@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from router.admission import Admission
-from router.api import chat, completions, models, native, status, text
+from router.api import chat, completions, models, native, slots, status, text
 from router.api.routed import check_overlays
 from router.auth import Auth, Endpoint, Guarded
 from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
@@ -40,7 +40,8 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("GET", "/live", OPEN, status.live),
     ("GET", "/ready", OPEN, status.ready),
     ("GET", "/props", Scope.INFER, status.props),
-    ("GET", "/slots", Scope.METRICS, status.slots),
+    ("GET", "/slots", Scope.METRICS, slots.slots),
+    ("POST", "/slots/{id}", Scope.ADMIN, slots.change_slot),
     ("GET", "/metrics", Scope.METRICS, status.metrics),
     ("GET", "/v1/models", Scope.INFER, models.list_models),
     ("GET", "/models", Scope.INFER, models.list_models),

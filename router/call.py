@@ -69,6 +69,8 @@ class Call:
 
     def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[AsyncGenerator[pb.GenerateReply, None]]:
         """The generations of the request, each begun when it is first awaited."""
+        for message in messages:
+            message.client, message.weight = self.key.name, self.key.weight
         costs = [self._estimate(message) for message in messages]
         total = sum(costs)
         return [

@@ -114,6 +114,9 @@ class Dispatcher:
     async def stats(self, model: str) -> pb.StatsReply:
         return await self.ask(Attempt(model), lambda replica: replica.stats(pb.StatsRequest()))
 
+    async def places(self, model: str) -> pb.PlacesReply:
+        return await self.ask(Attempt(model), lambda replica: replica.places(pb.PlacesRequest()))
+
     def models(self) -> Sequence[ModelStatus]:
         """What is known of every configured model, in the order of configuration."""
         return self._fleet.models()

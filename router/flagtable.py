@@ -124,6 +124,11 @@ _WORKER = """
     -np --parallel $ LLAMA_ARG_N_PARALLEL : N : sequences computed at once
     -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, if -ub is not smaller (2048)
     -ub --ubatch-size $ LLAMA_ARG_UBATCH : N : the same (512), but at least one for each of --parallel
+    --step-target-ms : MS : what a step that reads prompts should take, at most (50)
+    --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT :  : make room in a full context, do not end there
+    --slot-save-path : DIR : where POST /slots/N may save computed prefixes
+    --kv-store : DIR : keep computed prefixes here over a restart
+    --kv-store-size : MIB : that they may take, for each model (4096)
     -ctk --cache-type-k $ LLAMA_ARG_CACHE_TYPE_K : TYPE : type of cached keys (f16)
     -ctv --cache-type-v $ LLAMA_ARG_CACHE_TYPE_V : TYPE : type of cached values (f16)
     --memory-f32 :  : the same as -ctk f32 -ctv f32
@@ -150,7 +155,6 @@ _FROM_FILE = "the model file decides"
 _NO_ENDPOINT = "this version has no such endpoint"
 _NO_FEATURE = "this version has no such feature"
 _ALWAYS = "this is always on"
-_NEVER = "this is always off"
 _ONE_ATTENTION = "attention never stores its scores: there is no other kind here"
 _BY_PROXY = "leave that to the reverse proxy"
 
@@ -176,9 +180,6 @@ FLAGS: tuple[Flag, ...] = (
     *_inert("", """
         -fa --flash-attn ! --no-flash-attn $ LLAMA_ARG_FLASH_ATTN
         """, Takes.WORD, _ONE_ATTENTION),
-    *_inert(_NEVER, """
-        --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT
-        """, Takes.NOTHING),
     *_inert(_NO_GPU, """
         -ngl --gpu-layers --n-gpu-layers $ LLAMA_ARG_N_GPU_LAYERS
         -sm --split-mode $ LLAMA_ARG_SPLIT_MODE
@@ -293,7 +294,6 @@ FLAGS: tuple[Flag, ...] = (
         -ag --agent ! -no-ag --no-agent $ LLAMA_ARG_AGENT
         """, Takes.NOTHING, ""),
     *_inert(_NO_ENDPOINT, """
-        --slot-save-path
         --media-path
         --embd-normalize
         --path $ LLAMA_ARG_STATIC_PATH

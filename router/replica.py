@@ -5,6 +5,7 @@ Invariant: no grpc exception leaves this file.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -45,7 +46,7 @@ _FROM_CODE: Mapping[int, Callable[[pb.ErrorDetail], RouterError]] = {
         detail.message, detail.num_prompt_tokens, detail.context_length
     ),
     pb.NOT_SUPPORTED: lambda detail: NotSupported(detail.message),
-    pb.OVERLOADED: lambda detail: Overloaded(detail.message),
+    pb.OVERLOADED: lambda detail: Overloaded(detail.message, max(1, math.ceil(detail.wait_seconds))),
     pb.UNAVAILABLE: lambda detail: Unavailable(detail.message),
     pb.INTERNAL: lambda _: InternalError(),
 }
@@ -99,6 +100,12 @@ class Replica:
 
     async def stats(self, request: pb.StatsRequest) -> pb.StatsReply:
         return await self._call(self._inference.Stats, request)
+
+    async def places(self, request: pb.PlacesRequest) -> pb.PlacesReply:
+        return await self._call(self._inference.Places, request)
+
+    async def change_place(self, request: pb.ChangePlaceRequest) -> pb.ChangePlaceReply:
+        return await self._call(self._inference.ChangePlace, request)
 
     async def serving(self) -> None:
         """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""

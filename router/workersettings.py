@@ -5,6 +5,7 @@ was left to it.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
@@ -86,6 +87,11 @@ def _word(*words: str) -> Check:
     return check
 
 
+def _folder(flag: str, text: str) -> str:
+    """Workers run in the same folder, but a path in a command line should not depend on it."""
+    return str(Path(text).expanduser().absolute()) if text else ""
+
+
 def _not_positive(value: float) -> bool:
     return value <= 0
 
@@ -101,6 +107,10 @@ _CHECKS: Mapping[str, Check] = {
     "parallel": _whole(_MOST),
     "batch_size": _whole(_MOST),
     "ubatch_size": _whole(_MOST),
+    "step_target_ms": _whole(_MOST),
+    "slot_save_path": _folder,
+    "kv_store": _folder,
+    "kv_store_size": _whole(_MOST),
     "rope_scaling": _word("none", "linear", "yarn"),
     "rope_scale": _real(_TINY),
     "rope_freq_scale": _real(_TINY, _not_positive),
@@ -145,6 +155,7 @@ _numa = _word("distribute", "isolate", "numactl")
 
 def _switches(given: Given) -> list[str]:
     arguments = ["--check-tensors"] if given.on("check_tensors") else []
+    arguments += ["--context-shift"] if given.on("context_shift") else []
     if (numa := given.last("numa")) is not None and numa != "off":
         arguments += ["--numa", "distribute" if numa == "on" else _numa("--numa", numa)]
     return arguments

@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _add_capacity(made)
     _add_rope(made)
     _add_memory(made)
+    _add_prefixes(made)
     return made
 
 
@@ -57,6 +58,11 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         numa=arguments.numa,
         core_lease=_core_lease(arguments.core_lease),
         core_weight=arguments.core_weight,
+        step_target_ms=arguments.step_target_ms,
+        context_shift=arguments.context_shift,
+        slot_save_path=arguments.slot_save_path,
+        kv_store=arguments.kv_store,
+        kv_store_mib=arguments.kv_store_size,
     )
 
 
@@ -93,6 +99,7 @@ def _add_capacity(made: argparse.ArgumentParser) -> None:
     add("-b", "--batch-size", default=_BATCH, help="tokens computed in one step: the smaller of this and the next")
     add("-ub", "--ubatch-size", default=_UBATCH, help="but at least one for each sequence computed at once")
     add("--max-waiting", default=_DEFAULTS["max_waiting"], help="requests in line before more are refused")
+    add("--step-target-ms", default=_DEFAULTS["step_target_ms"], help="for a step that reads prompts, at most")
 
 
 def _add_rope(made: argparse.ArgumentParser) -> None:
@@ -119,6 +126,14 @@ def _add_memory(made: argparse.ArgumentParser) -> None:
     add("--mlock", action="store_true", help="keep the weights in memory, whatever happens")
     add("--check-tensors", action="store_true", help="refuse a file with a NaN or an infinity among its weights")
     add("--numa", choices=_NUMA, default="", help="where threads run on a machine of several nodes")
+
+
+def _add_prefixes(made: argparse.ArgumentParser) -> None:
+    add, most = made.add_argument, _Whole((1 << 24) - 1)
+    add("--context-shift", action="store_true", help="make room in a full context instead of ending the answer")
+    add("--slot-save-path", type=Path, metavar="DIR", help="where clients may save computed prefixes")
+    add("--kv-store", type=Path, metavar="DIR", help="keep computed prefixes here over a restart")
+    add("--kv-store-size", type=most, default=_DEFAULTS["kv_store_mib"], metavar="MIB", help="that it may take")
 
 
 class _Whole:

@@ -44,3 +44,8 @@ class WorkerConfig:
     numa: str = ""  # distribute, isolate or numactl: see worker/numa.py
     core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
     core_weight: float = 1.0  # share of the cores, relative to the others'
+    step_target_ms: int = 50  # what a step that reads prompts should take, at most
+    context_shift: bool = False  # a full context is shifted, not the end of the answer
+    slot_save_path: Path | None = None  # where clients may save computed prefixes
+    kv_store: Path | None = None  # where computed prefixes outlive the process
+    kv_store_mib: int = 4096  # that it may take

@@ -10,26 +10,32 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from concurrent.futures import Future
 from functools import partial
 from queue import SimpleQueue
-from typing import NamedTuple, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.errors import ContextExceeded, InvalidRequest, Overloaded, RequestError, Unavailable, WorkerError
-from worker.generation import Event, Failed, FinishReason, Generation, Request, Sink, Started, Token
+from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
+from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
+from worker.generation import Event, Failed, FinishReason, Generation, Request, Sink, Token
 from worker.kv_cache import BlockPool
 from worker.lease import Cores, OwnCores
+from worker.places import Places
+from worker.prefix_store import PrefixStore
+from worker.prefixes import Prefixes
 from worker.sampler import Sampler, SamplerState
-from worker.scheduler import Batch, Scheduler
+from worker.scheduler import Batch, Limits, Scheduler
 from worker.sequence import Sequence
+from worker.stats import Counters, Stats
+from worker.step_inputs import IntArray, StepInputs
 
 log = logging.getLogger("worker.engine")
 
-IntArray = npt.NDArray[np.int32]
 FloatArray = npt.NDArray[np.float32]
+_Result = TypeVar("_Result")
 
 
 class Model(Protocol):
@@ -41,40 +47,9 @@ class Model(Protocol):
         self, tokens: IntArray, starts: IntArray, contexts: IntArray, blocks: IntArray, logit_rows: IntArray
     ) -> FloatArray: ...
 
+    def read_block(self, block: int) -> bytes: ...
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
-    """How much the engine may hold and compute."""
-
-    context_length: int  # positions of one sequence, at most
-    num_blocks: int  # of the cache, shared by all sequences
-    block_size: int
-    max_running: int
-    max_waiting: int
-    step_tokens: int
-
-    def __post_init__(self) -> None:
-        if self.step_tokens < self.max_running:
-            raise ValueError(f"a step of {self.step_tokens} tokens cannot serve {self.max_running} sequences")
-        if self.num_blocks * self.block_size < self.context_length:
-            raise ValueError(f"{self.num_blocks} blocks cannot hold a context of {self.context_length} positions")
-
-
-class Stats(NamedTuple):
-    """What other threads may look at; each number is right, but they are not of the same instant."""
-
-    num_steps: int
-    num_running: int
-    num_waiting: int
-    num_blocks: int
-    num_free_blocks: int
-    num_cached_blocks: int
-    prompt_tokens: int
-    cached_tokens: int
-    predicted_tokens: int
-    prompt_seconds: float
-    predicted_seconds: float
-    busy: bool
+    def write_block(self, block: int, content: bytes) -> None: ...
 
 
 class ComputeFailed(WorkerError):
@@ -91,6 +66,7 @@ class Engine:
         eog_ids: Collection[int],
         post: Callable[[list[tuple[Sink, Event]]], None],
         on_death: Callable[[BaseException], None],
+        store: PrefixStore | None = None,
         cores: Cores | None = None,
     ) -> None:
         """`post` is called in the engine thread, once per step; `on_death` when the thread cannot go on.
@@ -103,21 +79,22 @@ class Engine:
         self._post = post
         self._on_death = on_death
         self._cores = cores or OwnCores()
+        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._pool = BlockPool(capacity.num_blocks, capacity.block_size)
         self._scheduler = Scheduler(
             self._pool,
-            max_running=capacity.max_running,
-            max_waiting=capacity.max_waiting,
-            step_tokens=capacity.step_tokens,
+            Limits(capacity.max_running, capacity.max_waiting, capacity.step_tokens, capacity.step_seconds),
         )
+        self.prefixes = Prefixes(self._pool, model, store, self._inbox.put)
+        self.places = Places(capacity.max_running, self._pool, self.prefixes)  # for functions given to `call`
         self._sampler = Sampler(model.vocab_size)
-        self._inputs = _Inputs(capacity)
-        self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        max_blocks = -(-capacity.context_length // capacity.block_size)
+        self._inputs = StepInputs(capacity.max_running, capacity.step_tokens, max_blocks)
         self._events: list[tuple[Sink, Event]] = []
         self._generations: dict[Sequence, Generation] = {}
+        self._num_begun = 0
+        self._counters = Counters()
         self._accepting = True
-        self._num_steps = self._prompt_tokens = self._cached_tokens = self._predicted_tokens = 0
-        self._prompt_seconds = self._predicted_seconds = 0.0
         self._busy = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -138,20 +115,10 @@ class Engine:
 
     def submit(self, request: Request, sink: Sink) -> Generation:
         """Queues a request. Its events, Overloaded among them, go to `sink`. Raises InvalidRequest, ContextExceeded."""
-        limit = self.capacity.context_length
-        num_prompt, num_tokens = len(request.prompt), len(request.prompt) + len(request.resumed)
         if not self._accepting:
             raise Unavailable("the worker is ending")
-        if num_prompt == 0:
-            raise InvalidRequest("Field 'prompt': it has no tokens")
-        if num_prompt >= limit:
-            raise ContextExceeded(num_prompt, limit)
-        if num_tokens > limit:
-            raise InvalidRequest(
-                f"Field 'resume': prompt and resumed tokens ({num_tokens}) exceed the context ({limit})"
-            )
-        most = limit if request.max_tokens < 0 else min(limit, num_prompt + request.max_tokens)
-        sequence = Sequence(request.prompt, request.resumed, most, shares_prefix=request.cache_prompt)
+        check_fits(request, self.capacity)
+        sequence = sequence_for(request, self.capacity, time.perf_counter())
         sampler = SamplerState(request.sampling, self._eog_ids, request.num_draws)
         generation = Generation(request, sequence, sampler, sink)
         self._inbox.put(partial(self._accept, generation))
@@ -161,13 +128,25 @@ class Engine:
         """Frees what the request holds before the next step; nothing happens if it has ended."""
         self._inbox.put(partial(self._drop, generation))
 
+    def call(self, function: Callable[[], _Result]) -> "Future[_Result]":
+        """Runs a function in the engine's thread, between two steps."""
+        future: Future[_Result] = Future()
+        self._inbox.put(partial(_resolve, future, function))
+        return future
+
+    def prefix_names(self) -> list[bytes]:
+        """The names of all blocks that a prompt may reuse; see kv_cache.py."""
+        return self._pool.names()
+
     def stats(self) -> Stats:
-        scheduler, pool = self._scheduler, self._pool
+        """Any thread may ask."""
+        scheduler, pool, counters = self._scheduler, self._pool, self._counters
         return Stats(
-            self._num_steps, scheduler.num_running, scheduler.num_waiting,
+            counters.num_steps, scheduler.num_running, scheduler.num_waiting,
             pool.num_blocks, pool.num_free, pool.num_cached,
-            self._prompt_tokens, self._cached_tokens, self._predicted_tokens,
-            self._prompt_seconds, self._predicted_seconds, self._busy,
+            counters.prompt_tokens, counters.cached_tokens, counters.predicted_tokens,
+            counters.prompt_seconds, counters.predicted_seconds,
+            counters.step_seconds, tuple(counters.step_counts), scheduler.expected_wait, self._busy,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -180,6 +159,7 @@ class Engine:
                 self._emit()
             self._fail(list(self._generations), Unavailable("the worker is ending"))
             self._emit()
+            self.prefixes.close()
         except BaseException as error:
             log.critical("the engine cannot go on", exc_info=True)
             self._on_death(error)
@@ -197,12 +177,17 @@ class Engine:
         return True
 
     def _accept(self, generation: Generation) -> None:
+        self._generations[generation.sequence] = generation
+        if not self.prefixes.fetch(generation.sequence, partial(self._enqueue, generation)):
+            self._enqueue(generation)
+
+    def _enqueue(self, generation: Generation) -> None:
+        if generation.sequence not in self._generations:  # it was cancelled while its prefix was read from disk
+            return
         try:
             self._scheduler.add(generation.sequence)
         except Overloaded as error:
-            self._events.append((generation.sink, Failed(error)))
-        else:
-            self._generations[generation.sequence] = generation
+            self._fail([generation.sequence], error)
 
     def _drop(self, generation: Generation) -> None:
         if self._generations.pop(generation.sequence, None) is not None:
@@ -214,26 +199,35 @@ class Engine:
         for sequence in batch.admitted:
             self._begin(self._generations[sequence], began)
         try:
-            with self._cores:
-                logits = self._model.forward(*self._inputs.fill(batch))
+            logits, seconds = self._forward(batch)
         except Exception:
             log.exception("a step of %d sequences failed", len(batch.sequences))
             self._fail(batch.sequences, ComputeFailed("the model failed to compute this request"))
             return
         now = time.perf_counter()
-        self._num_steps += 1
-        for row, sequence in enumerate(self._scheduler.commit(batch)):
+        self._counters.count_step(seconds)
+        for row, sequence in enumerate(self._scheduler.commit(batch, seconds)):
             self._extend(sequence, logits[row], now)
 
+    def _forward(self, batch: Batch) -> tuple[FloatArray, float]:
+        """Logits of the sequences that catch up, in the batch's order, and the seconds that took."""
+        inputs = self._inputs.fill(batch)
+        with self._cores:
+            began = time.perf_counter()  # the wait for the cores says nothing of the step's size
+            logits = self._model.forward(*inputs)
+            return logits, time.perf_counter() - began
+
     def _begin(self, generation: Generation, now: float) -> None:
+        self.places.take(generation)
         if generation.began:  # it was preempted and goes on
             return
         sequence = generation.sequence
         generation.began = now
-        self._prompt_tokens += sequence.num_prompt_tokens - sequence.num_cached
-        self._cached_tokens += sequence.num_cached
-        started = Started(sequence.num_prompt_tokens, sequence.num_cached, generation.seed)
-        self._events.append((generation.sink, started))
+        generation.task = self._num_begun
+        self._num_begun += 1
+        self._counters.prompt_tokens += sequence.num_prompt_tokens - sequence.num_cached
+        self._counters.cached_tokens += sequence.num_cached
+        self._events.append((generation.sink, generation.started()))
 
     def _extend(self, sequence: Sequence, logits: FloatArray, now: float) -> None:
         """Gives a sequence its next token, unless it is full already or its logits are no good."""
@@ -243,6 +237,8 @@ class Engine:
             reason = FinishReason.LENGTH if sequence.is_full else self._choose(generation, logits)
             if reason is not None:
                 self._finish(generation, reason)
+            elif is_overfull(sequence, self.capacity):
+                self._scheduler.shift(sequence, *shift(generation.request, self.capacity))
         except RequestError as error:
             self._fail([sequence], error)
         except Exception:
@@ -254,10 +250,10 @@ class Engine:
         sequence, detokenizer = generation.sequence, generation.detokenizer
         token = self._sampler.sample(logits, sequence.tokens[: sequence.num_tokens], generation.sampler)
         logprob = None
-        if generation.num_logprobs is not None:
-            logprob = self._sampler.logprob(logits, token, generation.num_logprobs)
+        if generation.request.num_logprobs is not None:
+            logprob = self._sampler.logprob(logits, token, generation.request.num_logprobs)
         sequence.append(token)
-        self._predicted_tokens += 1
+        self._counters.predicted_tokens += 1
         reason = None
         if token in self._eog_ids:
             text, reason = detokenizer.finish(), FinishReason.END_OF_SEQUENCE
@@ -267,20 +263,22 @@ class Engine:
                 reason = FinishReason.STOP_STRING
             elif sequence.is_full:
                 text, reason = text + detokenizer.finish(), FinishReason.LENGTH
+        generation.has_new_line = generation.has_new_line or "\n" in text
         self._events.append((generation.sink, Token(text, token, generation.sampler.num_draws, logprob)))
         return reason
 
     def _note_time(self, generation: Generation, now: float) -> None:
         if generation.first_token:
-            self._predicted_seconds += now - generation.last_token
+            self._counters.predicted_seconds += now - generation.last_token
         else:
             generation.first_token = now
-            self._prompt_seconds += now - generation.began
+            self._counters.prompt_seconds += now - generation.began
         generation.last_token = now
 
     def _finish(self, generation: Generation, reason: FinishReason) -> None:
         self._events.append((generation.sink, generation.finished(reason)))
-        self._scheduler.remove(generation.sequence)
+        self.prefixes.remember(generation.sequence)
+        self._scheduler.remove(generation.sequence, stayed=generation.last_token - generation.began)
         del self._generations[generation.sequence]
 
     def _fail(self, sequences: Items[Sequence], error: WorkerError) -> None:
@@ -296,36 +294,8 @@ class Engine:
             self._events = []
 
 
-class _Inputs:
-    """Arrays that a step's arguments are laid out in, kept from step to step.
-
-    tokens   [ sequence 0 ... | sequence 1 ... | ... )     starts = 0, count 0, count 0 + count 1, ...
-    """
-
-    def __init__(self, capacity: Capacity) -> None:
-        num_sequences = capacity.max_running
-        num_columns = -(-capacity.context_length // capacity.block_size)
-        self._tokens = np.zeros(capacity.step_tokens, np.int32)
-        self._starts = np.zeros(num_sequences + 1, np.int32)
-        self._contexts = np.zeros(num_sequences, np.int32)
-        self._blocks = np.zeros((num_sequences, num_columns), np.int32)
-        self._logit_rows = np.zeros(num_sequences, np.int32)
-
-    def fill(self, batch: Batch) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
-        """Arguments of `forward`, valid until the next call. Logits are wanted where a sequence catches up."""
-        num_rows = end = 0
-        for i, (sequence, count) in enumerate(zip(batch.sequences, batch.counts, strict=True)):
-            first, last = sequence.num_computed, sequence.num_computed + count
-            self._tokens[end : end + count] = sequence.tokens[first:last]
-            self._contexts[i] = first
-            self._blocks[i, : sequence.num_blocks] = sequence.blocks[: sequence.num_blocks]
-            end += count
-            self._starts[i + 1] = end
-            if last == sequence.num_tokens:
-                self._logit_rows[num_rows] = end - 1
-                num_rows += 1
-        num = len(batch.sequences)
-        return (
-            self._tokens[:end], self._starts[: num + 1], self._contexts[:num],
-            self._blocks[:num], self._logit_rows[:num_rows],
-        )  # fmt: skip
+def _resolve(future: "Future[_Result]", function: Callable[[], _Result]) -> None:
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

@@ -45,6 +45,10 @@ class NotSupported(RequestError):
 class Overloaded(RequestError):
     """The waiting line is full."""
 
+    def __init__(self, message: str, wait_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.wait_seconds = wait_seconds  # until a place in the line is likely to be free
+
 
 class Unavailable(RequestError):
     """The worker is loading or draining."""

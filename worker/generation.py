@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from worker.errors import WorkerError
 from worker.sampler import Logprob, SamplerState, Sampling
-from worker.sequence import Sequence
+from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
 
 
 class Detokenizer(Protocol):
@@ -37,6 +37,12 @@ class Request:
     cache_prompt: bool = True
     resumed: Items[int] = ()  # completion tokens that another worker has emitted
     num_draws: int = 0  # which that took
+    client: str = ""  # see sequence.Standing
+    weight: float = 1.0
+    priority: int = USUAL_PRIORITY
+    wanted_place: int = NO_PLACE
+    num_kept: int = 0  # first tokens that a context shift leaves alone; below 0: the whole prompt
+    num_discarded: int = 0  # tokens that a context shift takes out; 0: half of the others
 
 
 class FinishReason(Enum):
@@ -49,6 +55,7 @@ class Started(NamedTuple):
     num_prompt_tokens: int
     num_cached_tokens: int
     seed: int
+    place: int
 
 
 class Token(NamedTuple):
@@ -65,6 +72,8 @@ class Finished(NamedTuple):
     num_cached_tokens: int
     num_completion_tokens: int  # with those resumed
     num_predicted: int  # without
+    truncated: bool  # the context was shifted
+    queued_seconds: float  # from its arrival to its first step
     prompt_seconds: float  # from its first step to its first token
     predicted_seconds: float  # from its first token to its last
 
@@ -84,24 +93,33 @@ class Generation:
         "began",
         "detokenizer",
         "first_token",
+        "has_new_line",
         "last_token",
-        "num_logprobs",
-        "num_resumed",
+        "request",
         "sampler",
-        "seed",
         "sequence",
         "sink",
+        "task",
     )
 
     def __init__(self, request: Request, sequence: Sequence, sampler: SamplerState, sink: Sink) -> None:
+        self.request = request
         self.sequence = sequence
         self.sampler = sampler
-        self.seed = request.sampling.seed
         self.detokenizer = request.detokenizer
-        self.num_logprobs = request.num_logprobs
-        self.num_resumed = len(request.resumed)
         self.sink = sink
         self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
+        self.has_new_line = False  # in the text so far
+        self.task = -1  # how many had begun before it
+
+    @property
+    def num_predicted(self) -> int:
+        """Completion tokens computed here."""
+        return self.sequence.num_completion_tokens - len(self.request.resumed)
+
+    def started(self) -> Started:
+        sequence = self.sequence
+        return Started(sequence.num_prompt_tokens, sequence.num_cached, self.request.sampling.seed, sequence.place)
 
     def finished(self, reason: FinishReason) -> Finished:
         sequence = self.sequence
@@ -111,7 +129,9 @@ class Generation:
             sequence.num_prompt_tokens,
             sequence.num_cached,
             sequence.num_completion_tokens,
-            sequence.num_completion_tokens - self.num_resumed,
+            self.num_predicted,
+            sequence.num_discarded > 0,
+            self.began - sequence.standing.arrived,
             self.first_token - self.began,
             self.last_token - self.first_token,
         )

@@ -1,23 +1,34 @@
 """Which sequence holds which blocks of the key-value cache, and which prefixes can be reused. Bookkeeping only.
 
 A block keeps the keys and values of `block_size` positions. The scheduler is the caller; pure, no clock, no memory of
-the cache itself. Invariant: every block is in exactly one state, num_free + num_cached + num_held == num_blocks.
+the cache itself. Every block is in exactly one state, num_free + num_cached + num_held == num_blocks:
 
     free    holds nothing
     held    referenced by one sequence or, as part of a shared prefix, by several
-    cached  referenced by none, but published: its tokens are known and the next sequence may adopt it; evicted oldest
-            first when no block is free
+    cached  referenced by none, but in the tree: its tokens are known and the next sequence may adopt it
 
-A prefix is a number. Publishing block i of a sequence looks up (prefix of blocks [0, i), its tokens): an equal block
-already published gives its prefix, else the block gets a number never used before. So a hit compares every token, and
-a number whose block was evicted can never be reached by mistake.
+The tree. A node is a block in it; its name is the digest of its parent's name and its own tokens, so that a name stands
+for all tokens from the first on, here, in another process and on disk. Invariant: who holds a node holds its parent.
+So a cached node has only cached descendants, they were released before it, and taking the one released longest ago is
+always taking the oldest leaf.
 """
 
-from collections import OrderedDict
+import hashlib
+from collections import Counter, OrderedDict
+from collections.abc import Sequence as Items
 
-from worker.sequence import Sequence
+from worker.sequence import Sequence, Tokens
 
-_Key = tuple[int, bytes]
+DIGEST_BYTES = 32
+_ROOT = b""
+
+
+def block_digest(parent: bytes, tokens: Tokens) -> bytes:
+    """The name of a block with these tokens, i32, behind the block named `parent`, which is empty for the first one.
+
+    It is long enough that nobody finds two prefixes with one name: equal names are equal tokens.
+    """
+    return hashlib.blake2b(parent + tokens.astype("<i4", copy=False).tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
 class BlockPool:
@@ -27,12 +38,11 @@ class BlockPool:
         self.num_blocks = num_blocks
         self.block_size = block_size
         self._free = list(range(num_blocks - 1, -1, -1))
-        self._cached: OrderedDict[int, None] = OrderedDict()  # least recently used first
+        self._cached: OrderedDict[int, None] = OrderedDict()  # released longest ago first
         self._num_references = [0] * num_blocks
-        self._index: dict[_Key, int] = {}
-        self._keys: list[_Key | None] = [None] * num_blocks
-        self._prefixes = [0] * num_blocks
-        self._last_prefix = 0
+        self._nodes: dict[bytes, int] = {}
+        self._names: list[bytes | None] = [None] * num_blocks
+        self._parents: list[bytes] = [_ROOT] * num_blocks
 
     @property
     def num_free(self) -> int:
@@ -50,6 +60,10 @@ class BlockPool:
     def num_held(self) -> int:
         return self.num_blocks - self.num_available
 
+    def names(self) -> list[bytes]:
+        """The names of all nodes. Other threads may ask."""
+        return list(self._nodes)
+
     def num_needed(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
 
@@ -57,18 +71,31 @@ class BlockPool:
         """Positions the sequence could hold if it got every available block."""
         return (sequence.num_blocks + self.num_available) * self.block_size
 
+    def digests(self, sequence: Sequence, num_blocks: int) -> list[bytes]:
+        """The names of the sequence's first whole blocks, whether they are computed or not."""
+        names, size = sequence.digests, self.block_size
+        for i in range(len(names), num_blocks):
+            tokens = sequence.tokens[i * size : (i + 1) * size]
+            names.append(block_digest(names[-1] if names else _ROOT, tokens))
+        return names[:num_blocks]
+
+    def reusable(self, sequence: Sequence) -> list[bytes]:
+        """The names of the blocks it could adopt if all were in the tree; at least one token is left to compute."""
+        return self.digests(sequence, (sequence.num_tokens - 1) // self.block_size) if sequence.shares_prefix else []
+
     def match(self, sequence: Sequence) -> list[int]:
-        """Published blocks with the sequence's first tokens; at least one token is left to compute."""
-        matched: list[int] = []
-        prefix = 0
-        if sequence.shares_prefix:
-            for i in range((sequence.num_tokens - 1) // self.block_size):
-                block = self._index.get((prefix, self._tokens(sequence, i)))
-                if block is None:
-                    break
-                matched.append(block)
-                prefix = self._prefixes[block]
-        return matched
+        """Blocks in the tree with the sequence's first tokens, of those that it could adopt."""
+        return self.find(self.reusable(sequence))
+
+    def find(self, names: Items[bytes]) -> list[int]:
+        """The blocks of the longest beginning of this chain of names that is in the tree."""
+        blocks: list[int] = []
+        for name in names:
+            block = self._nodes.get(name)
+            if block is None:
+                break
+            blocks.append(block)
+        return blocks
 
     def num_unused(self, blocks: list[int]) -> int:
         """How many of these blocks no sequence holds."""
@@ -77,65 +104,116 @@ class BlockPool:
     def adopt(self, sequence: Sequence, matched: list[int]) -> None:
         """Gives a sequence without blocks those of a prefix it shares."""
         for block in matched:
-            if not self._num_references[block]:
-                del self._cached[block]
-            self._num_references[block] += 1
+            self._hold(block)
             sequence.append_block(block)
-        if matched:
-            sequence.prefix = self._prefixes[matched[-1]]
         sequence.num_published = len(matched)
         sequence.num_computed = len(matched) * self.block_size
 
     def grow(self, sequence: Sequence, num_tokens: int) -> None:
         """Adds blocks until the sequence can hold `num_tokens` positions, at most `room`."""
         while sequence.num_blocks * self.block_size < num_tokens:
-            block = self._free.pop() if self._free else self._evict()
+            block = self._take()
             self._num_references[block] = 1
             sequence.append_block(block)
 
     def publish(self, sequence: Sequence) -> None:
-        """Offers the sequence's newly computed whole blocks for reuse."""
-        if not sequence.shares_prefix:
-            return
-        while (sequence.num_published + 1) * self.block_size <= sequence.num_computed:
+        """Puts the sequence's newly computed whole blocks into the tree.
+
+        Where the tree has such a block already, computed by another sequence at the same time, this one goes on with
+        that and gives its own back: both hold the same bits.
+        """
+        while sequence.shares_prefix and (sequence.num_published + 1) * self.block_size <= sequence.num_computed:
             i = sequence.num_published
-            key = (sequence.prefix, self._tokens(sequence, i))
-            sequence.prefix = self._prefixes[self._enter(key, int(sequence.blocks[i]))]
+            names = self.digests(sequence, i + 1)
+            if i and self._names[sequence.blocks[i - 1]] != names[i - 1]:  # what it goes on from was withdrawn
+                return
+            block = int(sequence.blocks[i])
+            known = self._nodes.get(names[i])
+            if known is None:
+                self._enter(names[i], names[i - 1] if i else _ROOT, block)
+            else:
+                self._hold(known)
+                sequence.blocks[i] = known
+                self._let_go(block)
             sequence.num_published += 1
 
     def release(self, sequence: Sequence, *, forget: bool = False) -> None:
         """Takes all blocks back. `forget`: their content cannot be trusted, nobody may adopt them any more."""
-        # Last block first: the beginning of a prefix, which serves more sequences, is evicted after its end.
-        for block in reversed(sequence.blocks[: sequence.num_blocks].tolist()):
-            if forget:
-                self._withdraw(block)
-            self._num_references[block] -= 1
-            if not self._num_references[block]:
-                if self._keys[block] is None:
-                    self._free.append(block)
-                else:
-                    self._cached[block] = None
-        sequence.num_blocks = sequence.num_computed = sequence.num_published = sequence.prefix = 0
+        blocks = sequence.blocks[: sequence.num_blocks].tolist()
+        if forget:
+            self._withdraw({name for name in map(self._names.__getitem__, blocks) if name is not None})
+        for block in reversed(blocks):  # children before their parents
+            self._let_go(block)
+        sequence.num_blocks = sequence.num_computed = sequence.num_published = 0
 
-    def _tokens(self, sequence: Sequence, i: int) -> bytes:
-        return sequence.tokens[i * self.block_size : (i + 1) * self.block_size].tobytes()
+    def insert(self, names: Items[bytes]) -> list[tuple[int, int]]:
+        """Makes room in the tree for a chain of names whose content comes from elsewhere.
 
-    def _enter(self, key: _Key, block: int) -> int:
-        """Makes `block` the one to find under `key`, unless there is one; returns which it is."""
-        known = self._index.setdefault(key, block)
-        if known == block:
-            self._last_prefix += 1
-            self._keys[block] = key
-            self._prefixes[block] = self._last_prefix
-        return known
+        Returns (index in `names`, block to be filled) of those the tree lacked, in order; their number is bounded by
+        the blocks that can be had without pushing out the chain's own beginning.
+        """
+        known = self.find(names)
+        num_new = min(len(names) - len(known), self.num_available - self.num_unused(known))
+        for block in known:
+            self._hold(block)
+        filled = [(len(known) + i, self._take()) for i in range(num_new)]
+        for i, block in filled:
+            self._num_references[block] = 1
+            self._enter(names[i], names[i - 1] if i else _ROOT, block)
+        for block in reversed([*known, *(block for _, block in filled)]):
+            self._let_go(block)
+        return filled
 
-    def _evict(self) -> int:
+    def erase(self, names: Items[bytes]) -> None:
+        """Frees the end of a chain of names, up to what others hold or continue."""
+        num_children = Counter(self._parents)
+        for block in reversed(self.find(names)):
+            if self._num_references[block] or num_children[self._names[block] or _ROOT]:
+                return
+            num_children[self._parents[block]] -= 1
+            del self._cached[block]
+            self._forget(block)
+            self._free.append(block)
+
+    def _hold(self, block: int) -> None:
+        if not self._num_references[block]:
+            del self._cached[block]
+        self._num_references[block] += 1
+
+    def _let_go(self, block: int) -> None:
+        self._num_references[block] -= 1
+        if not self._num_references[block]:
+            if self._names[block] is None:
+                self._free.append(block)
+            else:
+                self._cached[block] = None
+
+    def _take(self) -> int:
+        """A block that holds nothing, for which the oldest leaf may have to give way."""
+        if self._free:
+            return self._free.pop()
         block, _ = self._cached.popitem(last=False)
-        self._withdraw(block)
+        self._forget(block)
         return block
 
-    def _withdraw(self, block: int) -> None:
-        key = self._keys[block]
-        if key is not None:
-            del self._index[key]
-            self._keys[block] = None
+    def _enter(self, name: bytes, parent: bytes, block: int) -> None:
+        self._nodes[name] = block
+        self._names[block], self._parents[block] = name, parent
+
+    def _forget(self, block: int) -> None:
+        name = self._names[block]
+        if name is not None:
+            del self._nodes[name]
+            self._names[block], self._parents[block] = None, _ROOT
+
+    def _withdraw(self, names: set[bytes]) -> None:
+        """Takes nodes and all their descendants out of the tree; who holds them keeps them to the end."""
+        while names:
+            blocks = [self._nodes[name] for name in names]
+            names = {name for name, parent in zip(self._names, self._parents, strict=True) if name and parent in names}
+            for block in blocks:
+                self._forget(block)
+                if not self._num_references[block]:
+                    del self._cached[block]
+                    self._free.append(block)
+            names &= self._nodes.keys()

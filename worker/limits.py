@@ -11,20 +11,26 @@ from worker.prompt import PromptReader
 from worker.sampler import Sampling
 
 _HUGE = 1e9
-_INT32_MAX = (1 << 31) - 1
+INT32_MAX = (1 << 31) - 1
+MOST_WEIGHT = 1e6  # of a client among clients
 
 # Fields that the sampler takes as they come.
 _SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
     "temperature": (-_HUGE, _HUGE),
-    "top_k": (-_INT32_MAX - 1, _INT32_MAX),
+    "top_k": (-INT32_MAX - 1, INT32_MAX),
     "top_p": (-_HUGE, _HUGE),
     "min_p": (-_HUGE, 1.0),
     "repeat_penalty": (1e-6, _HUGE),
     "presence_penalty": (-_HUGE, _HUGE),
     "frequency_penalty": (-_HUGE, _HUGE),
-    "repeat_last_n": (-1, _INT32_MAX),
-    "min_keep": (0, _INT32_MAX),
+    "repeat_last_n": (-1, INT32_MAX),
+    "min_keep": (0, INT32_MAX),
 }
+
+
+def sampling_fields(sampling: Sampling) -> dict[str, Any]:
+    """The fields that the sampler takes as they come, for showing what is in force."""
+    return {field: getattr(sampling, field) for field in (*_SAMPLING_RANGES, "ignore_eos")}
 
 
 def check_range(field: str, value: float, low: float, high: float) -> None:

@@ -1,19 +1,29 @@
 """Which sequence computes how many tokens now. The engine asks it once per step; pure: no clock, no logging, no I/O.
 
-A step has a budget of tokens. Sequences that lack one token come first, so that a long prompt never keeps a running
-answer waiting; then prompts being read, oldest first; then new ones as long as places and blocks last. When blocks run
-out, the youngest running sequence gives all of its own back and queues again.
+A step has a budget of tokens and a target of seconds. Sequences that lack one token come first, so that a long prompt
+never keeps a running answer waiting; then prompts being read, oldest first, in chunks that keep the step under its
+target, or, where a step without them takes more than half of that, under twice as long as that one; then new ones as
+long as places and blocks last. When blocks run out, the youngest running sequence gives all of its own back and goes
+first in the line.
 
-Invariants: whoever runs came before whoever waits, and the oldest running sequence can always go on, because one
-sequence never needs more blocks than there are: so every step with work in it computes something.
+Invariant: the oldest running sequence can always go on, because one sequence never needs more blocks than there are,
+and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a step with work in it computes something.
 """
 
-from collections import deque
+import heapq
+from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from worker.errors import Overloaded
 from worker.kv_cache import BlockPool
-from worker.sequence import Sequence
+from worker.sequence import NO_PLACE, Sequence
+from worker.step_cost import StepCost, Work
+from worker.waiting_line import WaitingLine
+
+LEAST_CHUNK = 4  # tokens of a prompt, however long that takes
+_STRETCH = 2.0  # how much longer a step may take for the prompts in it, even beyond the target
+_FIRST_STAY = 1.0  # seconds that a request is thought to run before any has ended
+_STAY_FADE = 0.9
 
 
 @dataclass(slots=True)
@@ -23,27 +33,44 @@ class Batch:
     sequences: list[Sequence] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # those of `sequences` that did not run before
+    work: Work = field(default_factory=Work)
+    num_read: int = 0  # tokens of sequences that lack several
+    seconds: float = 0.0  # what it should take, at most
 
     def add(self, sequence: Sequence, count: int) -> None:
         self.sequences.append(sequence)
         self.counts.append(count)
+        self.work.add(sequence.num_computed, count)
+        if sequence.num_uncomputed > 1:
+            self.num_read += count
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much may run and wait."""
+
+    max_running: int
+    max_waiting: int
+    step_tokens: int
+    step_seconds: float  # what a step that reads prompts should take, at most
 
 
 class Scheduler:
     """Owns the waiting line and the running sequences."""
 
-    def __init__(self, pool: BlockPool, *, max_running: int, max_waiting: int, step_tokens: int) -> None:
+    def __init__(self, pool: BlockPool, limits: Limits) -> None:
         self._pool = pool
-        self._max_running = max_running
-        self._max_waiting = max_waiting
-        self._step_tokens = step_tokens
-        self._waiting: deque[Sequence] = deque()  # oldest first
+        self._limits = limits
+        self._line = WaitingLine()
         self._running: list[Sequence] = []  # oldest first
+        self._places = list(range(limits.max_running))  # those that are free: a heap
+        self._cost = StepCost()
+        self._mean_stay = _FIRST_STAY
         self._refused_with = -1  # blocks available when the first in line last found too few
 
     @property
     def has_work(self) -> bool:
-        return bool(self._running or self._waiting)
+        return bool(self._running or self._line)
 
     @property
     def num_running(self) -> int:
@@ -51,57 +78,97 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._line)
+
+    @property
+    def running(self) -> Items[Sequence]:
+        """Oldest first."""
+        return self._running
+
+    @property
+    def expected_wait(self) -> float:
+        """Seconds until one who comes now would run, by Little's law."""
+        ahead = len(self._line) + (0 if self._places else 1)
+        return ahead * self._mean_stay / self._limits.max_running
 
     def add(self, sequence: Sequence) -> None:
-        """Puts a sequence at the end of the line. Raises Overloaded."""
-        if len(self._waiting) >= self._max_waiting:
-            raise Overloaded(f"all {self._max_running} places are taken and {self._max_waiting} requests wait already")
-        self._waiting.append(sequence)
-
-    def remove(self, sequence: Sequence, *, forget: bool = False) -> None:
-        """Ends a sequence in whatever state it is; one that is not here is left alone."""
-        if sequence in self._running:
-            self._running.remove(sequence)
-            self._pool.release(sequence, forget=forget)
-        elif sequence in self._waiting:
-            self._waiting.remove(sequence)
+        """Puts a sequence into the line. Raises Overloaded."""
+        limits = self._limits
+        if len(self._line) >= limits.max_waiting:
+            wait = self.expected_wait
+            raise Overloaded(
+                f"all {limits.max_running} places are taken and {limits.max_waiting} requests wait already; "
+                f"the last of them for about {wait:.0f} s",
+                wait,
+            )
+        self._line.add(sequence)
         self._refused_with = -1
+
+    def remove(self, sequence: Sequence, *, forget: bool = False, stayed: float | None = None) -> None:
+        """Ends a sequence in whatever state it is; one that is not here is left alone.
+
+        `stayed`: the seconds from its beginning to its end, if it came to one; they tell how long others will wait.
+        """
+        if sequence in self._running:
+            self._stop(sequence, forget=forget)
+            self._line.leave(sequence)
+        elif sequence in self._line:
+            self._line.remove(sequence)
+        if stayed is not None:
+            self._mean_stay = _STAY_FADE * self._mean_stay + (1 - _STAY_FADE) * stayed
+        self._refused_with = -1
+
+    def shift(self, sequence: Sequence, num_kept: int, num_discarded: int) -> None:
+        """Takes tokens out of a running sequence. What follows them is computed anew, before anybody in line runs."""
+        self._preempt(sequence)
+        sequence.discard(num_kept, num_discarded)
 
     def schedule(self) -> Batch:
         """Chooses the next step's work and gives it its blocks."""
         batch = Batch()
-        budget = self._advance(batch, self._step_tokens, lacking_one=True)
-        budget = self._advance(batch, budget, lacking_one=False)
-        while budget > 0 and self._can_admit():
-            budget -= self._admit(batch, budget)
+        self._advance(batch, lacking_one=True)
+        batch.seconds = max(self._limits.step_seconds, _STRETCH * self._cost.seconds(batch.work))
+        self._advance(batch, lacking_one=False)
+        while self._line and self._places and self._admit(batch):
+            pass
         return batch
 
-    def commit(self, batch: Batch) -> list[Sequence]:
-        """Notes that the batch was computed. Returns the sequences, in its order, that now lack their next token."""
+    def commit(self, batch: Batch, seconds: float) -> list[Sequence]:
+        """Notes that the batch was computed, in so many seconds.
+
+        Returns the sequences, in its order, that now lack their next token.
+        """
+        self._cost.observe(batch.work, seconds)
         caught_up = []
         for sequence, count in zip(batch.sequences, batch.counts, strict=True):
             sequence.num_computed += count
             self._pool.publish(sequence)
             if sequence.num_computed == sequence.num_tokens:
+                self._line.charge(sequence, 1)
                 caught_up.append(sequence)
         return caught_up
 
-    def _advance(self, batch: Batch, budget: int, *, lacking_one: bool) -> int:
-        """Schedules the running sequences that lack one token, or several; returns what is left of the budget."""
+    def _advance(self, batch: Batch, *, lacking_one: bool) -> None:
+        """Schedules the running sequences that lack one token, or several."""
         index = 0
-        while index < len(self._running) and budget > 0:  # preemption shortens the list, behind the index
+        while index < len(self._running):  # preemption shortens the list, behind the index
             sequence = self._running[index]
             index += 1
-            missing = sequence.num_tokens - sequence.num_computed
-            if (missing == 1) is not lacking_one:
+            if (sequence.num_uncomputed == 1) is not lacking_one:
                 continue
-            count = self._make_room(sequence, min(missing, budget), batch)
+            count = self._chunk(sequence.num_uncomputed, sequence.num_computed, batch)
+            count = self._make_room(sequence, count, batch)
             if count > 0:
                 self._pool.grow(sequence, sequence.num_computed + count)
                 batch.add(sequence, count)
-                budget -= count
-        return budget
+
+    def _chunk(self, num_missing: int, position: int, batch: Batch) -> int:
+        """How many of the tokens that a sequence lacks may join the step, as far as tokens and time go."""
+        count = min(num_missing, self._limits.step_tokens - batch.work.num_tokens)
+        if num_missing == 1:
+            return count
+        fitting = self._cost.fitting(batch.work, position, batch.seconds)
+        return min(count, max(fitting, LEAST_CHUNK - batch.num_read, 0))
 
     def _make_room(self, sequence: Sequence, count: int, batch: Batch) -> int:
         """How many of `count` tokens find blocks, once younger sequences outside this step have given up theirs."""
@@ -113,37 +180,55 @@ class Scheduler:
             self._preempt(youngest)
 
     def _preempt(self, sequence: Sequence) -> None:
-        self._running.remove(sequence)
-        self._pool.release(sequence)
-        self._waiting.appendleft(sequence)
+        sequence.wanted_place = sequence.place
+        self._stop(sequence)
+        self._line.put_back(sequence)
         self._refused_with = -1
 
-    def _can_admit(self) -> bool:
-        return bool(self._waiting) and len(self._running) < self._max_running
+    def _stop(self, sequence: Sequence, *, forget: bool = False) -> None:
+        self._running.remove(sequence)
+        self._pool.release(sequence, forget=forget)
+        heapq.heappush(self._places, sequence.place)
+        sequence.place = NO_PLACE
 
-    def _admit(self, batch: Batch, budget: int) -> int:
-        """Lets the first in line run if all of its tokens find blocks; returns how many tokens that adds to the step,
-        or the whole budget if it must wait, and with it everybody behind it."""
-        sequence = self._waiting[0]
+    def _admit(self, batch: Batch) -> bool:
+        """Lets the first in line run if all of its tokens find blocks and some of them time in this step.
+
+        False: it must wait, and with it everybody behind it.
+        """
+        sequence = self._line.first()
         available = self._pool.num_available
         if available <= self._refused_with:
-            return budget
+            return False
         matched = self._pool.match(sequence)
         num_taken = self._pool.num_needed(sequence.num_tokens) - len(matched) + self._pool.num_unused(matched)
         # A block to spare for everyone who runs, or the newcomer would be preempted as soon as they grow.
         if self._running and num_taken + len(self._running) > available:
             self._refused_with = available
-            return budget
-        self._refused_with = -1
-        self._run(self._waiting.popleft(), matched, batch)
-        count = min(sequence.num_tokens - sequence.num_computed, budget)
+            return False
+        position = len(matched) * self._pool.block_size
+        count = self._chunk(sequence.num_tokens - position, position, batch)
+        if count <= 0:
+            return False
+        self._pool.adopt(sequence, matched)
+        self._run(self._line.pop(), batch)
         self._pool.grow(sequence, sequence.num_computed + count)
         batch.add(sequence, count)
-        return count
+        return True
 
-    def _run(self, sequence: Sequence, matched: list[int], batch: Batch) -> None:
-        self._pool.adopt(sequence, matched)
+    def _run(self, sequence: Sequence, batch: Batch) -> None:
+        self._refused_with = -1
+        sequence.place = self._take_place(sequence.wanted_place)
         self._running.append(sequence)
         batch.admitted.append(sequence)
         if sequence.num_cached < 0:
             sequence.num_cached = min(sequence.num_computed, sequence.num_prompt_tokens)
+            self._line.charge(sequence, sequence.num_uncomputed)
+
+    def _take_place(self, wanted: int) -> int:
+        """The one wanted if it is free, else the lowest."""
+        if wanted not in self._places:
+            return heapq.heappop(self._places)
+        self._places.remove(wanted)
+        heapq.heapify(self._places)
+        return wanted

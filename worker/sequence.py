@@ -5,14 +5,32 @@ There is no prefill and no decode: whoever computes makes `num_computed` catch u
 
     tokens   [ prompt ........................ | completion .... |  capacity  )
              0                num_prompt_tokens           num_tokens
+
+A context shift takes tokens out of the middle and has the rest computed anew:
+
+    before   [ kept | discarded | rest ......... )        after   [ kept | rest ......... )
 """
 
 from collections.abc import Sequence as Items
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
+
+NO_PLACE = -1
+LOWEST_PRIORITY, USUAL_PRIORITY, HIGHEST_PRIORITY = 0, 5, 9
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What decides when a request's turn comes."""
+
+    client: str = ""  # requests of one client share one part of the machine
+    weight: float = 1.0  # of the client's part
+    priority: int = USUAL_PRIORITY  # among the client's own requests; the highest goes first
+    arrived: float = 0.0  # seconds, of any clock that is the same for all
 
 
 class Sequence:
@@ -20,19 +38,32 @@ class Sequence:
 
     __slots__ = (
         "blocks",
+        "digests",
         "max_tokens",
         "num_blocks",
         "num_cached",
         "num_computed",
+        "num_discarded",
         "num_prompt_tokens",
         "num_published",
         "num_tokens",
-        "prefix",
+        "place",
         "shares_prefix",
+        "standing",
         "tokens",
+        "wanted_place",
     )
 
-    def __init__(self, prompt: Items[int], resumed: Items[int], max_tokens: int, *, shares_prefix: bool) -> None:
+    def __init__(
+        self,
+        prompt: Items[int],
+        resumed: Items[int],
+        max_tokens: int,
+        *,
+        shares_prefix: bool,
+        standing: Standing = Standing(),
+        wanted_place: int = NO_PLACE,
+    ) -> None:
         """`resumed`: tokens already emitted elsewhere. `max_tokens`: of prompt and completion together."""
         self.num_prompt_tokens = len(prompt)
         self.num_tokens = len(prompt) + len(resumed)
@@ -41,12 +72,16 @@ class Sequence:
         self.tokens[len(prompt) : self.num_tokens] = resumed
         self.max_tokens = max_tokens
         self.num_computed = 0
+        self.num_discarded = 0  # tokens that context shifts took out
         self.num_cached = -1  # prompt tokens found computed when first admitted; below 0: never admitted
         self.blocks: Tokens = np.zeros(4, np.int32)
         self.num_blocks = 0
         self.shares_prefix = shares_prefix
-        self.num_published = 0  # leading blocks offered for reuse
-        self.prefix = 0  # names the tokens of the published blocks; see kv_cache.py
+        self.num_published = 0  # leading blocks that the pool's tree has
+        self.digests: list[bytes] = []  # of leading whole blocks, as far as they were needed; see kv_cache.py
+        self.standing = standing
+        self.wanted_place = wanted_place
+        self.place = NO_PLACE  # while it runs
 
     def append(self, token: int) -> None:
         if self.num_tokens == len(self.tokens):
@@ -60,9 +95,18 @@ class Sequence:
         self.blocks[self.num_blocks] = block
         self.num_blocks += 1
 
+    def discard(self, num_kept: int, num_discarded: int) -> None:
+        """Takes tokens [num_kept, num_kept + num_discarded) out of a sequence that holds no blocks."""
+        assert self.num_blocks == self.num_computed == 0
+        rest = self.tokens[num_kept + num_discarded : self.num_tokens].copy()
+        self.tokens[num_kept : num_kept + len(rest)] = rest
+        self.num_tokens = num_kept + len(rest)
+        self.num_discarded += num_discarded
+        self.digests.clear()
+
     @property
     def num_completion_tokens(self) -> int:
-        return self.num_tokens - self.num_prompt_tokens
+        return self.num_tokens + self.num_discarded - self.num_prompt_tokens
 
     @property
     def num_uncomputed(self) -> int:
@@ -70,4 +114,4 @@ class Sequence:
 
     @property
     def is_full(self) -> bool:
-        return self.num_tokens >= self.max_tokens
+        return self.num_tokens + self.num_discarded >= self.max_tokens

@@ -1,6 +1,6 @@
 """The worker as a gRPC service: proto in, Request to the engine, events back, proto out.
 
-The only file of the package that imports protos; worker/__main__.py serves it.
+With place_rpc.py the only file of the package that imports protos; worker/__main__.py serves it.
 
 Templates and tokenisation run in threads of their own, so that health is answered meanwhile. Invariant: however a
 Generate call ends, its request leaves the engine.
@@ -23,9 +23,13 @@ from worker.engine import Engine
 from worker.errors import ContextExceeded, InvalidRequest, NotSupported, Overloaded, Unavailable
 from worker.file_types import file_type_name
 from worker.generation import Detokenizer, Event, Finished, FinishReason, Request, Sink, Started, Token
-from worker.limits import check_range, read_sampling
+from worker.limits import INT32_MAX, MOST_WEIGHT, check_range, read_sampling
+from worker.place_rpc import change_place, places_reply
 from worker.prompt import PromptReader
 from worker.sampler import Logprob
+from worker.sequence import HIGHEST_PRIORITY, LOWEST_PRIORITY, NO_PLACE, USUAL_PRIORITY
+from worker.slot_files import SlotFiles
+from worker.stats import STEP_BOUNDS
 
 log = logging.getLogger("worker.service")
 
@@ -34,6 +38,7 @@ _TOKEN_KEYS = ("authorization", "corral-token")  # "Bearer TOKEN" or TOKEN
 NUM_TEXT_THREADS = 2
 _HEALTH = "/grpc.health.v1.Health/"
 _MAX_STOP_STRINGS = 1024
+_NAME_SHOWN = 8  # bytes of a prefix's name
 
 _STATUS: Mapping[type[Exception], tuple[Any, grpc.StatusCode]] = {
     InvalidRequest: (pb.INVALID_REQUEST, grpc.StatusCode.INVALID_ARGUMENT),
@@ -59,6 +64,7 @@ class LoadedModel:
     prompts: PromptReader
     make_detokenizer: Callable[[Sequence[str], Sequence[int]], Detokenizer]
     description: pb.DescribeReply
+    slot_files: SlotFiles | None = None  # where clients may save prefixes
 
 
 def describe(metadata: Mapping[str, Any], prompts: PromptReader, **facts: Any) -> pb.DescribeReply:
@@ -132,7 +138,8 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
         return self._ready().description
 
     async def Stats(self, request: pb.StatsRequest, context: Any) -> pb.StatsReply:
-        stats = self._ready().engine.stats()
+        engine = self._ready().engine
+        stats = engine.stats()
         return pb.StatsReply(
             num_steps=stats.num_steps,
             num_running=stats.num_running,
@@ -147,7 +154,19 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             predicted_seconds_total=stats.predicted_seconds,
             resident_bytes=psutil.Process().memory_info().rss,
             busy=stats.busy,
+            step_seconds_total=stats.step_seconds,
+            step_bounds=STEP_BOUNDS,
+            step_counts=stats.step_counts,
+            expected_wait=stats.expected_wait,
+            prefix_names=_prefix_names(engine) if request.prefixes else b"",
         )
+
+    async def Places(self, request: pb.PlacesRequest, context: Any) -> pb.PlacesReply:
+        return await self._in_text_thread(places_reply, self._ready().engine)
+
+    async def ChangePlace(self, request: pb.ChangePlaceRequest, context: Any) -> pb.ChangePlaceReply:
+        model = self._ready()
+        return await self._in_text_thread(change_place, model.engine, model.slot_files, request)
 
     def _ready(self) -> LoadedModel:
         if self._model is None:
@@ -158,7 +177,8 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
         if self._draining:
             raise Unavailable("the worker is ending")
         if self._num_open >= self._max_open:
-            raise Overloaded(f"{self._num_open} requests are open already")
+            wait = self._model.engine.stats().expected_wait if self._model else 1.0
+            raise Overloaded(f"{self._num_open} requests are open already", wait)
         self._num_open += 1
         self._empty.clear()
 
@@ -198,6 +218,10 @@ def post_events(events: list[tuple[Sink, Event]]) -> None:
         sink(event)
 
 
+def _prefix_names(engine: Engine) -> bytes:
+    return b"".join(name[:_NAME_SHOWN] for name in engine.prefix_names())
+
+
 def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Request, str]:
     """The request, and its prompt's text if that is wanted."""
     tokens = _prompt_tokens(model.prompts, request.prompt, model.engine.capacity.context_length)
@@ -206,6 +230,10 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
     check_range("n_probs", request.logprobs.num_top, 0, 128)
     resumed = model.prompts.checked("resume", list(request.resume.tokens))
     check_range("num_draws", request.resume.num_draws, 0, len(resumed))
+    check_range("weight", request.weight, 0, MOST_WEIGHT)
+    check_range("priority", request.priority, LOWEST_PRIORITY, HIGHEST_PRIORITY)
+    check_range("id_slot", request.place, NO_PLACE, INT32_MAX)
+    check_range("n_discard", request.num_discarded, 0, INT32_MAX)
     sampling = request.sampling if request.HasField("sampling") else None
     wanted = Request(
         prompt=tokens,
@@ -216,6 +244,12 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
         cache_prompt=request.cache_prompt,
         resumed=resumed,
         num_draws=request.resume.num_draws,
+        client=request.client,
+        weight=request.weight or 1.0,
+        priority=request.priority if request.HasField("priority") else USUAL_PRIORITY,
+        wanted_place=request.place if request.HasField("place") else NO_PLACE,
+        num_kept=request.num_kept + model.prompts.tokenizer.add_bos if request.num_kept >= 0 else -1,
+        num_discarded=request.num_discarded,
     )
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
 
@@ -274,8 +308,10 @@ def _replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Ite
 
 
 def _started(event: Started, prompt: str) -> pb.Started:
-    num_prompt, num_cached, seed = event
-    return pb.Started(num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt)
+    num_prompt, num_cached, seed, place = event
+    return pb.Started(
+        num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place
+    )
 
 
 def _logprob(logprob: Logprob, prompts: PromptReader) -> pb.TokenLogprob:
@@ -296,7 +332,9 @@ def _finished(event: Finished) -> pb.Finished:
             prompt_ms=event.prompt_seconds * 1e3,
             num_predicted=event.num_predicted,
             predicted_ms=event.predicted_seconds * 1e3,
+            queued_ms=event.queued_seconds * 1e3,
         ),
+        truncated=event.truncated,
     )
 
 
@@ -354,4 +392,6 @@ async def _refuse(context: Any, error: Exception) -> None:
     detail = pb.ErrorDetail(code=code, message=message)
     if isinstance(error, ContextExceeded):
         detail.num_prompt_tokens, detail.context_length = error.num_prompt_tokens, error.context_length
+    elif isinstance(error, Overloaded):
+        detail.wait_seconds = error.wait_seconds
     await context.abort(status, message, ((ERROR_DETAIL_KEY, detail.SerializeToString()),))

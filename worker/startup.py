@@ -3,24 +3,30 @@
 worker/__main__.py calls `load` in a thread. Invariant: whatever a user can cause raises a WorkerError or an OSError.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from worker import atomic, sampler
 from worker.config import WorkerConfig
-from worker.engine import Capacity, Engine
+from worker.context import Capacity
+from worker.engine import Engine, Model
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.kv_file import IDENTITY_BYTES
 from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.numa import place
+from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
 from worker.service import LoadedModel, describe
+from worker.slot_files import SlotFiles
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
 from worker.text.tokenizer import Tokenizer
@@ -55,7 +61,10 @@ def load(
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
-    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, share_cores(config))
+    identity = cache_identity(decoder) if config.kv_store or config.slot_save_path else b""
+    store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
+    slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
+    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, share_cores(config))
     engine.start()
     if config.numa:
         place(config.numa, [engine.thread_id, *decoder.thread_ids])
@@ -71,7 +80,7 @@ def load(
         num_threads=decoder.num_threads,
         instruction_set=decoder.instruction_set,
     )
-    return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description)
+    return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description, slot_files)
 
 
 def plan(config: WorkerConfig, trained: int) -> Capacity:
@@ -85,6 +94,8 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
         max_running=max_running,
         max_waiting=config.max_waiting,
         step_tokens=max(config.step_tokens, max_running),
+        step_seconds=config.step_target_ms / 1000,
+        shifts_context=config.context_shift,
     )
 
 
@@ -113,6 +124,17 @@ def share_cores(config: WorkerConfig) -> Cores:
     except (LeaseUnusable, OSError) as error:
         log.warning("the cores are not shared by turns, which costs speed beside other models: %s", error)
         return OwnCores()
+
+
+def cache_identity(model: Model) -> bytes:
+    """What the keys and values of this model, as it was loaded, can be told by: those it computes for a fixed block.
+
+    Weights, rotation, cache type and kernels all have their part in them. The block is not in use yet.
+    """
+    tokens = np.arange(BLOCK_SIZE, dtype=np.int32) % model.vocab_size
+    starts, zero = np.array([0, BLOCK_SIZE], np.int32), np.zeros(1, np.int32)
+    model.forward(tokens, starts, zero, zero.reshape(1, 1), zero[:0])
+    return hashlib.blake2b(model.read_block(0), digest_size=IDENTITY_BYTES).digest()
 
 
 def check_memory(block_bytes: int, capacity: Capacity) -> None:

@@ -19,7 +19,6 @@ from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, p
 from router.api.wire import Completion, Head, Progress, json_response, probabilities, timings
 
 STOP_TYPES: Mapping[int, str] = {pb.END_OF_SEQUENCE: "eos", pb.STOP_STRING: "word", pb.LENGTH: "limit"}
-SLOT = 0  # there are no slots; the field stays for clients that read it
 TABLE = (
     Field("n_probs", integer, 0, 0, MAX_LOGPROBS, aliases=("logprobs",)),
     Field("return_tokens", boolean, False),
@@ -50,7 +49,7 @@ async def _whole(begun: Run, own: Mapping[str, Any]) -> Response:
 
 def final(begun: Run, index: int, end: Completion, return_tokens: bool) -> dict[str, Any]:
     """The whole answer of one generation."""
-    head = _final_head(index, end.text, end.tokens if return_tokens else [], begun.head)
+    head = _final_head(index, end.text, end.tokens if return_tokens else [], begun.head, end.started.place)
     return {
         **head,
         **_end(begun.parameters, end.started, end.finished, "\n" in end.text),
@@ -58,12 +57,12 @@ def final(begun: Run, index: int, end: Completion, return_tokens: bool) -> dict[
     }
 
 
-def _final_head(index: int, content: str, tokens: Sequence[int], head: Head) -> dict[str, Any]:
+def _final_head(index: int, content: str, tokens: Sequence[int], head: Head, slot: int) -> dict[str, Any]:
     return {
         "index": index,
         "content": content,
         "tokens": tokens,
-        "id_slot": SLOT,
+        "id_slot": slot,
         "stop": True,
         "model": head.model,
     }
@@ -77,7 +76,7 @@ def _end(given: Parameters, started: pb.Started, finished: pb.Finished, has_new_
         "generation_settings": generation_settings(given, started.seed),
         "prompt": started.prompt,
         "has_new_line": has_new_line,
-        "truncated": False,
+        "truncated": finished.truncated,
         "stop_type": STOP_TYPES[finished.reason],
         "stopping_word": finished.stop_string,
         "tokens_cached": num_prompt + max(num_predicted - 1, 0),  # the last token's keys are never computed
@@ -125,20 +124,21 @@ class NativeEvents:
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))
         self._has_new_line = self._has_new_line or "\n" in delta.text
-        num_prompt = self._progress.started.num_prompt_tokens
+        started = self._progress.started
         return b'%b%b,"tokens":%b,"stop":false,"id_slot":%d,"tokens_predicted":%d,"tokens_evaluated":%d%b}\n\n' % (
             self._prefix,
             orjson.dumps(delta.text),
             orjson.dumps(list(delta.tokens)),
-            SLOT,
+            started.place,
             self._progress.num_tokens,
-            num_prompt,
+            started.num_prompt_tokens,
             self._extras(delta),
         )
 
     def finished(self, finished: pb.Finished) -> bytes:
-        end = _end(self._given, self._progress.started, finished, self._has_new_line)
-        result = {**_final_head(self._index, "", [], self._head), **end}
+        started = self._progress.started
+        end = _end(self._given, started, finished, self._has_new_line)
+        result = {**_final_head(self._index, "", [], self._head, started.place), **end}
         return b"data: " + orjson.dumps(selected(result, self._response_fields)) + b"\n\n"
 
     def _extras(self, delta: pb.Delta) -> bytes:

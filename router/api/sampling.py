@@ -103,6 +103,10 @@ CARRIED = (
     Field("n_predict", integer, -1, -1, aliases=("max_completion_tokens", "max_tokens")),
     Field("stop", strings, (), high=MAX_STOPS),
     Field("cache_prompt", boolean, True),
+    Field("id_slot", integer, -1, -1),
+    Field("n_keep", integer, 0, -1),
+    Field("n_discard", integer, 0, 0),
+    Field("priority", integer, 5, 0, 9, hard=False),
     Field("n_cmpl", integer, 1, 1, MAX_CHOICES, aliases=("n",)),
 )
 
@@ -151,10 +155,7 @@ INERT = (
     Field("mirostat_eta", number, 0.1),
     Field("adaptive_decay", number, 0.9),
     Field("preserved_tokens", array, []),
-    Field("n_keep", integer, 0, -1),
-    Field("n_discard", integer, 0, 0),
     Field("n_cache_reuse", integer, 0, 0),
-    Field("id_slot", integer, -1, -1),
 )
 
 _SAMPLING_NAMES = (
@@ -191,6 +192,10 @@ class Parameters:
             stop=self.values["stop"],
             max_tokens=self.values["n_predict"],
             cache_prompt=self.values["cache_prompt"],
+            place=self.values["id_slot"],
+            num_kept=self.values["n_keep"],
+            num_discarded=self.values["n_discard"],
+            priority=self.values["priority"],
             logprobs=None if self.num_logprobs is None else pb.Logprobs(enabled=True, num_top=self.num_logprobs),
             return_prompt=return_prompt,
         )

@@ -1,4 +1,4 @@
-"""Health, properties, slots and metrics: what operators and probes ask for, in llama-server's shape.
+"""Health, properties and metrics: what operators and probes ask for, in llama-server's shape.
 
 Called by app.py's route table. Invariant: nothing here generates, and /live depends on no worker.
 """
@@ -90,22 +90,6 @@ def _model_props(alias: str, known: pb.DescribeReply, config: GatewayConfig) -> 
         "is_sleeping": False,
         "cors_proxy_enabled": False,
     }
-
-
-async def slots(request: Request) -> Response:
-    """A model's places for running requests. There are no fixed ones: the busy ones are shown first."""
-    if not _config(request).slots:
-        raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
-    dispatcher = _dispatcher(request)
-    model = call_to(request, request.query_params.get("model")).route.model
-    stats = await dispatcher.stats(model)
-    known = _status(dispatcher, model).description or pb.DescribeReply()
-    return json_response(
-        [
-            {"id": slot, "n_ctx": known.context_length, "speculative": False, "is_processing": slot < stats.num_running}
-            for slot in range(max(known.num_parallel, stats.num_running))
-        ]
-    )
 
 
 # ---- metrics ----------------------------------------------------------------------------------

@@ -169,6 +169,22 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         )
 
 
+    async def Places(self, request: pb.PlacesRequest, context: grpc.aio.ServicerContext) -> pb.PlacesReply:
+        await self._guard(context)
+        return pb.PlacesReply(
+            places=[
+                pb.Place(number=number, is_running=number < self.num_running, task=-1)
+                for number in range(max(4, self.num_running))
+            ]
+        )
+
+    async def ChangePlace(
+        self, request: pb.ChangePlaceRequest, context: grpc.aio.ServicerContext
+    ) -> pb.ChangePlaceReply:
+        await self._guard(context)
+        return pb.ChangePlaceReply(num_tokens=10 * request.action + request.number, num_bytes=len(request.filename))
+
+
 def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:
     text = f"w{token}" if token == 0 else f" w{token}"
     logprobs = []
@@ -191,7 +207,11 @@ def crash(told: dict[str, str]) -> None:
 
 async def refuse(context: grpc.aio.ServicerContext, code: "pb.ErrorCode") -> None:
     detail = pb.ErrorDetail(
-        code=code, message=f"refused with {pb.ErrorCode.Name(code)}", num_prompt_tokens=5000, context_length=2048
+        code=code,
+        message=f"refused with {pb.ErrorCode.Name(code)}",
+        num_prompt_tokens=5000,
+        context_length=2048,
+        wait_seconds=2.5,
     )
     context.set_trailing_metadata((("corral-error-bin", detail.SerializeToString()),))
     await context.abort(STATUS[code], detail.message)

@@ -127,6 +127,7 @@ OPEN = {"/health", "/v1/health", "/live", "/ready"}
 NEEDS = {
     "/metrics": Scope.METRICS,
     "/slots": Scope.METRICS,
+    "/slots/{id}": Scope.ADMIN,
 }
 REAL = [(method, route) for route in create_app(config("a")).routes for method in sorted(route.methods or ())]
 

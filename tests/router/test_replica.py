@@ -32,6 +32,8 @@ async def test_a_workers_refusal_becomes_its_own_error(code: str, expected: type
             assert refused.value.message == f"refused with {code}"
         if isinstance(refused.value, errors.ContextExceeded):
             assert (refused.value.num_prompt_tokens, refused.value.context_length) == (5000, 2048)
+        if isinstance(refused.value, errors.Overloaded):
+            assert refused.value.headers["Retry-After"] == "3"
 
 
 async def test_a_worker_turns_strangers_away() -> None:

@@ -82,6 +82,14 @@ def test_worker_settings_reach_every_worker_and_automatic_ones_do_not(files: Pat
     assert [model.worker_arguments for model in config.models] == [expected, expected]
 
 
+def test_folders_for_prefixes_reach_the_worker_as_whole_paths(files: Path) -> None:
+    flags = "--context-shift --slot-save-path slots --kv-store /var/kv --kv-store-size 9 --step-target-ms 20"
+    expected = ("--step-target-ms", "20", "--slot-save-path", f"{files}/slots", "--kv-store", "/var/kv")
+    expected += ("--kv-store-size", "9", "--context-shift")
+    assert configured(f"-m a.gguf {flags}").models[0].worker_arguments == expected
+    assert configured("-m a.gguf --no-context-shift").models[0].worker_arguments == ()
+
+
 def test_a_cache_type_no_worker_knows_is_noted_and_not_passed_on(files: Path) -> None:
     config = configured("-m a.gguf -ctk iq4_nl")
     assert config.models[0].worker_arguments == ()

@@ -57,6 +57,12 @@ class FakeModel:
             -1, self.vocab_size
         )
 
+    def read_block(self, block: int) -> bytes:
+        return self.cache[block].tobytes()
+
+    def write_block(self, block: int, content: bytes) -> None:
+        self.cache[block] = np.frombuffer(content, np.uint64)
+
     def _compute(self, token: int, position: int, table: np.ndarray) -> tuple[int, np.uint64]:
         positions = np.arange(position + 1)
         where = table[positions // self.block_size], positions % self.block_size

@@ -1,63 +1,36 @@
 import random
 import threading
 import time
-from dataclasses import dataclass, field
 
+import numpy as np
 import pytest
 
 from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
-from worker.engine import Capacity, ComputeFailed, Engine
+from tests.worker.inbox import Inbox
+from worker.context import Capacity
+from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
 from worker.generation import Failed, Finished, FinishReason, Request, Started, Token
+from worker.kv_cache import block_digest
+from worker.prefix_store import PrefixStore
 from worker.sampler import Sampling
 
 BLOCK = 4
-
-
-@dataclass
-class Inbox:
-    """What one request got; the engine thread fills it."""
-
-    events: list = field(default_factory=list)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-
-    def put(self, event) -> None:
-        with self.changed:
-            self.events.append(event)
-            self.changed.notify_all()
-
-    def wait_for(self, condition, timeout: float = 60) -> None:
-        with self.changed:
-            assert self.changed.wait_for(lambda: condition(self), timeout), f"only got {self.events}"
-
-    def result(self):
-        self.wait_for(lambda inbox: inbox.has_ended)
-        return self.events[-1]
-
-    @property
-    def has_ended(self) -> bool:
-        return bool(self.events) and isinstance(self.events[-1], Finished | Failed)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [event.token for event in self.events if isinstance(event, Token)]
-
-    @property
-    def text(self) -> str:
-        return "".join(event.text for event in self.events if isinstance(event, Token))
 
 
 class Bench:
     """An engine with a fake model, and the ends of its wires."""
 
     def __init__(self, **changes) -> None:
-        eog_odds, cores = changes.pop("eog_odds", 0.0), changes.pop("cores", None)
+        eog_odds, cores, store = (
+            changes.pop(name, default) for name, default in (("eog_odds", 0.0), ("cores", None), ("store", None))
+        )
         settings = {"context_length": 64, "num_blocks": 16, "max_running": 4, "max_waiting": 100, "step_tokens": 8}
         self.capacity = Capacity(block_size=BLOCK, **settings | changes)
         self.model = FakeModel(self.capacity.num_blocks, BLOCK, eog_odds=eog_odds)
         self.deaths: list[BaseException] = []
         self.posts: list[list] = []
-        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, cores)
+        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, store, cores)
 
     def _post(self, events) -> None:
         self.posts.append(events)
@@ -104,7 +77,7 @@ def test_a_request_starts_gives_its_tokens_and_finishes():
     with Bench() as bench:
         inbox = bench.submit([5, 6, 7], max_tokens=5)
         finished = inbox.result()
-    assert inbox.events[0] == Started(3, 0, 1)
+    assert inbox.events[0] == Started(3, 0, 1, 0)
     assert len(inbox.tokens) == 5
     assert finished.reason is FinishReason.LENGTH
     assert (finished.num_prompt_tokens, finished.num_completion_tokens, finished.num_predicted) == (3, 5, 5)
@@ -366,14 +339,217 @@ def test_an_engine_that_cannot_go_on_says_so():
     assert died.wait(60)
 
 
+def shifting(**changes) -> Bench:
+    return Bench(context_length=32, num_blocks=8, shifts_context=True, **changes)
+
+
+def test_with_context_shift_an_answer_outgrows_the_context():
+    with shifting() as bench:
+        inbox = bench.submit([3] * 10, max_tokens=100)
+        finished = inbox.result()
+        bench.wait_until_idle()
+    assert (finished.reason, finished.num_completion_tokens, finished.truncated) == (FinishReason.LENGTH, 100, True)
+    assert len(inbox.tokens) == 100
+
+
+def test_an_answer_without_an_end_stops_after_another_context():
+    with shifting() as bench:
+        assert bench.submit([3] * 10, max_tokens=-1).result().num_completion_tokens == 32
+
+
+def test_an_answer_that_fits_is_not_shifted():
+    with shifting() as bench:
+        inbox = bench.submit([3] * 10, max_tokens=22)
+        assert not inbox.result().truncated
+    assert inbox.tokens == alone([3] * 10, max_tokens=22).tokens
+
+
+def test_a_shifted_answer_goes_on_as_if_the_shortened_text_had_been_the_prompt():
+    prompt = list(range(2, 12))
+    with shifting() as bench:
+        inbox = bench.submit(prompt, max_tokens=30, num_kept=5)
+        inbox.result()
+    before = prompt + inbox.tokens[:22]
+    shortened = before[:5] + before[5 + 27 // 2 :]
+    rest = alone(shortened, max_tokens=8, resumed=(), num_draws=22)
+    assert inbox.tokens[22:] == rest.tokens
+
+
+@pytest.mark.parametrize("num_resumed", [5, 21, 22, 23, 40, 60, 79])
+@pytest.mark.parametrize("shift", [{}, {"num_kept": -1}, {"num_kept": 7, "num_discarded": 3}], ids=str)
+def test_a_shifted_answer_is_resumed_elsewhere_with_the_same_tokens(num_resumed, shift):
+    with shifting() as bench:
+        whole = bench.submit([3] * 10, max_tokens=80, **shift)
+        whole.result()
+    with shifting() as other:
+        rest = other.submit([3] * 10, max_tokens=80, resumed=whole.tokens[:num_resumed], num_draws=num_resumed, **shift)
+        rest.result()
+    assert rest.tokens == whole.tokens[num_resumed:]
+
+
+@pytest.mark.parametrize("shift", [{"num_kept": 1000}, {"num_kept": 31, "num_discarded": 1000}], ids=str)
+def test_a_shift_leaves_room_whatever_is_asked_for(shift):
+    with shifting() as bench:
+        assert bench.submit([3] * 31, max_tokens=50, **shift).result().num_completion_tokens == 50
+
+
+def test_shifting_requests_disturb_nobody():
+    with shifting(max_running=3) as bench:
+        inboxes = [bench.submit([3 + i] * 10, max_tokens=60) for i in range(6)]
+        for inbox in inboxes:
+            inbox.result()
+        bench.wait_until_idle()
+    for i, inbox in enumerate(inboxes):
+        with shifting() as lone:
+            expected = lone.submit([3 + i] * 10, max_tokens=60)
+            expected.result()
+        assert inbox.tokens == expected.tokens
+
+
+def stored(folder, **changes) -> Bench:
+    return Bench(store=PrefixStore(folder, bytes(32), 1 << 20), **changes)
+
+
+PROMPT = [2 + i % 40 for i in range(33)]
+
+
+def test_a_prefix_survives_the_engine(tmp_path):
+    with stored(tmp_path) as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+    with stored(tmp_path) as bench:
+        inbox = bench.submit(PROMPT, max_tokens=4)
+        assert inbox.result().num_cached_tokens == 32
+        assert bench.model.num_computed == 1 + 3
+        bench.wait_until_idle()
+    assert inbox.tokens == alone(PROMPT, max_tokens=4).tokens
+
+
+def test_a_prefix_that_was_evicted_comes_back_from_disk(tmp_path):
+    with stored(tmp_path, num_blocks=16) as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+        bench.wait_until(lambda _: len(list(tmp_path.glob("*/*.kv"))) == 9)
+        for i in range(4):
+            bench.submit([40 + i] * 50, max_tokens=1).result()
+        inbox = bench.submit(PROMPT, max_tokens=4)
+        assert inbox.result().num_cached_tokens == 32
+    assert inbox.tokens == alone(PROMPT, max_tokens=4).tokens
+
+
+def test_damaged_files_cost_time_and_nothing_else(tmp_path):
+    with stored(tmp_path) as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+    for number, file in enumerate(sorted(tmp_path.glob("*/*.kv"))):
+        file.write_bytes(file.read_bytes()[: -1 - number] + b"?" * (number + 1))
+    with stored(tmp_path) as bench:
+        inbox = bench.submit(PROMPT, max_tokens=4)
+        assert inbox.result().num_cached_tokens == 0
+    assert inbox.tokens == alone(PROMPT, max_tokens=4).tokens
+
+
+def test_a_request_may_leave_while_its_prefix_is_read(tmp_path):
+    with stored(tmp_path) as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+    with stored(tmp_path) as bench:
+        bench.submit(PROMPT, max_tokens=-1)
+        bench.engine.cancel(bench.last)
+        assert bench.submit([3], max_tokens=2).result().num_completion_tokens == 2
+        bench.wait_until_idle()
+
+
+def test_a_request_that_forbids_reuse_is_neither_stored_nor_looked_up(tmp_path):
+    with stored(tmp_path) as bench:
+        bench.submit(PROMPT, max_tokens=4, cache_prompt=False).result()
+    assert not list(tmp_path.glob("*/*.kv"))
+
+
+def test_a_place_that_nobody_has_cannot_be_wanted():
+    with Bench() as bench, pytest.raises(InvalidRequest, match=r"id_slot.*-1 <= value <= 3, but got 4"):
+        bench.submit([3], wanted_place=4)
+
+
+def in_engine(bench: Bench, function):
+    return bench.engine.call(function).result(60)
+
+
+def test_places_tell_what_their_latest_request_came_to():
+    with Bench() as bench:
+        bench.submit(PROMPT, max_tokens=4, wanted_place=2).result()
+        bench.submit(PROMPT, max_tokens=2, wanted_place=2).result()
+        bench.wait_until_idle()
+        [state] = in_engine(bench, bench.engine.places.states)
+    assert (state.number, state.task, state.is_running) == (2, 1, False)
+    assert (state.num_prompt_tokens, state.num_prompt_computed, state.num_cached_tokens) == (33, 1, 32)
+    assert (state.num_predicted, state.num_remaining, state.max_tokens, state.sampling) == (2, 0, 2, Sampling(1))
+
+
+def test_a_running_place_says_so():
+    with Bench() as bench:
+        bench.submit([3] * 5, max_tokens=-1).wait_for(lambda inbox: len(inbox.tokens) > 2)
+        [state] = in_engine(bench, bench.engine.places.states)
+        assert state.is_running and state.num_predicted >= 2
+
+
+def test_a_saved_place_is_found_again_in_another_engine():
+    with Bench() as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+        saved = in_engine(bench, lambda: bench.engine.places.copy(0))
+    assert list(saved.tokens[:33]) == PROMPT and len(saved.tokens) == BLOCK * len(saved.blocks) == 36
+    with Bench() as bench:
+        in_engine(bench, lambda: bench.engine.places.fill(3, saved))
+        inbox = bench.submit(PROMPT, max_tokens=4)
+        assert inbox.result().num_cached_tokens == 32
+        assert in_engine(bench, lambda: bench.engine.places.copy(3)) == saved
+    assert inbox.tokens == alone(PROMPT, max_tokens=4).tokens
+
+
+def test_an_erased_place_leaves_nothing_to_reuse():
+    with Bench() as bench:
+        bench.submit(PROMPT, max_tokens=4).result()
+        assert in_engine(bench, lambda: bench.engine.places.erase(0)) == 37
+        assert in_engine(bench, lambda: bench.engine.places.erase(0)) == 0
+        assert bench.submit(PROMPT, max_tokens=4).result().num_cached_tokens == 0
+
+
+def test_steps_are_counted_by_how_long_they_took():
+    with Bench() as bench:
+        bench.submit([3] * 5, max_tokens=10).result()
+        bench.wait_until_idle()
+        stats = bench.engine.stats()
+    assert sum(stats.step_counts) == stats.num_steps > 9
+    assert stats.step_seconds > 0
+
+
+def test_names_of_reusable_prefixes_are_told():
+    with Bench() as bench:
+        bench.submit(PROMPT, max_tokens=1).result()
+        names = bench.engine.prefix_names()
+    tokens = np.array(PROMPT, np.int32)
+    assert block_digest(block_digest(b"", tokens[:4]), tokens[4:8]) in names and len(names) == 8
+
+
+def test_the_time_in_line_is_told():
+    with Bench(max_running=1) as bench:
+        bench.model.gate.clear()
+        first = bench.submit([3], max_tokens=1)
+        assert bench.model.entered.wait(60)
+        second = bench.submit([4], max_tokens=1)
+        bench.model.gate.set()
+        assert second.result().queued_seconds > first.result().prompt_seconds > 0
+
+
 @pytest.mark.parametrize("seed", range(12))
-def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
+def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_path):
     """Arrivals, cancellations, shared prefixes, tiny pools and tiny budgets; most runs preempt."""
     dice = random.Random(seed)
     stems = [[dice.randrange(2, 48) for _ in range(40)] for _ in range(3)]
     num_running = dice.randint(1, 6)
     with Bench(
-        num_blocks=16, max_running=num_running, step_tokens=dice.choice([num_running, 9, 33]), eog_odds=0.02
+        num_blocks=16,
+        max_running=num_running,
+        step_tokens=dice.choice([num_running, 9, 33]),
+        step_seconds=dice.choice([1e9, 1e-9]),
+        eog_odds=0.02,
+        store=PrefixStore(tmp_path, bytes(32), 1500) if seed % 2 else None,
     ) as bench:
         traffic = []
         for _ in range(40):
@@ -384,6 +560,9 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed):
                 "max_tokens": dice.choice([1, 5, 20, -1]),
                 "seed": dice.randrange(100),
                 "cache_prompt": dice.random() < 0.8,
+                "priority": dice.randrange(10),
+                "client": dice.choice("ab"),
+                "weight": dice.choice([0.5, 1, 4]),
             }
             traffic.append((bench.submit(prompt, **request), prompt, request))
             generation = bench.last

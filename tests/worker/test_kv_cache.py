@@ -1,8 +1,11 @@
+import hashlib
+import struct
+
 import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from worker.kv_cache import BlockPool
+from worker.kv_cache import BlockPool, block_digest
 from worker.sequence import Sequence
 
 BLOCK = 4
@@ -101,9 +104,11 @@ def test_two_that_computed_the_same_share_what_comes_later():
     for token in range(4, 8):
         second.append(token)
     compute(pool, second)
-    assert pool.match(make_sequence(range(9))) == [blocks_of(first)[0], blocks_of(second)[1]]
+    assert blocks_of(second)[0] == blocks_of(first)[0]  # it gave its copy back
+    assert (pool.num_held, pool.num_free) == (2, 6)
+    assert pool.match(make_sequence(range(9))) == blocks_of(second)
     pool.release(second)
-    assert pool.num_free == 6  # its copy of the first block is of no use to anybody
+    assert (pool.num_held, pool.num_cached, pool.num_free) == (1, 1, 6)
 
 
 def test_a_sequence_that_shares_nothing_neither_finds_nor_offers():
@@ -157,6 +162,78 @@ def test_forgetting_leaves_those_who_hold_the_same_blocks_alone():
     assert (pool.num_held, pool.num_free) == (0, 8)
 
 
+def test_what_follows_a_withdrawn_block_is_withdrawn_with_it():
+    pool = BlockPool(8, BLOCK)
+    shared, longer = computed(pool, range(4)), computed(pool, range(9))
+    pool.release(shared, forget=True)
+    assert pool.match(make_sequence(range(10))) == []
+    pool.release(longer)
+    assert (pool.num_free, pool.num_cached) == (8, 0)
+
+
+def test_who_holds_a_withdrawn_block_offers_nothing_more():
+    pool = BlockPool(8, BLOCK)
+    shared, longer = computed(pool, range(4)), computed(pool, range(5))
+    pool.release(shared, forget=True)
+    again = computed(pool, range(4))
+    for token in range(5, 8):
+        longer.append(token)
+    compute(pool, longer)
+    assert pool.match(make_sequence(range(9))) == blocks_of(again)
+
+
+def test_a_name_stands_for_all_tokens_from_the_first_on():
+    tokens = make_sequence([1, 2, 3, 4, 5, 6, 7, 8]).tokens
+    first = block_digest(b"", tokens[:4])
+    assert block_digest(b"", tokens[:4]) == first != block_digest(b"", tokens[4:8])
+    assert block_digest(first, tokens[4:8]) != block_digest(b"", tokens[4:8])
+    assert first == hashlib.blake2b(struct.pack("<4i", 1, 2, 3, 4), digest_size=32).digest()
+
+
+def names_of(pool: BlockPool, tokens) -> list[bytes]:
+    return list(pool.digests(make_sequence(tokens), len(tokens) // BLOCK))
+
+
+def test_inserted_blocks_are_found_like_computed_ones():
+    pool = BlockPool(8, BLOCK)
+    filled = pool.insert(names_of(pool, range(8)))
+    assert [index for index, _ in filled] == [0, 1]
+    assert pool.match(make_sequence(range(9))) == [block for _, block in filled]
+    assert (pool.num_cached, pool.num_free) == (2, 6)
+
+
+def test_inserting_adds_only_what_the_tree_lacks():
+    pool = BlockPool(8, BLOCK)
+    first = computed(pool, range(4))
+    assert [index for index, _ in pool.insert(names_of(pool, range(8)))] == [1]
+    assert pool.match(make_sequence(range(9)))[:1] == blocks_of(first)
+    assert pool.insert(names_of(pool, range(8))) == []
+
+
+def test_inserting_pushes_out_others_but_not_its_own_beginning_nor_what_is_held():
+    pool = BlockPool(4, BLOCK)
+    held = computed(pool, range(100, 104))
+    pool.release(computed(pool, range(4)))
+    pool.release(computed(pool, range(50, 58)))
+    assert [index for index, _ in pool.insert(names_of(pool, range(20)))] == [1, 2]
+    assert len(pool.match(make_sequence(range(21)))) == 3
+    assert pool.num_held == 1 and len(pool.match(make_sequence(range(100, 105)))) == 1
+    assert blocks_of(held) == pool.match(make_sequence(range(100, 105)))
+
+
+def test_erasing_frees_the_end_of_a_prefix_up_to_what_others_use():
+    pool = BlockPool(8, BLOCK)
+    pool.release(computed(pool, range(12)))
+    pool.release(computed(pool, [*range(8), 90, 91, 92, 93]))
+    pool.erase(names_of(pool, range(12)))
+    assert len(pool.match(make_sequence(range(13)))) == 2
+    assert len(pool.match(make_sequence([*range(8), 90, 91, 92, 93, 0]))) == 3
+    holder = computed(pool, range(4))
+    pool.erase(names_of(pool, [*range(8), 90, 91, 92, 93]))
+    assert pool.match(make_sequence(range(13))) == blocks_of(holder)
+    assert (pool.num_free, pool.num_cached) == (7, 0)
+
+
 class PoolLife(RuleBasedStateMachine):
     """Any order of calls keeps every block in one state and every match true to its tokens."""
 
@@ -192,6 +269,32 @@ class PoolLife(RuleBasedStateMachine):
         sequence = data.draw(st.sampled_from(self.alive))
         self.alive.remove(sequence)
         self.pool.release(sequence, forget=forget)
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=2, max_size=8))
+    def insert(self, tokens):
+        names = self.pool.digests(make_sequence(tokens), len(tokens) // 2)
+        for index, block in self.pool.insert(names):
+            self.content[block] = tuple(tokens[: 2 * (index + 1)])
+
+    @rule(tokens=st.lists(st.integers(0, 1), min_size=2, max_size=8))
+    def erase(self, tokens):
+        self.pool.erase(self.pool.digests(make_sequence(tokens), len(tokens) // 2))
+
+    @invariant()
+    def leaves_are_evicted_before_what_they_grow_from(self):
+        parents = {self.pool._nodes.get(self.pool._parents[block]) for block in self.pool._nodes.values()}
+        seen = set()
+        for block in self.pool._cached:
+            children = {b for b in self.pool._nodes.values() if self.pool._parents[b] == self.pool._names[block]}
+            assert children <= seen and (block in parents) is bool(children)
+            seen.add(block)
+
+    @invariant()
+    def every_node_can_be_reached_from_the_first_token(self):
+        for name, block in self.pool._nodes.items():
+            assert self.pool._names[block] == name
+            parent = self.pool._parents[block]
+            assert not parent or parent in self.pool._nodes
 
     @invariant()
     def every_block_is_in_one_state(self):

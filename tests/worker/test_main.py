@@ -107,6 +107,23 @@ def test_sigterm_lets_an_open_answer_finish(model, tmp_path):
         assert process.wait(DEADLINE) == 0
 
 
+def test_two_hundred_callers_that_leave_take_no_block_with_them(model, tmp_path):
+    with running(model, tmp_path, "--ctx-size", "256", "-np", "4") as (process, listen):
+        wait_until_serving(process, listen)
+        with grpc.insecure_channel(listen) as channel:
+            stub = inference_pb2_grpc.InferenceStub(channel)
+            streams = [stub.Generate(request(max_tokens=200), timeout=DEADLINE) for _ in range(200)]
+            next(streams[0])
+            for stream in streams:
+                stream.cancel()
+            assert list(stub.Generate(request(max_tokens=8), timeout=DEADLINE))[-1].HasField("finished")
+            deadline = time.monotonic() + DEADLINE
+            while (stats := stub.Stats(pb.StatsRequest())).num_running + stats.num_waiting:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks == 16 + 4
+
+
 def test_a_worker_ends_when_its_parent_does(model, tmp_path):
     reading, writing = os.pipe()
     with running(model, tmp_path, "--parent-fd", str(reading), pass_fds=(reading,)) as (process, listen):

@@ -4,27 +4,35 @@ import pytest
 
 from worker.errors import Overloaded
 from worker.kv_cache import BlockPool
-from worker.scheduler import Batch, Scheduler
-from worker.sequence import Sequence
+from worker.scheduler import LEAST_CHUNK, Batch, Limits, Scheduler
+from worker.sequence import NO_PLACE, Sequence, Standing
+from worker.step_cost import Work
 
 BLOCK = 4
 
 
 class Bench:
-    def __init__(self, num_blocks=16, max_running=4, max_waiting=10, step_tokens=16) -> None:
+    def __init__(self, num_blocks=16, max_running=4, max_waiting=10, step_tokens=16, step_seconds=1e9) -> None:
         self.pool = BlockPool(num_blocks, BLOCK)
-        self.scheduler = Scheduler(self.pool, max_running=max_running, max_waiting=max_waiting, step_tokens=step_tokens)
+        self.scheduler = Scheduler(self.pool, Limits(max_running, max_waiting, step_tokens, step_seconds))
 
-    def add(self, num_tokens: int, first_token: int = 0) -> Sequence:
+    def add(self, num_tokens: int, first_token: int = 0, *, wanted_place=NO_PLACE, **standing) -> Sequence:
         tokens = range(first_token, first_token + num_tokens)
-        sequence = Sequence(tokens, (), num_tokens + 1000, shares_prefix=True)
+        sequence = Sequence(
+            tokens,
+            (),
+            num_tokens + 1000,
+            shares_prefix=True,
+            standing=Standing(**standing),
+            wanted_place=wanted_place,
+        )
         self.scheduler.add(sequence)
         return sequence
 
-    def step(self) -> dict[Sequence, int]:
+    def step(self, seconds_per_token: float = 0.001) -> dict[Sequence, int]:
         """Schedules, computes and gives each sequence that caught up its next token."""
         batch = self.scheduler.schedule()
-        for sequence in self.scheduler.commit(batch):
+        for sequence in self.scheduler.commit(batch, seconds_per_token * batch.work.num_tokens):
             sequence.append(7)
         return counts(batch)
 
@@ -42,8 +50,8 @@ def test_a_prompt_is_read_in_chunks_of_the_budget():
 def test_a_sequence_gets_a_token_only_when_it_has_caught_up():
     bench = Bench(step_tokens=8)
     sequence = bench.add(9)
-    assert bench.scheduler.commit(bench.scheduler.schedule()) == []
-    assert bench.scheduler.commit(bench.scheduler.schedule()) == [sequence]
+    assert bench.scheduler.commit(bench.scheduler.schedule(), 0.01) == []
+    assert bench.scheduler.commit(bench.scheduler.schedule(), 0.01) == [sequence]
 
 
 def test_running_answers_come_before_a_prompt_in_the_same_step():
@@ -180,7 +188,136 @@ def test_removing_works_in_every_state_and_twice():
 def test_an_empty_scheduler_has_no_work_and_an_empty_step():
     bench = Bench()
     assert not bench.scheduler.has_work
-    assert bench.scheduler.schedule() == Batch()
+    batch = bench.scheduler.schedule()
+    assert (batch.sequences, batch.work) == ([], Work())
+
+
+def test_chunks_keep_a_step_under_its_target():
+    bench = Bench(num_blocks=5000, step_tokens=10_000, step_seconds=0.05)
+    running = bench.add(3)
+    bench.step()
+    prompt = bench.add(18_000, 100)
+    chunks = [bench.step(seconds_per_token=0.0001)[prompt] for _ in range(20)]
+    assert all(400 < chunk < 520 for chunk in chunks[10:])
+    chunks = [bench.step(seconds_per_token=0.001)[prompt] for _ in range(60)]
+    assert all(40 < chunk < 60 for chunk in chunks[30:])
+    assert running.num_computed == 3 + 80
+
+
+def test_where_every_step_takes_long_prompts_may_take_as_long_again():
+    bench = Bench(num_blocks=5000, step_tokens=10_000, step_seconds=0.05)
+    prompt = bench.add(18_000)
+    for _ in range(60):
+        batch = bench.scheduler.schedule()
+        bench.scheduler.commit(batch, 0.3 + 0.003 * batch.work.num_tokens)
+    assert 80 < batch.counts[0] < 120 and batch.sequences == [prompt]
+
+
+def test_a_prompt_goes_on_even_where_no_step_is_short_enough():
+    bench = Bench(num_blocks=5000, step_tokens=100, step_seconds=1e-9)
+    first, second = bench.add(10_000), bench.add(2 * LEAST_CHUNK, 20_000)
+    for _ in range(3):
+        batch = bench.scheduler.schedule()
+        bench.scheduler.commit(batch, float(batch.work.num_tokens))
+    before = first.num_computed
+    for step in range(1, 20):
+        batch = bench.scheduler.schedule()
+        assert counts(batch) == {first: LEAST_CHUNK}
+        bench.scheduler.commit(batch, float(batch.work.num_tokens))
+        assert first.num_computed == before + step * LEAST_CHUNK
+    assert (bench.scheduler.num_waiting, second.num_blocks) == (1, 0)
+
+
+def test_a_higher_priority_gets_the_next_place():
+    bench = Bench(max_running=1)
+    running, usual, urgent = bench.add(2), bench.add(2, 10), bench.add(2, 20, priority=9)
+    assert list(bench.step()) == [urgent]
+    bench.scheduler.remove(urgent)
+    assert list(bench.step()) == [running]
+    bench.scheduler.remove(running)
+    assert list(bench.step()) == [usual]
+
+
+def test_a_client_with_many_requests_leaves_places_to_another():
+    bench = Bench(num_blocks=64, max_running=2)
+    many = [bench.add(8, 100 * i, client="many") for i in range(9)]
+    few = bench.add(8, 5000, client="few")
+    assert list(bench.step()) == [many[0], few]
+
+
+def test_tokens_computed_count_against_a_client_and_cached_ones_do_not():
+    bench = Bench(num_blocks=64, max_running=1, step_tokens=100)
+    dear = bench.add(40, client="a")
+    bench.step()
+    bench.scheduler.remove(dear)
+    cheap, other, next_of_a = bench.add(40, client="a"), bench.add(30, 1000, client="b"), bench.add(9, 60, client="a")
+    order = []
+    for _ in range(3):
+        [sequence] = bench.step()
+        order.append(sequence)
+        bench.scheduler.remove(sequence)
+    assert order == [cheap, other, next_of_a]
+
+
+def test_places_are_the_lowest_free_ones_or_those_wanted():
+    bench = Bench(num_blocks=64, max_running=4, step_tokens=64)
+    sequences = [bench.add(2, 0), bench.add(2, 10, wanted_place=3), bench.add(2, 20, wanted_place=3)]
+    bench.step()
+    assert [sequence.place for sequence in sequences] == [0, 3, 1]
+    bench.scheduler.remove(sequences[0])
+    late = bench.add(2, 30)
+    bench.step()
+    assert (sequences[0].place, late.place) == (NO_PLACE, 0)
+
+
+def test_a_preempted_sequence_comes_back_to_its_place():
+    bench = Bench(num_blocks=8)
+    old, young = bench.add(12), bench.add(12, 100, wanted_place=2)
+    while bench.scheduler.num_running < 2 or bench.scheduler.num_waiting:
+        bench.step()
+    while bench.scheduler.num_running == 2:
+        bench.step()
+    assert young.place == NO_PLACE
+    bench.scheduler.remove(old)
+    bench.step()
+    assert young.place == 2
+
+
+def test_the_wait_follows_from_who_is_ahead_and_how_long_they_stay():
+    bench = Bench(max_running=2, max_waiting=6)
+    assert bench.scheduler.expected_wait == 0
+    for i in range(2):
+        gone = bench.add(2, 10 * i)
+        bench.step()
+        bench.scheduler.remove(gone, stayed=20.0)
+    sequences = [bench.add(2, 10 * i) for i in range(6)]
+    bench.step()
+    short = bench.scheduler.expected_wait
+    for _ in range(100):
+        bench.scheduler.remove(sequences[0], stayed=20.0)
+    bench.step()
+    assert 0 < short < bench.scheduler.expected_wait == pytest.approx(4 * 20 / 2, rel=0.01)
+
+
+def test_a_refusal_tells_the_wait():
+    bench = Bench(max_running=1, max_waiting=3)
+    for i in range(4):
+        bench.add(2, 10 * i)
+        bench.step()
+    with pytest.raises(Overloaded, match="3 requests wait already") as caught:
+        bench.add(2)
+    assert caught.value.wait_seconds == bench.scheduler.expected_wait == 4.0
+
+
+def test_a_shift_has_the_rest_computed_anew_and_keeps_the_beginning():
+    bench = Bench(num_blocks=8, step_tokens=64)
+    sequence, waiting = bench.add(12), bench.add(24, 100)
+    bench.step()
+    bench.scheduler.shift(sequence, 4, 4)
+    assert sequence.tokens[: sequence.num_tokens].tolist() == [0, 1, 2, 3, 8, 9, 10, 11, 7]
+    assert (sequence.num_computed, sequence.num_completion_tokens) == (0, 1)
+    assert bench.step()[sequence] == 5  # the first block was found
+    assert waiting.num_blocks == 0
 
 
 @pytest.mark.parametrize("seed", range(30))
@@ -188,7 +325,7 @@ def test_random_traffic_is_served_in_order_within_budget_and_without_standing_st
     dice = random.Random(seed)
     num_blocks, max_running = dice.randint(4, 12), dice.randint(1, 5)
     step_tokens = dice.randint(max_running, 20)
-    bench = Bench(num_blocks, max_running, 1000, step_tokens)
+    bench = Bench(num_blocks, max_running, 1000, step_tokens, dice.choice([1e9, 0.02, 1e-9]))
     unborn = [(dice.randint(1, num_blocks * BLOCK - 1), dice.choice([0, 0, 50])) for _ in range(25)]
     alive: dict[Sequence, int] = {}
     arrived: list[Sequence] = []

@@ -2,6 +2,7 @@
 # ruff: noqa: ASYNC110 (polling with a deadline)
 
 import asyncio
+import hashlib
 import json
 import socket
 import stat
@@ -9,16 +10,19 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel, FakeTokenizer
-from worker.engine import Capacity, Engine
+from worker.context import Capacity
+from worker.engine import Engine
 from worker.prompt import PromptReader
 from worker.server import ListenError, Server
 from worker.service import LoadedModel, describe, post_events
+from worker.slot_files import SlotFiles
 
 pytestmark = pytest.mark.anyio
 DEADLINE = 60
@@ -50,7 +54,7 @@ class Worker:
         self.engine: Engine | None = None
         self.num_submitted = 0
 
-    async def open(self, **changes) -> None:
+    async def open(self, slots=None, **changes) -> None:
         settings = {"context_length": 128, "max_running": 4, "max_waiting": 4, "step_tokens": 16} | changes
         post = partial(asyncio.get_running_loop().call_soon_threadsafe, post_events)
         self.engine = Engine(self.model, Capacity(num_blocks=64, block_size=4, **settings), {EOG}, post, print)
@@ -58,7 +62,8 @@ class Worker:
         self.engine.submit = self._count(self.engine.submit)
         prompts = PromptReader(FakeTokenizer(), Template())
         facts = describe(METADATA, prompts, context_length=settings["context_length"], num_threads=1)
-        await self.server.open(LoadedModel(self.engine, prompts, FakeDetokenizer, facts))
+        files = SlotFiles(slots, bytes(32)) if slots else None
+        await self.server.open(LoadedModel(self.engine, prompts, FakeDetokenizer, facts, files))
 
     def _count(self, submit):
         def counting(*arguments):
@@ -252,6 +257,74 @@ async def test_stats_count_what_was_computed(worker):
     assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks == 64
 
 
+async def test_stats_tell_steps_and_on_demand_prefixes(worker):
+    await worker.answer(tokens=range(2, 11), max_tokens=4, cache_prompt=True)
+    stats = await worker.stub.Stats(pb.StatsRequest(prefixes=True))
+    assert sum(stats.step_counts) == stats.num_steps and len(stats.step_counts) == len(stats.step_bounds) + 1
+    assert stats.step_seconds_total > 0 and stats.expected_wait == 0
+    tokens = np.arange(2, 6, dtype="<i4").tobytes()
+    names = [stats.prefix_names[i : i + 8] for i in range(0, len(stats.prefix_names), 8)]
+    assert hashlib.blake2b(tokens, digest_size=32).digest()[:8] in names and len(names) == 3
+    assert not (await worker.stub.Stats(pb.StatsRequest())).prefix_names
+
+
+async def test_a_place_is_told_with_the_settings_in_force(worker):
+    started, _, _ = await worker.answer(max_tokens=4, place=2, sampling=sampling_of(temperature=0.5, top_k=7))
+    assert started.place == 2
+    places = (await worker.stub.Places(pb.PlacesRequest())).places
+    assert [(place.number, place.task) for place in places] == [(0, -1), (1, -1), (2, 0), (3, -1)]
+    place = places[2]
+    assert (place.is_running, place.num_prompt_tokens, place.num_predicted, place.max_tokens) == (False, 3, 4, 4)
+    assert (place.sampling.seed, place.sampling.temperature, place.sampling.top_k) == (3, 0.5, 7)
+
+
+async def test_a_place_is_saved_restored_and_erased(tmp_path):
+    change = {"number": 1, "filename": "a.bin"}
+    request = {"tokens": range(2, 24), "max_tokens": 3, "place": 1, "cache_prompt": True}
+    async with serving(tmp_path, slots=tmp_path / "slots") as worker:
+        _, whole, _ = await worker.answer(**request)
+        saved = await worker.stub.ChangePlace(pb.ChangePlaceRequest(action=pb.SAVE, **change))
+        assert (saved.num_tokens, saved.num_bytes) == (24, (tmp_path / "slots" / "a.bin").stat().st_size)
+        erased = await worker.stub.ChangePlace(pb.ChangePlaceRequest(action=pb.ERASE, number=1))
+        assert erased.num_tokens == 25
+        restored = await worker.stub.ChangePlace(pb.ChangePlaceRequest(action=pb.RESTORE, **change))
+        assert restored.num_tokens == 24
+        started, again, _ = await worker.answer(**request)
+        assert (started.num_cached_tokens, tokens_of(again)) == (20, tokens_of(whole))
+
+
+BAD_CHANGES = [
+    ({"number": 1, "action": pb.SAVE, "filename": "../a"}, "Invalid filename"),
+    ({"number": 4, "action": pb.SAVE, "filename": "a"}, "Invalid slot ID"),
+    ({"number": -1, "action": pb.ERASE}, "Invalid slot ID"),
+    ({"number": 0, "action": pb.RESTORE, "filename": "absent"}, "No such file"),
+    ({"number": 0}, "Invalid action"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD_CHANGES, ids=str)
+async def test_a_change_that_cannot_be_made_is_refused(tmp_path, change, message):
+    async with serving(tmp_path, slots=tmp_path / "slots") as worker:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await worker.stub.ChangePlace(pb.ChangePlaceRequest(**change))
+        status, detail = detail_of(caught.value)
+    assert (status, detail.code) == (grpc.StatusCode.INVALID_ARGUMENT, pb.INVALID_REQUEST)
+    assert message in detail.message
+
+
+async def test_without_a_folder_places_cannot_be_changed(worker):
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await worker.stub.ChangePlace(pb.ChangePlaceRequest(number=0, action=pb.ERASE))
+    assert detail_of(caught.value)[1].code == pb.NOT_SUPPORTED
+    assert "--slot-save-path" in detail_of(caught.value)[1].message
+
+
+async def test_a_shifted_answer_says_that_it_was_truncated(tmp_path):
+    async with serving(tmp_path, context_length=32, shifts_context=True) as worker:
+        _, deltas, finished = await worker.answer(max_tokens=50, num_kept=2)
+        assert len(tokens_of(deltas)) == 50 and finished.truncated
+
+
 SPECIAL = float("nan"), float("inf"), float("-inf")
 BAD_SAMPLING = [
     *[{"temperature": value} for value in SPECIAL],
@@ -291,6 +364,14 @@ async def test_extreme_numbers_within_their_range_are_served(worker, changes):
 
 
 BAD_REQUESTS = [
+    ({"priority": 10}, "'priority'"),
+    ({"priority": -1}, "'priority'"),
+    ({"weight": -1.0}, "'weight'"),
+    ({"weight": float("nan")}, "'weight'"),
+    ({"weight": 1e7}, "'weight'"),
+    ({"place": -2}, "'id_slot'"),
+    ({"place": 4}, "'id_slot'"),
+    ({"num_discarded": -1}, "'n_discard'"),
     ({"tokens": [-1]}, "'prompt'"),
     ({"tokens": [48]}, "'prompt'"),
     ({"tokens": []}, "'prompt'"),

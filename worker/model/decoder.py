@@ -193,6 +193,17 @@ class Decoder:
         compute(self._model, self._layers, self._step, self._tiles, self._pool.control, 0, num_threads)
         return self._logits[: logit_rows.size, : self.vocab_size]
 
+    def read_block(self, block: int) -> bytes:
+        """A copy of what all layers have in a cache block."""
+        return b"".join(pages[:, block].tobytes() for pages in self._pages)
+
+    def write_block(self, block: int, content: bytes) -> None:
+        """Puts back what `read_block` gave."""
+        keys, values = (pages[:, block] for pages in self._pages)
+        source = np.frombuffer(content, np.uint8)
+        keys[:] = source[: keys.size].reshape(keys.shape)
+        values[:] = source[keys.size :].reshape(values.shape)
+
     def close(self) -> None:
         """Ends the threads and gives the weights back."""
         if self._pool:
@@ -268,9 +279,14 @@ class Decoder:
 
     def _allocate_cache(self, num_blocks: int) -> None:
         keys, values = (num_blocks * int(self._model[name][0]) for name in ("key_page_bytes", "value_page_bytes"))
-        cache = self._allocate((keys + values) * self.architecture.num_layers)
+        num_layers, layer_bytes = self.architecture.num_layers, keys + values
+        cache = self._allocate(layer_bytes * num_layers)
+        self._pages = [  # of keys and of values: (layers, blocks, bytes)
+            np.ndarray((num_layers, num_blocks, size), np.uint8, self._memory[-1], offset, (layer_bytes, size, 1))
+            for offset, size in ((0, keys // num_blocks), (keys, values // num_blocks))
+        ]
         for index, layer in enumerate(self._layers):
-            layer["keys"] = cache + index * (keys + values)
+            layer["keys"] = cache + index * layer_bytes
             layer["values"] = layer["keys"] + keys
 
     def _reserve_experts(self, facts: Experts, max_tokens: int, num_threads: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 from protos import inference_pb2 as pb
 from router.api.native import NativeEvents
 from router.api.sampling import parameters
-from router.api.wire import Head
+from router.api.wire import Head, timings
 from tests.router.api.clients import Gateway, events, masked
 
 SETTINGS = (
@@ -95,6 +95,19 @@ def test_timings_of_every_token_come_when_asked_for(tiny: Gateway) -> None:
 
 def test_without_a_seed_the_drawn_one_is_reported(tiny: Gateway) -> None:
     assert tiny.post("/completion", prompt="a", n_predict=1).json()["generation_settings"]["seed"] == 7
+
+
+def test_the_place_and_a_shifted_context_are_told() -> None:
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    stream.started(pb.Started(place=3))
+    assert events(stream.delta(pb.Delta(tokens=[5])).decode())[0]["id_slot"] == 3
+    last = events(stream.finished(pb.Finished(reason=pb.LENGTH, truncated=True)).decode())[0]
+    assert (last["id_slot"], last["truncated"]) == (3, True)
+
+
+def test_the_time_in_line_is_told_to_those_who_waited() -> None:
+    assert timings(pb.Timings(queued_ms=1500.0))["queue_ms"] == 1500
+    assert "queue_ms" not in timings(pb.Timings(queued_ms=0.2))
 
 
 def test_tokens_whose_text_is_held_back_are_sent_at_once() -> None:

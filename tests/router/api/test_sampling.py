@@ -25,6 +25,12 @@ def test_an_empty_body_gives_llama_servers_defaults() -> None:
     assert not asked.logprobs.enabled and not asked.sampling.has_seed
 
 
+def test_where_and_when_a_request_runs_is_carried() -> None:
+    asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=12)
+    assert (asked.place, asked.num_kept, asked.num_discarded, asked.priority) == (3, -1, 7, 9)
+    assert (message().place, message().priority) == (-1, 5)
+
+
 def test_every_carried_field_arrives() -> None:
     asked = message(
         temperature=0.25,

@@ -1,10 +1,10 @@
-"""Health, properties, slots and metrics."""
+"""Health, properties and metrics."""
 
 import re
 
 import pytest
 
-from tests.router.api.clients import Gateway, until
+from tests.router.api.clients import Gateway
 from tests.router.gateways import config, running
 
 
@@ -51,17 +51,6 @@ def test_with_several_models_properties_need_a_name(two: Gateway) -> None:
     assert two.http.get("/props").json()["role"] == "router"
     assert two.http.get("/props", params={"model": "other"}).json()["model_alias"] == "other"
     assert two.http.get("/props", params={"model": "absent"}).status_code == 404
-
-
-def test_slots_show_how_many_requests_run(tiny: Gateway) -> None:
-    idle = tiny.http.get("/slots").json()
-    assert idle[0] == {"id": 0, "n_ctx": 2048, "speculative": False, "is_processing": False}
-    assert len(idle) == 4
-    connections = [tiny.send("/completion", prompt="stop_at=100000 delay=1000") for _ in range(5)]
-    until(lambda: tiny.num_running() == 5)
-    for connection in connections:
-        connection.close()
-    until(lambda: tiny.num_running() == 0)
 
 
 def test_metrics_of_one_model_have_no_label_and_those_of_all_have(two: Gateway) -> None:

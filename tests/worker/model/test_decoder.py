@@ -172,3 +172,18 @@ def test_the_capital_of_france_is_paris(tmp_path):
         for _ in range(4):
             tokens.append(int(all_logits(decoder, tokens)[-1].argmax()))
     assert tokenizer.decode(tokens[prompt_length:]).startswith(" Paris")
+
+
+@pytest.mark.parametrize("kv_types", [("f16", "f16"), ("q8_0", "q4_0"), ("f32", "bf16")], ids=str)
+def test_a_block_that_is_read_and_written_back_elsewhere_gives_the_same_logits(tmp_path, kv_types):
+    path, tokens = write_tiny_llama(tmp_path / "model.gguf"), random_tokens(40)
+    with loaded(path, kv_type_k=kv_types[0], kv_type_v=kv_types[1]) as decoder:
+        expected = all_logits(decoder, tokens)[33:]
+        moved = [9, 4]
+        for block, other in enumerate(moved):
+            content = decoder.read_block(block)
+            assert len(content) == decoder.block_bytes
+            decoder.write_block(other, content)
+        step = Step()
+        step.add(Running(tokens, [*moved, 7], 32), 8, range(33, 40))
+        np.testing.assert_array_equal(step.compute(decoder), expected)

@@ -1,0 +1,120 @@
+"""Slots and prefixes over HTTP, with the real model: clients that leave, saved slots, a worker that is killed."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.e2e.serving import DEADLINE, Serving, serving, until
+from tests.models import smollm2
+from worker.kv_cache import block_digest
+
+pytestmark = pytest.mark.timeout(600)
+
+STORY = "Once upon a time there was a lighthouse keeper who counted every ship that passed. " * 8
+NUM_LEAVING = 200
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    folder = tmp_path_factory.mktemp("slots")
+    arguments = ("-m", smollm2(), "--alias", "tiny", "--ctx-size", "512", "-np", "4", "--metrics", "--context-shift")
+    stores = ("--slot-save-path", folder / "slots", "--kv-store", folder / "store", "--kv-store-size", "256")
+    with serving(folder / "log", *arguments, *stores) as running:
+        yield running
+
+
+def complete(served: Serving, **body: Any) -> dict[str, Any]:
+    answer = served.http.post("/completion", json={"temperature": 0, "n_predict": 8, **body})
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def change(served: Serving, number: int, action: str, **body: str) -> dict[str, Any]:
+    answer = served.http.post(f"/slots/{number}", params={"action": action}, json=body)
+    assert answer.status_code == 200, answer.text
+    result: dict[str, Any] = answer.json()
+    return result
+
+
+def is_idle(served: Serving) -> bool:
+    metrics = served.http.get("/metrics").text.splitlines()
+    busy = [line for line in metrics if line.startswith(("llamacpp:requests_processing", "llamacpp:requests_deferred"))]
+    return len(busy) == 2 and all(line.endswith(" 0") for line in busy)
+
+
+def send(served: Serving, body: dict[str, Any]) -> socket.socket:
+    """A request whose answer nobody may wait for."""
+    url, data = httpx.URL(served.url), json.dumps(body).encode()
+    connection = socket.create_connection((url.host, url.port), timeout=DEADLINE)
+    head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
+    return connection
+
+
+def test_when_two_hundred_clients_leave_the_next_one_is_served(served: Serving) -> None:
+    body = {"stream": True, "n_predict": -1, "ignore_eos": True}
+    connections = [send(served, body | {"prompt": f"{i} {STORY}"}) for i in range(NUM_LEAVING)]
+    assert connections[0].recv(1)  # the first answer has begun: others are read, and most wait
+    for connection in connections:
+        connection.close()
+    assert complete(served, prompt="The capital of France is")["content"]
+    until(lambda: is_idle(served))
+
+
+def test_a_slot_is_told_as_llama_server_tells_it(served: Serving) -> None:
+    assert complete(served, prompt="Two plus two is", id_slot=3, n_predict=5)["id_slot"] == 3
+    slot = served.http.get("/slots").json()[3]
+    assert (slot["id"], slot["is_processing"], slot["n_prompt_tokens"]) == (3, False, 4)
+    assert (slot["params"]["temperature"], slot["params"]["n_predict"]) == (0.0, 5)
+    assert slot["next_token"][0]["n_decoded"] == 5
+
+
+def test_a_slot_that_does_not_exist_is_refused(served: Serving) -> None:
+    answer = served.http.post("/completion", json={"prompt": "a", "id_slot": 4})
+    assert answer.status_code == 400 and "id_slot" in answer.json()["error"]["message"]
+
+
+def test_a_saved_slot_is_a_cache_hit_after_it_was_erased(served: Serving) -> None:
+    first = complete(served, prompt="A " + STORY, id_slot=1)
+    saved = change(served, 1, "save", filename="slot1.bin")
+    assert saved["n_saved"] == (first["tokens_evaluated"] + 7) // 16 * 16 and saved["n_written"] > 1 << 20
+    assert change(served, 1, "erase")["n_erased"] == first["tokens_evaluated"] + 8
+    assert change(served, 0, "restore", filename="slot1.bin")["n_restored"] == saved["n_saved"]
+    again = complete(served, prompt="A " + STORY)
+    assert again["timings"]["cache_n"] == (first["tokens_evaluated"] - 1) // 16 * 16
+    assert again["content"] == first["content"]
+
+
+def test_prefixes_outlive_their_worker(served: Serving) -> None:
+    first = complete(served, prompt="B " + STORY)
+    content = {"content": "B " + STORY, "add_special": True}
+    tokens = np.array(served.http.post("/tokenize", json=content).json()["tokens"], np.int32)
+    name = b""
+    for start in range(0, (len(tokens) - 1) // 16 * 16, 16):
+        name = block_digest(name, tokens[start : start + 16])
+    until(lambda: len(list(served.log.parent.glob(f"store/*/{name.hex()}.kv"))) == 1)
+    [worker] = served.workers()
+    worker.kill()
+    until(lambda: served.workers() not in ([], [worker]) and served.state("tiny") == "loaded")
+    again = complete(served, prompt="B " + STORY)
+    assert again["timings"]["cache_n"] == (first["tokens_evaluated"] - 1) // 16 * 16
+    assert again["content"] == first["content"]
+
+
+def test_an_answer_longer_than_the_context_says_that_it_was_truncated(served: Serving) -> None:
+    prompt = [1000 + i % 1000 for i in range(508)]
+    answer = complete(served, prompt=prompt, n_predict=16, ignore_eos=True, n_keep=4)
+    assert (answer["tokens_predicted"], answer["truncated"], answer["stop_type"]) == (16, True, "limit")
+
+
+def test_no_file_outside_the_folder_is_touched(served: Serving, tmp_path: Path) -> None:
+    for name in ("../x", str(tmp_path / "x"), ".x", ""):
+        answer = served.http.post("/slots/0?action=save", json={"filename": name})
+        assert (answer.status_code, answer.json()["error"]["message"]) == (400, "Invalid filename")

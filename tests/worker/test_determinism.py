@@ -1,0 +1,148 @@
+"""A request's answer is the same bytes whatever else the engine does: the real model, random traffic, each one alone.
+
+Traffic is cancelled, shares prefixes, is preempted and evicted by a cache that is far too small, and waits in lines;
+the truth is an engine that serves one request at a time and reuses nothing.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.models import smollm2
+from tests.worker.fake_model import FakeDetokenizer
+from tests.worker.inbox import Inbox
+from worker.config import WorkerConfig
+from worker.context import Capacity
+from worker.engine import Engine
+from worker.generation import Finished, Request
+from worker.gguf import GGUF
+from worker.model.decoder import BLOCK_SIZE
+from worker.model.load import load_model
+from worker.prefix_store import PrefixStore
+from worker.sampler import KERNELS, Sampling
+
+CONTEXT = 256
+ALONE = Capacity(CONTEXT, CONTEXT // BLOCK_SIZE, BLOCK_SIZE, max_running=1, max_waiting=100, step_tokens=CONTEXT)
+TOO_SMALL = Capacity(CONTEXT, 18, BLOCK_SIZE, max_running=6, max_waiting=100, step_tokens=64, step_seconds=1e-9)
+
+
+@contextmanager
+def engine(capacity: Capacity, num_threads: int, store: Path | None = None) -> Iterator[Engine]:
+    config = WorkerConfig(smollm2(), listen="", num_threads=num_threads)
+    with GGUF.open(config.model_path) as gguf:
+        decoder = load_model(gguf, config, lambda stage, done: None, KERNELS)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
+
+    def post(events):
+        for sink, event in events:
+            sink(event)
+
+    kept = PrefixStore(store, bytes(32), 1 << 30) if store else None
+    running = Engine(decoder, capacity, {2}, post, pytest.fail, kept)
+    running.start()
+    try:
+        yield running
+    finally:
+        running.stop()
+        decoder.close()
+
+
+def answer(to: Engine, prompt: list[int], **request: Any) -> Inbox:
+    inbox = Inbox()
+    sampling = request.pop("sampling")
+    to.submit(Request(prompt, sampling, FakeDetokenizer(), **request), inbox.put)
+    inbox.result()
+    return inbox
+
+
+def tokens(count: int, seed: int) -> list[int]:
+    dice = random.Random(seed)
+    return [dice.randrange(100, 49000) for _ in range(count)]
+
+
+def until_stored(folder: Path, num_blocks: int) -> None:
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("*/*.kv"))) < num_blocks:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class Traffic:
+    """Random requests, the same for the same seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)
+        self.stems = [tokens(100, seed), tokens(100, seed)[:50] + tokens(50, seed + 1), tokens(40, seed + 2)]
+
+    def request(self) -> tuple[list[int], dict[str, Any]]:
+        dice = self.dice
+        stem = dice.choice(self.stems)
+        prompt = stem[: dice.randint(1, len(stem))] + tokens(dice.randint(0, 20), dice.randrange(1000))
+        sampling = Sampling(
+            dice.randrange(1 << 32),
+            temperature=dice.choice([0.0, 0.8, 1.5]),
+            top_k=dice.choice([0, 5, 40]),
+            repeat_penalty=dice.choice([1.0, 1.2]),
+        )
+        return prompt, {
+            "sampling": sampling,
+            "max_tokens": dice.choice([1, 4, 12, 40]),
+            "cache_prompt": dice.random() < 0.8,
+            "client": dice.choice("abc"),
+            "priority": dice.randrange(10),
+        }
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Engine]:
+    with engine(ALONE, num_threads=2) as running:
+        yield running
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(alone, num_threads, tmp_path):
+    traffic, served = Traffic(num_threads), []
+    with engine(TOO_SMALL, num_threads, tmp_path if num_threads == 2 else None) as busy:
+        for _ in range(24):
+            prompt, request = traffic.request()
+            inbox = Inbox()
+            sampling = request["sampling"]
+            fields = {name: value for name, value in request.items() if name != "sampling"}
+            generation = busy.submit(Request(prompt, sampling, FakeDetokenizer(), **fields), inbox.put)
+            if traffic.dice.random() < 0.2:
+                num_events = traffic.dice.randint(0, 3)
+                inbox.wait_for(lambda i, n=num_events: len(i.events) >= n or i.has_ended)
+                busy.cancel(generation)
+            else:
+                served.append((inbox, prompt, request))
+        results = [inbox.result() for inbox, _, _ in served]
+        stats = busy.stats()
+    assert all(isinstance(result, Finished) for result in results)
+    assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks
+    for inbox, prompt, request in served:
+        assert inbox.tokens == answer(alone, prompt, **request | {"cache_prompt": False}).tokens
+
+
+def test_a_cache_that_is_off_cold_hot_evicted_or_from_disk_changes_no_token(alone, tmp_path):
+    prompt = tokens(150, 9)
+    request: dict[str, Any] = {"sampling": Sampling(5), "max_tokens": 12}
+    truth = answer(alone, prompt, **request, cache_prompt=False).tokens
+    with engine(TOO_SMALL, 2, tmp_path) as cached:
+        for num_cached, before in ((0, 0), (144, 0), (144, 5)):  # cold; hot; evicted by five others and read from disk
+            for number in range(before):
+                answer(cached, tokens(200, 20 + number), **request | {"max_tokens": 1})
+            inbox = answer(cached, prompt, **request)
+            until_stored(tmp_path, 150 // BLOCK_SIZE)
+            assert (inbox.result().num_cached_tokens, inbox.tokens) == (num_cached, truth)
+    with engine(TOO_SMALL, 1) as other:
+        for number in range(3):  # evicted, and computed again
+            answer(other, prompt, **request)
+            answer(other, tokens(240, 30 + number), **request | {"max_tokens": 1})
+        inbox = answer(other, prompt, **request)
+        assert inbox.result().num_cached_tokens < 144
+        assert inbox.tokens == truth

@@ -1,0 +1,49 @@
+"""What the engine counts, and how it tells others.
+
+The engine owns a Counters and changes it in its thread; anybody may take a Stats of it.
+"""
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+STEP_BOUNDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # seconds
+
+
+class Stats(NamedTuple):
+    """Each number is right, but they are not of the same instant."""
+
+    num_steps: int
+    num_running: int
+    num_waiting: int
+    num_blocks: int
+    num_free_blocks: int
+    num_cached_blocks: int
+    prompt_tokens: int
+    cached_tokens: int
+    predicted_tokens: int
+    prompt_seconds: float
+    predicted_seconds: float
+    step_seconds: float
+    step_counts: tuple[int, ...]  # steps that took up to STEP_BOUNDS[i] and longer than the bound before; the rest last
+    expected_wait: float  # seconds in line for one who comes now
+    busy: bool
+
+
+@dataclass(slots=True)
+class Counters:
+    """Totals since the start."""
+
+    num_steps: int = 0
+    prompt_tokens: int = 0  # computed
+    cached_tokens: int = 0  # reused
+    predicted_tokens: int = 0
+    prompt_seconds: float = 0.0
+    predicted_seconds: float = 0.0
+    step_seconds: float = 0.0
+    step_counts: list[int] = field(default_factory=lambda: [0] * (len(STEP_BOUNDS) + 1))
+
+    def count_step(self, seconds: float) -> None:
+        self.num_steps += 1
+        self.step_seconds += seconds
+        self.step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
