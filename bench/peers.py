@@ -108,7 +108,9 @@ def _measure(options: argparse.Namespace, engines: Sequence[Engine]) -> tuple[li
 
 def _samples(options: argparse.Namespace, engine: Engine, model: Path) -> Iterator[Sample]:
     """One run of llama-bench and one of llama-batched-bench; peers are known to crash in the one or the other."""
-    parameters = ["-p", options.n_prompt, "-n", options.n_gen, "-d", options.n_depth, "-t", str(options.threads)]
+    parameters = ["-p", options.n_prompt, "-n", options.n_gen, "-t", str(options.threads)]
+    if options.n_depth != "0":  # which a fork without -d has no word for
+        parameters += ["-d", options.n_depth]
     try:
         yield from run(engine, model, parameters)
         if options.parallel:
