@@ -23,6 +23,7 @@ from tests.naive import (
     silu,
     soft_cap,
     softmax,
+    through_cache,
 )
 from worker.gguf import GGUF
 from worker.quants import dequantize
@@ -63,12 +64,12 @@ class Model:
     """A model file, computed slowly.
 
     exact: activations and cache in float64. Otherwise they are rounded where the engine stores them: activations to
-    int8 at the inputs of quantised matrices, keys and values to f16.
+    int8 at the inputs of quantised matrices, keys and values to the type of the `cache`.
     """
 
-    def __init__(self, gguf: GGUF, *, exact: bool, context_length: int = 0) -> None:
+    def __init__(self, gguf: GGUF, *, exact: bool, context_length: int = 0, cache: str = "f16") -> None:
         """context_length: of the longest sequence; some models turn their heads otherwise when it is long."""
-        self.exact = exact
+        self.exact, self.cache = exact, cache
         self.context_length = context_length
         self._quantised = {name: t.type.name not in NOT_QUANTISED for name, t in gguf.tensors.items()}
         self._weights = {name: dequantize(t.type, t.data, t.shape) for name, t in gguf.tensors.items()}
@@ -174,7 +175,7 @@ class Model:
         return query, keys, cached_values
 
     def _cached(self, heads: Floats) -> Floats:
-        return heads if self.exact else heads.astype(np.float16).astype(np.float64)
+        return heads if self.exact else through_cache(self.cache, heads)
 
     def _window(self) -> int:
         return int(self._fact("attention.sliding_window", {"gemma2": 4096}.get(self._name, 0)))

@@ -10,7 +10,8 @@ from tests.fixtures_gguf import write_tiny_llama
 from tests.models import smollm2
 from tests.naive_models import Model
 from tests.tiny_models import MODELS, write_model
-from tests.worker.model.models import NUM_BLOCKS, Running, Step, all_logits, blocks_for, loaded, random_tokens
+from tests.worker.model.models import NUM_BLOCKS, Running, Step, all_logits, blocks_for, load, loaded, random_tokens
+from worker.errors import UnsupportedModel
 from worker.gguf import GGUF
 from worker.model.decoder import BLOCK_SIZE
 from worker.text.tokenizer import Tokenizer
@@ -174,9 +175,27 @@ def test_the_capital_of_france_is_paris(tmp_path):
     assert tokenizer.decode(tokens[prompt_length:]).startswith(" Paris")
 
 
+@pytest.mark.parametrize("kv_type", ["f32", "f16", "bf16", "q8_0", "q4_0"])
+def test_every_type_of_cache_gives_the_logits_of_the_slow_twin_that_rounds_alike(tmp_path, kv_type):
+    path = write_tiny_llama(tmp_path / "model.gguf", quant="F32", embedding_quant="F32", heads=2, kv_heads=1)
+    tokens = random_tokens(300)
+    with GGUF.open(path) as gguf:
+        truth = Model(gguf, exact=False, context_length=NUM_BLOCKS * BLOCK_SIZE, cache=kv_type).logits(tokens)
+    with loaded(path, kv_type_k=kv_type, kv_type_v=kv_type) as decoder:
+        error = np.abs(all_logits(decoder, tokens) - truth) / truth.std()
+    assert np.median(error) < 1e-3
+
+
+@pytest.mark.parametrize("kv_type", ["q8_0", "q4_0"])
+def test_a_cache_type_of_32_values_a_scale_is_refused_for_smaller_heads(tmp_path, kv_type):
+    path = write_tiny_llama(tmp_path / "model.gguf")
+    with pytest.raises(UnsupportedModel, match=rf"{kv_type} \(--cache-type-v\) needs heads of a multiple of 32.* 16"):
+        load(path, kv_type_v=kv_type)
+
+
 @pytest.mark.parametrize("kv_types", [("f16", "f16"), ("q8_0", "q4_0"), ("f32", "bf16")], ids=str)
 def test_a_block_that_is_read_and_written_back_elsewhere_gives_the_same_logits(tmp_path, kv_types):
-    path, tokens = write_tiny_llama(tmp_path / "model.gguf"), random_tokens(40)
+    path, tokens = write_tiny_llama(tmp_path / "model.gguf", heads=2, kv_heads=1), random_tokens(40)
     with loaded(path, kv_type_k=kv_types[0], kv_type_v=kv_types[1]) as decoder:
         expected = all_logits(decoder, tokens)[33:]
         moved = [9, 4]
