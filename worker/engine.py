@@ -20,13 +20,13 @@ import numpy.typing as npt
 
 from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
 from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
-from worker.generation import Event, Failed, FinishReason, Generation, Request, Sink, Token
+from worker.generation import Event, Failed, FinishReason, Generation, Logprobs, Request, Sink, Token
 from worker.kv_cache import BlockPool
 from worker.lease import Cores, OwnCores
 from worker.places import Places
 from worker.prefix_store import PrefixStore
 from worker.prefixes import Prefixes
-from worker.sampler import Sampler, SamplerState
+from worker.sampler import Logprob, Sampler, SamplerState
 from worker.scheduler import Batch, Limits, Scheduler
 from worker.sequence import Sequence
 from worker.stats import Counters, Stats
@@ -119,7 +119,7 @@ class Engine:
             raise Unavailable("the worker is ending")
         check_fits(request, self.capacity)
         sequence = sequence_for(request, self.capacity, time.perf_counter())
-        sampler = SamplerState(request.sampling, self._eog_ids, request.num_draws)
+        sampler = SamplerState(request.sampling, self._eog_ids, request.memory)
         generation = Generation(request, sequence, sampler, sink)
         self._inbox.put(partial(self._accept, generation))
         return generation
@@ -249,9 +249,7 @@ class Engine:
         """Samples, detokenizes and emits one token; says whether it is the last."""
         sequence, detokenizer = generation.sequence, generation.detokenizer
         token = self._sampler.sample(logits, sequence.tokens[: sequence.num_tokens], generation.sampler)
-        logprob = None
-        if generation.request.num_logprobs is not None:
-            logprob = self._sampler.logprob(logits, token, generation.request.num_logprobs)
+        logprob = self._logprob(generation.request.logprobs, logits, token)
         sequence.append(token)
         self._counters.predicted_tokens += 1
         reason = None
@@ -264,8 +262,16 @@ class Engine:
             elif sequence.is_full:
                 text, reason = text + detokenizer.finish(), FinishReason.LENGTH
         generation.has_new_line = generation.has_new_line or "\n" in text
-        self._events.append((generation.sink, Token(text, token, generation.sampler.num_draws, logprob)))
+        self._events.append((generation.sink, Token(text, token, generation.sampler.memory, logprob)))
         return reason
+
+    def _logprob(self, wanted: Logprobs | None, logits: FloatArray, token: int) -> Logprob | None:
+        """Of the token just sampled."""
+        if wanted is None:
+            return None
+        if wanted.after_sampling:
+            return self._sampler.logprob_after_sampling(wanted.num_top)
+        return self._sampler.logprob(logits, token, wanted.num_top)
 
     def _note_time(self, generation: Generation, now: float) -> None:
         if generation.first_token:

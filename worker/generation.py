@@ -11,7 +11,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from worker.errors import WorkerError
-from worker.sampler import Logprob, SamplerState, Sampling
+from worker.sampler import Logprob, SamplerState
+from worker.sampling.settings import NOTHING_YET, Memory, Sampling
 from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
 
 
@@ -25,6 +26,14 @@ class Detokenizer(Protocol):
     def finish(self) -> str: ...
 
 
+class Logprobs(NamedTuple):
+    """Which log probabilities are wanted."""
+
+    num_top: int  # alternatives per token
+    after_sampling: bool = False  # among the candidates left, instead of the model's own
+    of_prompt: bool = False  # of the prompt's tokens, too
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to generate. Its numbers have been checked against the vocabulary."""
@@ -33,10 +42,10 @@ class Request:
     sampling: Sampling
     detokenizer: Detokenizer
     max_tokens: int = -1  # below 0: until the model ends or the context is full
-    num_logprobs: int | None = None  # alternatives per token; None: no log probabilities at all
+    logprobs: Logprobs | None = None
     cache_prompt: bool = True
     resumed: Items[int] = ()  # completion tokens that another worker has emitted
-    num_draws: int = 0  # which that took
+    memory: Memory = NOTHING_YET  # what sampling them has left
     client: str = ""  # see sequence.Standing
     weight: float = 1.0
     priority: int = USUAL_PRIORITY
@@ -61,7 +70,7 @@ class Started(NamedTuple):
 class Token(NamedTuple):
     text: str
     token: int
-    num_draws: int
+    memory: Memory
     logprob: Logprob | None
 
 

@@ -10,10 +10,10 @@ from tests.worker.inbox import Inbox
 from worker.context import Capacity
 from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
-from worker.generation import Failed, Finished, FinishReason, Request, Started, Token
+from worker.generation import Failed, Finished, FinishReason, Logprobs, Request, Started, Token
 from worker.kv_cache import block_digest
 from worker.prefix_store import PrefixStore
-from worker.sampler import Sampling
+from worker.sampling.settings import Memory, Sampling
 
 BLOCK = 4
 
@@ -90,8 +90,8 @@ def test_each_delta_counts_the_draws_made_so_far():
         inbox.result()
         greedy = bench.submit([5], max_tokens=3, sampling=Sampling(1, temperature=0))
         greedy.result()
-    assert [e.num_draws for e in inbox.events if isinstance(e, Token)] == [1, 2, 3]
-    assert [e.num_draws for e in greedy.events if isinstance(e, Token)] == [0, 0, 0]
+    assert [e.memory.num_draws for e in inbox.events if isinstance(e, Token)] == [1, 2, 3]
+    assert [e.memory.num_draws for e in greedy.events if isinstance(e, Token)] == [0, 0, 0]
 
 
 def test_chunks_of_a_prompt_give_what_the_whole_prompt_gives():
@@ -193,7 +193,7 @@ def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
     whole = alone([4, 5, 6], max_tokens=20)
     emitted = whole.tokens[:num_resumed]
     with Bench() as bench:
-        inbox = bench.submit([4, 5, 6], max_tokens=20, resumed=emitted, num_draws=num_resumed)
+        inbox = bench.submit([4, 5, 6], max_tokens=20, resumed=emitted, memory=Memory(num_resumed))
         finished = inbox.result()
     assert inbox.tokens == whole.tokens[num_resumed:]
     assert (finished.num_prompt_tokens, finished.num_completion_tokens) == (3, 20)
@@ -202,7 +202,7 @@ def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
 
 def test_log_probabilities_come_with_each_token():
     with Bench() as bench:
-        inbox = bench.submit([4, 5], max_tokens=3, num_logprobs=2)
+        inbox = bench.submit([4, 5], max_tokens=3, logprobs=Logprobs(2))
         inbox.result()
     for event in inbox.events[1:-1]:
         assert event.logprob.token == event.token
