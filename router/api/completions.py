@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import FLOAT32_MAX, Field, boolean, integer, read, string
-from router.api.generation import Run, run
+from router.api.generation import Run, run, sampling_defaults
 from router.api.prompts import PromptText, prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
@@ -48,7 +48,7 @@ async def completions(request: Request) -> Response:
     """Texts that go on from prompts."""
     call, body = await routed(request)
     own = read(TABLE, body)
-    given = parameters(body, own["logprobs"])
+    given = parameters(body, own["logprobs"], sampling_defaults(request))
     _check_together(own, given)
     texts = prompts(body)
     begun = run(call, given, [text.proto for text in texts], return_prompt=own["echo"])
@@ -78,7 +78,8 @@ def _echoed(echo: str | None, started: pb.Started) -> str:
 
 async def _whole(begun: Run, echoes: Sequence[str | None]) -> Response:
     ends = await begun.completions()
-    choices = [_choice(index, end, echo) for index, (end, echo) in enumerate(zip(ends, echoes, strict=True))]
+    pairs = enumerate(zip(ends, echoes, strict=True))
+    choices = [_choice(index, end, echo, begun.parameters) for index, (end, echo) in pairs]
     totals = total_usage([(end.started, end.finished) for end in ends], begun.parameters["n_cmpl"])
     return json_response(
         {
@@ -91,11 +92,11 @@ async def _whole(begun: Run, echoes: Sequence[str | None]) -> Response:
     )
 
 
-def _choice(index: int, end: Completion, echo: str | None) -> dict[str, Any]:
+def _choice(index: int, end: Completion, echo: str | None, given: Parameters) -> dict[str, Any]:
     return {
         "text": _echoed(echo, end.started) + end.text,
         "index": index,
-        "logprobs": TextLogprobs().add(end.logprobs) if end.logprobs else None,
+        "logprobs": TextLogprobs(given).add(end.logprobs) if end.logprobs else None,
         "finish_reason": FINISH_REASONS[end.finished.reason],
     }
 
@@ -108,7 +109,8 @@ def _head(head: Head) -> dict[str, Any]:
 class TextLogprobs:
     """Log probabilities in both shapes; remembers how much text came before, for text_offset."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Parameters) -> None:
+        self._given = given
         self._offset = 0
         self._decoder = _Utf8("replace")
 
@@ -116,7 +118,7 @@ class TextLogprobs:
         """The logprobs object of the next tokens."""
         entries = list(entries)
         return {
-            "content": probabilities(entries),
+            "content": probabilities(entries, after_sampling=self._given.after_sampling),
             "tokens": [piece_text(entry.piece) for entry in entries],
             "token_logprobs": [finite(entry.logprob) for entry in entries],
             "top_logprobs": [_alternatives(entry) for entry in entries],
@@ -165,7 +167,7 @@ class TextEvents:
         self._index = index
         self._echo = echo
         self._progress = Progress()
-        self._logprobs = TextLogprobs()
+        self._logprobs = TextLogprobs(stream.given)
         self._pending: list[pb.TokenLogprob] = []
         self._suffix = b"," + stream.head + b"," + stream.id
 

@@ -106,19 +106,19 @@ def test_streamed_text_offsets_go_on_from_chunk_to_chunk(tiny: Gateway) -> None:
 
 def test_text_offsets_count_characters_even_when_a_token_holds_half_of_one() -> None:
     pieces = [b"a", b"\xc3", b"\xa9", b"b"]
-    shown = TextLogprobs().add([pb.TokenLogprob(piece=piece, logprob=-1) for piece in pieces])
+    shown = TextLogprobs(parameters({}, 0, {})).add([pb.TokenLogprob(piece=piece, logprob=-1) for piece in pieces])
     assert shown["text_offset"] == [0, 1, 1, 2]
 
 
 def test_an_impossible_token_has_the_lowest_float_as_its_log_probability() -> None:
-    shown = TextLogprobs().add([pb.TokenLogprob(piece=b"a", logprob=-float("inf"))])
+    shown = TextLogprobs(parameters({}, 0, {})).add([pb.TokenLogprob(piece=b"a", logprob=-float("inf"))])
     assert shown["token_logprobs"] == [-3.4028234663852886e38]
     assert shown["content"][0]["logprob"] == -3.4028234663852886e38
     assert shown["top_logprobs"] == [{"a": -3.4028234663852886e38}]
 
 
 def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
-    given = parameters({}, 0)
+    given = parameters({}, 0, {})
     choice = TextEvents(TextStream(Head("tiny"), given, 1), 0, "")
     held = pb.Delta(tokens=[5], logprobs=[pb.TokenLogprob(token=5, piece=b"a", logprob=-0.5)])
     assert choice.delta(held) == b""
