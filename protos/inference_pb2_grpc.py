@@ -80,8 +80,7 @@ class InferenceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Continues a prompt. Replies: exactly one Started, any number of Delta, exactly one Finished; PromptLogprobs
-        before the first Delta, if asked for.
+        """Continues a prompt. Replies: exactly one Started, any number of Delta, exactly one Finished.
         A stream that ends without Finished was cut: the text so far is good, the answer is not complete.
         Cancelling the call frees everything the request holds.
         """

@@ -4,6 +4,7 @@ settings.py calls it; api/sampling.py uses what it gives for the fields that a r
 the field's own checks before anything is started.
 """
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -46,17 +47,21 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
 
 def _number(key: str, field: Field, text: str) -> float:
     try:
-        return int(text) if field.reader in (integer, long) else float(text)
+        value = int(text) if field.reader in (integer, long) else float(text)
     except ValueError:
-        raise CommandError(f"{_flag(key)} must be a number, but is '{text}'", EXIT_USAGE) from None
+        value = math.nan
+    if math.isnan(value):
+        kind = "a whole number" if field.reader in (integer, long) else "a number"
+        raise CommandError(f"{_flag(key)} must be {kind}, but is '{text}'", EXIT_USAGE)
+    return value
 
 
 def _bias(text: str) -> list[float]:
     """llama-server's TOKEN_ID+BIAS."""
     parts = _BIAS.fullmatch(text)
     try:
-        if parts is not None:
-            return [int(parts[1]), float(parts[2])]
+        if parts is not None and math.isfinite(bias := float(parts[2])):
+            return [int(parts[1]), bias]
     except ValueError:
         pass
     raise CommandError(f"--logit-bias must be an id and a signed number, as 15043-1, but is '{text}'", EXIT_USAGE)

@@ -1,7 +1,8 @@
 """A request on its way through the engine: what was asked for, what comes of it, and what is kept in between.
 
 service.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
-order: one Started, any number of Token, then one Finished; or Failed at any point, and nothing after it.
+order: one Started, PromptScores if they are wanted, any number of Token, then one Finished; or Failed at any point,
+and nothing after it.
 """
 
 from collections.abc import Callable
@@ -74,6 +75,12 @@ class Token(NamedTuple):
     logprob: Logprob | None
 
 
+class PromptScores(NamedTuple):
+    """Log probabilities of prompt tokens, in order; the first token has none and comes with 0."""
+
+    logprobs: list[Logprob]
+
+
 class Finished(NamedTuple):
     reason: FinishReason
     stop_string: str
@@ -91,7 +98,7 @@ class Failed(NamedTuple):
     error: WorkerError
 
 
-Event = Started | Token | Finished | Failed
+Event = Started | PromptScores | Token | Finished | Failed
 Sink = Callable[[Event], None]
 
 
@@ -104,6 +111,7 @@ class Generation:
         "first_token",
         "has_new_line",
         "last_token",
+        "num_scored",
         "request",
         "sampler",
         "sequence",
@@ -116,6 +124,7 @@ class Generation:
         self.sequence = sequence
         self.sampler = sampler
         self.detokenizer = request.detokenizer
+        self.num_scored = 0  # prompt tokens whose log probabilities were emitted
         self.sink = sink
         self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
         self.has_new_line = False  # in the text so far

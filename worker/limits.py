@@ -53,7 +53,7 @@ _MAX_STEPS = 64  # samplers in a chain
 
 def sampling_fields(sampling: Sampling) -> dict[str, Any]:
     """The fields that the sampler takes as they come, for showing what is in force."""
-    return {field: getattr(sampling, field) for field in (*_SAMPLING_RANGES, "ignore_eos")}
+    return {field: getattr(sampling, field) for field in (*_SAMPLING_RANGES, *_OPTIONAL_RANGES, "ignore_eos")}
 
 
 def check_range(field: str, value: float, low: float, high: float) -> None:

@@ -22,7 +22,18 @@ from protos import inference_pb2_grpc
 from worker.engine import Engine
 from worker.errors import ContextExceeded, InvalidRequest, NotSupported, Overloaded, Unavailable
 from worker.file_types import file_type_name
-from worker.generation import Detokenizer, Event, Finished, FinishReason, Logprobs, Request, Sink, Started, Token
+from worker.generation import (
+    Detokenizer,
+    Event,
+    Finished,
+    FinishReason,
+    Logprobs,
+    PromptScores,
+    Request,
+    Sink,
+    Started,
+    Token,
+)
 from worker.limits import INT32_MAX, MOST_WEIGHT, check_range, read_memory, read_sampling
 from worker.place_rpc import change_place, places_reply
 from worker.prompt import PromptReader
@@ -300,7 +311,10 @@ def _replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Ite
             if event.logprob is not None:
                 delta.logprobs.append(_logprob(event.logprob, prompts))
             continue
-        if delta.tokens:
+        if isinstance(event, PromptScores):
+            delta.prompt_logprobs.extend(_logprob(logprob, prompts) for logprob in event.logprobs)
+            continue
+        if delta.ByteSize():
             yield pb.GenerateReply(delta=delta)
             delta = pb.Delta()
         if isinstance(event, Started):
@@ -309,7 +323,7 @@ def _replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Ite
             yield pb.GenerateReply(finished=_finished(event))
         else:
             raise event.error
-    if delta.tokens:
+    if delta.ByteSize():
         yield pb.GenerateReply(delta=delta)
 
 

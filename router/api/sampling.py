@@ -104,6 +104,7 @@ class Parameters:
     values: Mapping[str, Any]
     include_usage: bool
     num_logprobs: int | None = None  # alternatives per token; None: no log probabilities at all
+    scores_prompt: bool = False  # log probabilities of the prompt's tokens, too
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]
@@ -142,7 +143,12 @@ class Parameters:
     def _logprobs(self) -> pb.Logprobs | None:
         if self.num_logprobs is None:
             return None
-        return pb.Logprobs(enabled=True, num_top=self.num_logprobs, after_sampling=self.after_sampling)
+        return pb.Logprobs(
+            enabled=True,
+            num_top=self.num_logprobs,
+            after_sampling=self.after_sampling,
+            of_prompt=self.scores_prompt,
+        )
 
 
 def parameters(body: Body, num_logprobs: int | None, defaults: Mapping[str, Any]) -> Parameters:

@@ -48,6 +48,7 @@ class Completion:
     tokens: list[int]
     logprobs: list[pb.TokenLogprob]
     finished: pb.Finished
+    prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
 
 
 async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion:
@@ -56,17 +57,19 @@ async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion
     texts: list[str] = []
     tokens: list[int] = []
     logprobs: list[pb.TokenLogprob] = []
+    prompt_logprobs: list[pb.TokenLogprob] = []
     async with aclosing(replies):
         async for reply in replies:
             if reply.HasField("delta"):
                 texts.append(reply.delta.text)
                 tokens.extend(reply.delta.tokens)
                 logprobs.extend(reply.delta.logprobs)
+                prompt_logprobs.extend(reply.delta.prompt_logprobs)
             elif reply.HasField("started"):
                 started = reply.started
             else:
                 finished = reply.finished
-    return Completion(started, "".join(texts), tokens, logprobs, finished)
+    return Completion(started, "".join(texts), tokens, logprobs, finished, prompt_logprobs)
 
 
 class Progress:

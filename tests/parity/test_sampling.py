@@ -16,6 +16,7 @@ from worker.sampler import Sampler, SamplerState
 from worker.sampling.settings import Sampling
 
 RECORDED: dict[str, Any] = json.loads(RECORD.read_text("utf-8"))
+_PROMPT = "The quick brown fox jumps over the lazy dog, and then it sleeps until noon."
 DRAWS_ALWAYS = ("default", "few_candidates", "xtc")  # the others draw only where there is a choice
 FARTHEST = 0.06  # total variation between two distributions; logits differ by as much as they do in test_greedy.py
 
@@ -42,6 +43,18 @@ def test_a_seed_draws_the_peers_tokens_from_the_peers_candidates(name: str) -> N
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
     with serving(tmp_path_factory.mktemp("parity") / "serve.log", "-m", smollm2()) as served:
         yield served
+
+
+def test_prompt_tokens_are_as_likely_as_when_they_are_the_answer(server: Serving) -> None:
+    """In chunks of several rows of logits, and one by one."""
+    prompt = server.http.post("/tokenize", json={"content": _PROMPT}).json()["tokens"]
+    asked = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": 3}
+    answer = server.http.post("/v1/completions", json={**asked, "echo": True}).json()["choices"][0]["logprobs"]
+    assert answer["token_logprobs"][0] is None and len(answer["tokens"]) == len(prompt) + 1
+    for place in (1, 5, 8, 9, len(prompt) - 1):
+        forced = {**asked, "prompt": prompt[:place], "logit_bias": [[prompt[place], 1e6]]}
+        alone = server.http.post("/v1/completions", json=forced).json()["choices"][0]["logprobs"]
+        assert alone["content"][0] == answer["content"][place - 1]
 
 
 @pytest.mark.parametrize("name", ALONE)

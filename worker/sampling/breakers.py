@@ -66,10 +66,10 @@ class BreakerReader:
             for token in holding:
                 tails.setdefault(token, set()).add(())
             for num in range(1, len(whole)):
-                rest = whole[num:].decode(errors="ignore")
-                tail = tuple(self._tokenize(rest)[:_LONGEST_TAIL])
-                for token in set(self._ending_with(whole[:num]).tolist()) - holding:
-                    tails.setdefault(token, set()).add(tail)
+                if heads := set(self._ending_with(whole[:num]).tolist()) - holding:
+                    tail = tuple(self._tokenize(whole[num:].decode(errors="ignore"))[:_LONGEST_TAIL])
+                    for token in heads:
+                        tails.setdefault(token, set()).add(tail)
         return Breakers(tails)
 
     @cached_property

@@ -58,6 +58,8 @@ def dry(
     lengths = np.empty(window.size, np.int32)
     repeat_lengths(window, limit, lengths)
     ends = np.flatnonzero(lengths[:-1] >= allowed_length)
+    if not ends.size:
+        return
     ends = ends[[not breakers.breaks_alone(token) for token in window[ends + 1].tolist()]]
     tokens, places = np.unique(window[ends + 1], return_inverse=True)
     longest = np.zeros(tokens.size, np.int32)
