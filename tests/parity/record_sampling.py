@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from tests.parity import oracle
-from tests.parity.record_greedy import _version, running_peer
+from tests.parity.record_greedy import running_peer, version
 
 RECORD = Path(__file__).with_name("sampling_smollm2.json")
 _NUM_TOP = 100
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     with running_peer(options.server, options.model) as client:
         record = {
-            "peer": f"llama-server {_version(options.server)}",
+            "peer": f"llama-server {version(options.server)}",
             "alone": {name: steps(client, body(*case, 1, 1))[0][1] for name, case in ALONE.items()},
             "drawn": {
                 f"{name} {seed}": steps(client, body(_STORY, {"ignore_eos": True, **changes}, 40, seed))
