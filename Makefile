@@ -2,7 +2,7 @@ PORT ?= 8080
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup serve test test-slow check protos bench
+.PHONY: setup serve test test-slow test-bounds check protos bench
 
 setup: .venv/ready
 
@@ -21,6 +21,10 @@ test: setup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Kernels that check every index, in a cache of their own.
+test-bounds: setup
+	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest tests/worker/sampling tests/worker/test_sampler.py tests/worker/test_limits.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -101,15 +101,23 @@ class Prompt(_message.Message):
     def __init__(self, parts: _Optional[_Union[PromptParts, _Mapping]] = ..., chat: _Optional[_Union[Chat, _Mapping]] = ...) -> None: ...
 
 class LogitBias(_message.Message):
-    __slots__ = ("token", "bias")
+    __slots__ = ("token", "bias", "text")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
     BIAS_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
     token: int
     bias: float
-    def __init__(self, token: _Optional[int] = ..., bias: _Optional[float] = ...) -> None: ...
+    text: str
+    def __init__(self, token: _Optional[int] = ..., bias: _Optional[float] = ..., text: _Optional[str] = ...) -> None: ...
+
+class SamplerOrder(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Sampling(_message.Message):
-    __slots__ = ("seed", "has_seed", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n", "logit_bias", "ignore_eos", "min_keep")
+    __slots__ = ("seed", "has_seed", "temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty", "repeat_last_n", "logit_bias", "ignore_eos", "min_keep", "dynatemp_range", "dynatemp_exponent", "typical_p", "top_n_sigma", "xtc_probability", "xtc_threshold", "dry_multiplier", "dry_base", "dry_allowed_length", "dry_penalty_last_n", "dry_sequence_breakers", "mirostat", "mirostat_tau", "mirostat_eta", "adaptive_target", "adaptive_decay", "samplers")
     SEED_FIELD_NUMBER: _ClassVar[int]
     HAS_SEED_FIELD_NUMBER: _ClassVar[int]
     TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +131,23 @@ class Sampling(_message.Message):
     LOGIT_BIAS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     MIN_KEEP_FIELD_NUMBER: _ClassVar[int]
+    DYNATEMP_RANGE_FIELD_NUMBER: _ClassVar[int]
+    DYNATEMP_EXPONENT_FIELD_NUMBER: _ClassVar[int]
+    TYPICAL_P_FIELD_NUMBER: _ClassVar[int]
+    TOP_N_SIGMA_FIELD_NUMBER: _ClassVar[int]
+    XTC_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    XTC_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    DRY_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    DRY_BASE_FIELD_NUMBER: _ClassVar[int]
+    DRY_ALLOWED_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    DRY_PENALTY_LAST_N_FIELD_NUMBER: _ClassVar[int]
+    DRY_SEQUENCE_BREAKERS_FIELD_NUMBER: _ClassVar[int]
+    MIROSTAT_FIELD_NUMBER: _ClassVar[int]
+    MIROSTAT_TAU_FIELD_NUMBER: _ClassVar[int]
+    MIROSTAT_ETA_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_TARGET_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_DECAY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLERS_FIELD_NUMBER: _ClassVar[int]
     seed: int
     has_seed: bool
     temperature: float
@@ -136,23 +161,58 @@ class Sampling(_message.Message):
     logit_bias: _containers.RepeatedCompositeFieldContainer[LogitBias]
     ignore_eos: bool
     min_keep: int
-    def __init__(self, seed: _Optional[int] = ..., has_seed: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repeat_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repeat_last_n: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., ignore_eos: _Optional[bool] = ..., min_keep: _Optional[int] = ...) -> None: ...
+    dynatemp_range: float
+    dynatemp_exponent: float
+    typical_p: float
+    top_n_sigma: float
+    xtc_probability: float
+    xtc_threshold: float
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: _containers.RepeatedScalarFieldContainer[str]
+    mirostat: int
+    mirostat_tau: float
+    mirostat_eta: float
+    adaptive_target: float
+    adaptive_decay: float
+    samplers: SamplerOrder
+    def __init__(self, seed: _Optional[int] = ..., has_seed: _Optional[bool] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., repeat_penalty: _Optional[float] = ..., presence_penalty: _Optional[float] = ..., frequency_penalty: _Optional[float] = ..., repeat_last_n: _Optional[int] = ..., logit_bias: _Optional[_Iterable[_Union[LogitBias, _Mapping]]] = ..., ignore_eos: _Optional[bool] = ..., min_keep: _Optional[int] = ..., dynatemp_range: _Optional[float] = ..., dynatemp_exponent: _Optional[float] = ..., typical_p: _Optional[float] = ..., top_n_sigma: _Optional[float] = ..., xtc_probability: _Optional[float] = ..., xtc_threshold: _Optional[float] = ..., dry_multiplier: _Optional[float] = ..., dry_base: _Optional[float] = ..., dry_allowed_length: _Optional[int] = ..., dry_penalty_last_n: _Optional[int] = ..., dry_sequence_breakers: _Optional[_Iterable[str]] = ..., mirostat: _Optional[int] = ..., mirostat_tau: _Optional[float] = ..., mirostat_eta: _Optional[float] = ..., adaptive_target: _Optional[float] = ..., adaptive_decay: _Optional[float] = ..., samplers: _Optional[_Union[SamplerOrder, _Mapping]] = ...) -> None: ...
 
 class Logprobs(_message.Message):
-    __slots__ = ("enabled", "num_top")
+    __slots__ = ("enabled", "num_top", "after_sampling", "of_prompt")
     ENABLED_FIELD_NUMBER: _ClassVar[int]
     NUM_TOP_FIELD_NUMBER: _ClassVar[int]
+    AFTER_SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    OF_PROMPT_FIELD_NUMBER: _ClassVar[int]
     enabled: bool
     num_top: int
-    def __init__(self, enabled: _Optional[bool] = ..., num_top: _Optional[int] = ...) -> None: ...
+    after_sampling: bool
+    of_prompt: bool
+    def __init__(self, enabled: _Optional[bool] = ..., num_top: _Optional[int] = ..., after_sampling: _Optional[bool] = ..., of_prompt: _Optional[bool] = ...) -> None: ...
+
+class SamplerMemory(_message.Message):
+    __slots__ = ("num_xtc_draws", "mirostat_mu", "adaptive_sum", "adaptive_weight")
+    NUM_XTC_DRAWS_FIELD_NUMBER: _ClassVar[int]
+    MIROSTAT_MU_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_SUM_FIELD_NUMBER: _ClassVar[int]
+    ADAPTIVE_WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    num_xtc_draws: int
+    mirostat_mu: float
+    adaptive_sum: float
+    adaptive_weight: float
+    def __init__(self, num_xtc_draws: _Optional[int] = ..., mirostat_mu: _Optional[float] = ..., adaptive_sum: _Optional[float] = ..., adaptive_weight: _Optional[float] = ...) -> None: ...
 
 class Resume(_message.Message):
-    __slots__ = ("tokens", "num_draws")
+    __slots__ = ("tokens", "num_draws", "memory")
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAWS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
     tokens: _containers.RepeatedScalarFieldContainer[int]
     num_draws: int
-    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ...) -> None: ...
+    memory: SamplerMemory
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
     __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded")
@@ -225,16 +285,20 @@ class Started(_message.Message):
     def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., seed: _Optional[int] = ..., prompt: _Optional[str] = ..., place: _Optional[int] = ...) -> None: ...
 
 class Delta(_message.Message):
-    __slots__ = ("text", "tokens", "num_draws", "logprobs")
+    __slots__ = ("text", "tokens", "num_draws", "logprobs", "memory", "prompt_logprobs")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAWS_FIELD_NUMBER: _ClassVar[int]
     LOGPROBS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOGPROBS_FIELD_NUMBER: _ClassVar[int]
     text: str
     tokens: _containers.RepeatedScalarFieldContainer[int]
     num_draws: int
     logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
-    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
+    memory: SamplerMemory
+    prompt_logprobs: _containers.RepeatedCompositeFieldContainer[TokenLogprob]
+    def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class Timings(_message.Message):
     __slots__ = ("num_cached", "num_prompt", "prompt_ms", "num_predicted", "predicted_ms", "queued_ms")

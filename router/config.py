@@ -198,4 +198,5 @@ class GatewayConfig:
     body_limit: int = DEFAULT_BODY_LIMIT
     lame_duck: float = DEFAULT_LAME_DUCK  # seconds between /ready turning 503 and the closing of the port
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT  # seconds that open requests get to finish
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of router/api/samplers.py that a body lacks
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

@@ -158,10 +158,17 @@ def _unknown(word: str) -> str:
     return f"unknown flag '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
 
+_SECTIONS = (
+    ("the gateway", Effect.SERVE),
+    ("every worker", Effect.WORKER),
+    ("how tokens are chosen, where a request does not say", Effect.REQUEST),
+)
+
+
 def usage() -> str:
     """The text of `corral serve --help`: every flag with an effect."""
     lines = ["usage: corral serve -m FILE [-m FILE ...] [--alias NAME=FILE ...] [flags]", ""]
-    for title, effect in (("the gateway", Effect.SERVE), ("every worker", Effect.WORKER)):
+    for title, effect in _SECTIONS:
         lines.append(f"{title}:")
         lines += [line for flag in FLAGS if flag.effect is effect for line in _help_lines(flag)]
         lines.append("")

@@ -19,6 +19,7 @@ class Takes(enum.Enum):
 class Effect(enum.Enum):
     SERVE = "serve"  # a setting of the gateway
     WORKER = "worker"  # handed on to every worker
+    REQUEST = "request"  # a default for what a request does not say
     NONE = "none"  # understood, without effect
 
 
@@ -147,6 +148,38 @@ _WORKER = """
     --check-tensors :  : refuse a file with a NaN or an infinity among its weights
 """
 
+_SAMPLING = """
+    --samplers : NAME;... : samplers in the order in which they act (penalties;dry;top_n_sigma;top_k;typ_p;...)
+    --sampler-seq --sampling-seq : LETTERS : the same, a letter for each (edskypmxt)
+    -s --seed : N : seed of requests that have none; -1 draws one (-1)
+    --ignore-eos :  : go on behind the end of an answer
+    --temp --temperature $ LLAMA_ARG_TEMPERATURE : N : temperature (0.8)
+    --top-k $ LLAMA_ARG_TOP_K : N : choose among the N most likely tokens (40); 0 is off
+    --top-p $ LLAMA_ARG_TOP_P : P : ... that together have the probability P (0.95); 1 is off
+    --min-p $ LLAMA_ARG_MIN_P : P : ... that are P times as likely as the first (0.05); 0 is off
+    --top-nsigma --top-n-sigma : N : ... within N standard deviations of the first (-1); 0 or less is off
+    --xtc-probability : P : drop the likelier of several good tokens this often (0)
+    --xtc-threshold : P : from this probability on a token is a good one (0.1)
+    --typical --typical-p : P : keep tokens as surprising as usual (1); 1 is off
+    --repeat-last-n : N : tokens that penalties look back at (64); -1 is all
+    --repeat-penalty $ LLAMA_ARG_REPEAT_PENALTY : N : factor against tokens that were there (1); 1 is off
+    --presence-penalty $ LLAMA_ARG_PRESENCE_PENALTY : N : what they lose beside (0)
+    --frequency-penalty $ LLAMA_ARG_FREQUENCY_PENALTY : N : what they lose for each time (0)
+    --dry-multiplier : N : strength of DRY, against repeated sequences (0); 0 is off
+    --dry-base : N : its growth with their length (1.75)
+    --dry-allowed-length : N : tokens that may be repeated (2)
+    --dry-penalty-last-n : N : tokens that DRY looks back at (64); -1 is all
+    --dry-sequence-breaker : TEXT : where a sequence begins anew; again for more, none for none
+    --adaptive-target : P : with the sampler adaptive_p: prefer tokens this likely (-1); negative is off
+    --adaptive-decay : P : how slowly it forgets, 0 to 0.99 (0.9)
+    --dynatemp-range : N : let the temperature follow the entropy, this far either way (0); 0 is off
+    --dynatemp-exp : N : exponent of that (1)
+    --mirostat : 0|1|2 : Mirostat of that version instead of other samplers (0); 0 is off
+    --mirostat-lr : N : its learning rate eta (0.1)
+    --mirostat-ent : N : the surprise tau that it aims at (5)
+    -l --logit-bias : ID+BIAS : make a token likelier or, with -BIAS, less likely; again for more
+"""
+
 _NO_GPU = "models run on the processor; there is no GPU backend"
 _OWN_MEMORY = "memory is managed by the worker itself"
 _OWN_THREADS = "the worker places its threads itself"
@@ -161,6 +194,7 @@ _BY_PROXY = "leave that to the reverse proxy"
 FLAGS: tuple[Flag, ...] = (
     *_active(Effect.SERVE, _SERVE),
     *_active(Effect.WORKER, _WORKER),
+    *_active(Effect.REQUEST, _SAMPLING),
     *_inert("", """
         -cb --cont-batching ! -nocb --no-cont-batching $ LLAMA_ARG_CONT_BATCHING
         -kvu --kv-unified ! -no-kvu --no-kv-unified $ LLAMA_ARG_KV_UNIFIED
@@ -240,34 +274,6 @@ FLAGS: tuple[Flag, ...] = (
         """, Takes.VALUE),
     *_inert(_IN_REQUEST, """
         -n --predict --n-predict $ LLAMA_ARG_N_PREDICT
-        --samplers
-        -s --seed
-        --sampler-seq --sampling-seq
-        --temp --temperature $ LLAMA_ARG_TEMPERATURE
-        --top-k $ LLAMA_ARG_TOP_K
-        --top-p $ LLAMA_ARG_TOP_P
-        --min-p $ LLAMA_ARG_MIN_P
-        --top-nsigma --top-n-sigma
-        --xtc-probability
-        --xtc-threshold
-        --typical --typical-p
-        --repeat-last-n
-        --repeat-penalty $ LLAMA_ARG_REPEAT_PENALTY
-        --presence-penalty $ LLAMA_ARG_PRESENCE_PENALTY
-        --frequency-penalty $ LLAMA_ARG_FREQUENCY_PENALTY
-        --dry-multiplier
-        --dry-base
-        --dry-allowed-length
-        --dry-penalty-last-n
-        --dry-sequence-breaker
-        --adaptive-target
-        --adaptive-decay
-        --dynatemp-range
-        --dynatemp-exp
-        --mirostat
-        --mirostat-lr
-        --mirostat-ent
-        -l --logit-bias
         --grammar
         --grammar-file
         -j --json-schema
@@ -280,7 +286,6 @@ FLAGS: tuple[Flag, ...] = (
         --reasoning-budget-message $ LLAMA_ARG_THINK_BUDGET_MESSAGE
         """, Takes.VALUE),
     *_inert(_IN_REQUEST, """
-        --ignore-eos
         -sp --special
         --reasoning-preserve ! --no-reasoning-preserve $ LLAMA_ARG_REASONING_PRESERVE
         """, Takes.NOTHING),

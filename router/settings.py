@@ -36,6 +36,7 @@ from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
 from router.keys import full_key
 from router.modelset import assemble
+from router.samplingflags import sampling_defaults
 
 NO_FILE = FileConfig()
 UNIX_SUFFIX = ".sock"
@@ -77,6 +78,7 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
+        sampling=sampling_defaults(given),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))

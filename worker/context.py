@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from worker.errors import ContextExceeded, InvalidRequest
 from worker.generation import Request
-from worker.sequence import Sequence, Standing
+from worker.sequence import SCORED_PER_STEP, Sequence, Standing
 
 _MOST_KEPT = 4  # a shift keeps at most all but this many positions, as llama-server's does
 
@@ -58,14 +58,17 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
     limit = capacity.context_length
     # Without an end of its own, a shifted sequence ends when it has generated as much as the context holds.
     most = len(request.prompt) + (request.max_tokens if request.max_tokens >= 0 else limit)
+    scored = request.logprobs is not None and request.logprobs.of_prompt
     sequence = Sequence(
         request.prompt,
         request.resumed,
         most if capacity.shifts_context else min(limit, most),
-        shares_prefix=request.cache_prompt,
+        shares_prefix=request.cache_prompt and not scored,
         standing=Standing(request.client, request.weight, request.priority, arrived),
         wanted_place=request.wanted_place,
     )
+    if scored:
+        sequence.most_per_step = SCORED_PER_STEP
     while is_overfull(sequence, capacity):
         sequence.discard(*shift(request, capacity))
     return sequence

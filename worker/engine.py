@@ -20,15 +20,15 @@ import numpy.typing as npt
 
 from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
 from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
-from worker.generation import Event, Failed, FinishReason, Generation, Request, Sink, Token
+from worker.generation import Event, Failed, FinishReason, Generation, Logprobs, PromptScores, Request, Sink, Token
 from worker.kv_cache import BlockPool
 from worker.lease import Cores, OwnCores
 from worker.places import Places
 from worker.prefix_store import PrefixStore
 from worker.prefixes import Prefixes
-from worker.sampler import Sampler, SamplerState
+from worker.sampler import Logprob, Sampler, SamplerState
 from worker.scheduler import Batch, Limits, Scheduler
-from worker.sequence import Sequence
+from worker.sequence import NO_LIMIT, Sequence
 from worker.stats import Counters, Stats
 from worker.step_inputs import IntArray, StepInputs
 
@@ -119,7 +119,7 @@ class Engine:
             raise Unavailable("the worker is ending")
         check_fits(request, self.capacity)
         sequence = sequence_for(request, self.capacity, time.perf_counter())
-        sampler = SamplerState(request.sampling, self._eog_ids, request.num_draws)
+        sampler = SamplerState(request.sampling, self._eog_ids, request.memory)
         generation = Generation(request, sequence, sampler, sink)
         self._inbox.put(partial(self._accept, generation))
         return generation
@@ -206,8 +206,12 @@ class Engine:
             return
         now = time.perf_counter()
         self._counters.count_step(seconds)
-        for row, sequence in enumerate(self._scheduler.commit(batch, seconds)):
-            self._extend(sequence, logits[row], now)
+        caught_up = set(self._scheduler.commit(batch, seconds))
+        for sequence, rows in self._inputs.split(batch, logits):
+            if sequence.most_per_step < NO_LIMIT:
+                self._try(sequence, partial(self._score_prompt, sequence, rows))
+            if sequence in caught_up and sequence in self._generations:
+                self._try(sequence, partial(self._extend, sequence, rows[-1], now))
 
     def _forward(self, batch: Batch) -> tuple[FloatArray, float]:
         """Logits of the sequences that catch up, in the batch's order, and the seconds that took."""
@@ -229,29 +233,46 @@ class Engine:
         self._counters.cached_tokens += sequence.num_cached
         self._events.append((generation.sink, generation.started()))
 
-    def _extend(self, sequence: Sequence, logits: FloatArray, now: float) -> None:
-        """Gives a sequence its next token, unless it is full already or its logits are no good."""
-        generation = self._generations[sequence]
+    def _try(self, sequence: Sequence, work: Callable[[], None]) -> None:
+        """Does what may fail for one sequence without harm to the others."""
         try:
-            self._note_time(generation, now)
-            reason = FinishReason.LENGTH if sequence.is_full else self._choose(generation, logits)
-            if reason is not None:
-                self._finish(generation, reason)
-            elif is_overfull(sequence, self.capacity):
-                self._scheduler.shift(sequence, *shift(generation.request, self.capacity))
+            work()
         except RequestError as error:
             self._fail([sequence], error)
         except Exception:
             log.exception("sampling failed")
             self._fail([sequence], ComputeFailed("the model failed to compute this request"))
 
+    def _extend(self, sequence: Sequence, logits: FloatArray, now: float) -> None:
+        """Gives a sequence its next token, unless it is full already."""
+        generation = self._generations[sequence]
+        self._note_time(generation, now)
+        reason = FinishReason.LENGTH if sequence.is_full else self._choose(generation, logits)
+        if reason is not None:
+            self._finish(generation, reason)
+        elif is_overfull(sequence, self.capacity):
+            self._scheduler.shift(sequence, *shift(generation.request, self.capacity))
+
+    def _score_prompt(self, sequence: Sequence, logits: FloatArray) -> None:
+        """Emits how likely each prompt token was after those before it; logits: of the tokens just computed."""
+        generation = self._generations[sequence]
+        assert generation.request.logprobs is not None
+        tokens, first = sequence.tokens, sequence.num_computed - len(logits)
+        begin = max(generation.num_scored, first + 1)
+        end = min(sequence.num_prompt_tokens, sequence.num_computed + 1)
+        scores = [Logprob(int(tokens[0]), 0.0, ())] if generation.num_scored == 0 else []
+        for place in range(begin, end):
+            row = logits[place - 1 - first]
+            scores.append(self._sampler.logprob(row, int(tokens[place]), generation.request.logprobs.num_top))
+        generation.num_scored = max(generation.num_scored, end)
+        if scores:
+            self._events.append((generation.sink, PromptScores(scores)))
+
     def _choose(self, generation: Generation, logits: FloatArray) -> FinishReason | None:
         """Samples, detokenizes and emits one token; says whether it is the last."""
         sequence, detokenizer = generation.sequence, generation.detokenizer
         token = self._sampler.sample(logits, sequence.tokens[: sequence.num_tokens], generation.sampler)
-        logprob = None
-        if generation.request.num_logprobs is not None:
-            logprob = self._sampler.logprob(logits, token, generation.request.num_logprobs)
+        logprob = self._logprob(generation.request.logprobs, logits, token)
         sequence.append(token)
         self._counters.predicted_tokens += 1
         reason = None
@@ -264,8 +285,16 @@ class Engine:
             elif sequence.is_full:
                 text, reason = text + detokenizer.finish(), FinishReason.LENGTH
         generation.has_new_line = generation.has_new_line or "\n" in text
-        self._events.append((generation.sink, Token(text, token, generation.sampler.num_draws, logprob)))
+        self._events.append((generation.sink, Token(text, token, generation.sampler.memory, logprob)))
         return reason
+
+    def _logprob(self, wanted: Logprobs | None, logits: FloatArray, token: int) -> Logprob | None:
+        """Of the token just sampled."""
+        if wanted is None:
+            return None
+        if wanted.after_sampling:
+            return self._sampler.logprob_after_sampling(wanted.num_top)
+        return self._sampler.logprob(logits, token, wanted.num_top)
 
     def _note_time(self, generation: Generation, now: float) -> None:
         if generation.first_token:

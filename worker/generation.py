@@ -1,7 +1,8 @@
 """A request on its way through the engine: what was asked for, what comes of it, and what is kept in between.
 
 service.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
-order: one Started, any number of Token, then one Finished; or Failed at any point, and nothing after it.
+order: one Started, PromptScores if they are wanted, any number of Token, then one Finished; or Failed at any point,
+and nothing after it.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from worker.errors import WorkerError
-from worker.sampler import Logprob, SamplerState, Sampling
+from worker.sampler import Logprob, SamplerState
+from worker.sampling.settings import NOTHING_YET, Memory, Sampling
 from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
 
 
@@ -25,6 +27,14 @@ class Detokenizer(Protocol):
     def finish(self) -> str: ...
 
 
+class Logprobs(NamedTuple):
+    """Which log probabilities are wanted."""
+
+    num_top: int  # alternatives per token
+    after_sampling: bool = False  # among the candidates left, instead of the model's own
+    of_prompt: bool = False  # of the prompt's tokens, too
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """What to generate. Its numbers have been checked against the vocabulary."""
@@ -33,10 +43,10 @@ class Request:
     sampling: Sampling
     detokenizer: Detokenizer
     max_tokens: int = -1  # below 0: until the model ends or the context is full
-    num_logprobs: int | None = None  # alternatives per token; None: no log probabilities at all
+    logprobs: Logprobs | None = None
     cache_prompt: bool = True
     resumed: Items[int] = ()  # completion tokens that another worker has emitted
-    num_draws: int = 0  # which that took
+    memory: Memory = NOTHING_YET  # what sampling them has left
     client: str = ""  # see sequence.Standing
     weight: float = 1.0
     priority: int = USUAL_PRIORITY
@@ -61,8 +71,14 @@ class Started(NamedTuple):
 class Token(NamedTuple):
     text: str
     token: int
-    num_draws: int
+    memory: Memory
     logprob: Logprob | None
+
+
+class PromptScores(NamedTuple):
+    """Log probabilities of prompt tokens, in order; the first token has none and comes with 0."""
+
+    logprobs: list[Logprob]
 
 
 class Finished(NamedTuple):
@@ -82,7 +98,7 @@ class Failed(NamedTuple):
     error: WorkerError
 
 
-Event = Started | Token | Finished | Failed
+Event = Started | PromptScores | Token | Finished | Failed
 Sink = Callable[[Event], None]
 
 
@@ -95,6 +111,7 @@ class Generation:
         "first_token",
         "has_new_line",
         "last_token",
+        "num_scored",
         "request",
         "sampler",
         "sequence",
@@ -107,6 +124,7 @@ class Generation:
         self.sequence = sequence
         self.sampler = sampler
         self.detokenizer = request.detokenizer
+        self.num_scored = 0  # prompt tokens whose log probabilities were emitted
         self.sink = sink
         self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
         self.has_new_line = False  # in the text so far

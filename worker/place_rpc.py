@@ -33,7 +33,12 @@ def _place(state: PlaceState) -> pb.Place:
         num_predicted=state.num_predicted,
         num_remaining=state.num_remaining,
         has_new_line=state.has_new_line,
-        sampling=pb.Sampling(seed=state.sampling.seed, has_seed=True, **sampling_fields(state.sampling)),
+        sampling=pb.Sampling(
+            seed=state.sampling.seed,
+            has_seed=True,
+            samplers=pb.SamplerOrder(names=state.sampling.samplers),
+            **sampling_fields(state.sampling),
+        ),
         max_tokens=state.max_tokens,
     )
 

@@ -10,7 +10,7 @@ from worker.errors import InvalidRequest
 from worker.generation import Generation
 from worker.kv_cache import BlockPool
 from worker.prefixes import Prefixes
-from worker.sampler import Sampling
+from worker.sampling.settings import Sampling
 from worker.sequence import Sequence
 from worker.slot_files import SavedPrefix
 

@@ -4,11 +4,13 @@ service.py calls it in its text threads. Invariant: no token that leaves here is
 """
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import orjson
 
 from worker.errors import ContextExceeded, InvalidRequest
+from worker.sampling.breakers import BreakerReader
 
 
 class Tokenizer(Protocol):
@@ -51,6 +53,9 @@ class PromptReader:
     def __init__(self, tokenizer: Tokenizer, template: Template) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self.breakers = BreakerReader(
+            tokenizer.vocab_size, tokenizer.piece, partial(tokenizer.encode, add_special=False, parse_special=False)
+        )
 
     def tokens(self, parts: Iterable[str | list[int]], *, add_special: bool, parse_special: bool) -> list[int]:
         """Texts and ids in turn, as one prompt. The model's first and last tokens go to a text that comes first."""

@@ -157,7 +157,7 @@ class Scheduler:
             if (sequence.num_uncomputed == 1) is not lacking_one:
                 continue
             count = self._chunk(sequence.num_uncomputed, sequence.num_computed, batch)
-            count = self._make_room(sequence, count, batch)
+            count = self._make_room(sequence, min(count, sequence.most_per_step), batch)
             if count > 0:
                 self._pool.grow(sequence, sequence.num_computed + count)
                 batch.add(sequence, count)
@@ -207,7 +207,7 @@ class Scheduler:
             self._refused_with = available
             return False
         position = len(matched) * self._pool.block_size
-        count = self._chunk(sequence.num_tokens - position, position, batch)
+        count = min(self._chunk(sequence.num_tokens - position, position, batch), sequence.most_per_step)
         if count <= 0:
             return False
         self._pool.adopt(sequence, matched)

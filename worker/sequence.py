@@ -19,6 +19,8 @@ import numpy.typing as npt
 
 Tokens = npt.NDArray[np.int32]
 
+NO_LIMIT = 1 << 30
+SCORED_PER_STEP = 8  # tokens of a prompt whose own likelihood is asked for: a row of logits each
 NO_PLACE = -1
 LOWEST_PRIORITY, USUAL_PRIORITY, HIGHEST_PRIORITY = 0, 5, 9
 
@@ -40,6 +42,7 @@ class Sequence:
         "blocks",
         "digests",
         "max_tokens",
+        "most_per_step",
         "num_blocks",
         "num_cached",
         "num_computed",
@@ -71,6 +74,7 @@ class Sequence:
         self.tokens[: len(prompt)] = prompt
         self.tokens[len(prompt) : self.num_tokens] = resumed
         self.max_tokens = max_tokens
+        self.most_per_step = NO_LIMIT  # tokens; less where logits of all of them are wanted
         self.num_computed = 0
         self.num_discarded = 0  # tokens that context shifts took out
         self.num_cached = -1  # prompt tokens found computed when first admitted; below 0: never admitted
@@ -103,6 +107,12 @@ class Sequence:
         self.num_tokens = num_kept + len(rest)
         self.num_discarded += num_discarded
         self.digests.clear()
+
+    def num_logit_rows(self, count: int) -> int:
+        """Of the next `count` tokens, the last so many are to have their logits computed."""
+        if self.most_per_step < NO_LIMIT and self.num_computed < self.num_prompt_tokens - 1:
+            return count
+        return 1 if self.num_computed + count == self.num_tokens else 0
 
     @property
     def num_completion_tokens(self) -> int:

@@ -22,11 +22,23 @@ from protos import inference_pb2_grpc
 from worker.engine import Engine
 from worker.errors import ContextExceeded, InvalidRequest, NotSupported, Overloaded, Unavailable
 from worker.file_types import file_type_name
-from worker.generation import Detokenizer, Event, Finished, FinishReason, Request, Sink, Started, Token
-from worker.limits import INT32_MAX, MOST_WEIGHT, check_range, read_sampling
+from worker.generation import (
+    Detokenizer,
+    Event,
+    Finished,
+    FinishReason,
+    Logprobs,
+    PromptScores,
+    Request,
+    Sink,
+    Started,
+    Token,
+)
+from worker.limits import INT32_MAX, MOST_WEIGHT, check_range, read_memory, read_sampling
 from worker.place_rpc import change_place, places_reply
 from worker.prompt import PromptReader
 from worker.sampler import Logprob
+from worker.sampling.settings import NOTHING_YET, Memory
 from worker.sequence import HIGHEST_PRIORITY, LOWEST_PRIORITY, NO_PLACE, USUAL_PRIORITY
 from worker.slot_files import SlotFiles
 from worker.stats import STEP_BOUNDS
@@ -229,7 +241,6 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
     check_range("stop", len(stop), 0, _MAX_STOP_STRINGS)
     check_range("n_probs", request.logprobs.num_top, 0, 128)
     resumed = model.prompts.checked("resume", list(request.resume.tokens))
-    check_range("num_draws", request.resume.num_draws, 0, len(resumed))
     check_range("weight", request.weight, 0, MOST_WEIGHT)
     check_range("priority", request.priority, LOWEST_PRIORITY, HIGHEST_PRIORITY)
     check_range("id_slot", request.place, NO_PLACE, INT32_MAX)
@@ -240,10 +251,10 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
         sampling=read_sampling(sampling, model.prompts),
         detokenizer=model.make_detokenizer(stop, resumed),
         max_tokens=request.max_tokens,
-        num_logprobs=request.logprobs.num_top if request.logprobs.enabled else None,
+        logprobs=_logprobs(request.logprobs),
         cache_prompt=request.cache_prompt,
         resumed=resumed,
-        num_draws=request.resume.num_draws,
+        memory=read_memory(request.resume.num_draws, request.resume.memory, len(resumed)),
         client=request.client,
         weight=request.weight or 1.0,
         priority=request.priority if request.HasField("priority") else USUAL_PRIORITY,
@@ -252,6 +263,10 @@ def _read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Requ
         num_discarded=request.num_discarded,
     )
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
+
+
+def _logprobs(wanted: pb.Logprobs) -> Logprobs | None:
+    return Logprobs(wanted.num_top, wanted.after_sampling, wanted.of_prompt) if wanted.enabled else None
 
 
 def _prompt_tokens(prompts: PromptReader, prompt: pb.Prompt, limit: int) -> list[int]:
@@ -290,11 +305,16 @@ def _replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Ite
         if isinstance(event, Token):
             delta.text += event.text
             delta.tokens.append(event.token)
-            delta.num_draws = event.num_draws
+            delta.num_draws = event.memory.num_draws
+            if (memory := _memory(event.memory)) is not None:
+                delta.memory.CopyFrom(memory)
             if event.logprob is not None:
                 delta.logprobs.append(_logprob(event.logprob, prompts))
             continue
-        if delta.tokens:
+        if isinstance(event, PromptScores):
+            delta.prompt_logprobs.extend(_logprob(logprob, prompts) for logprob in event.logprobs)
+            continue
+        if delta.ByteSize():
             yield pb.GenerateReply(delta=delta)
             delta = pb.Delta()
         if isinstance(event, Started):
@@ -303,7 +323,7 @@ def _replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Ite
             yield pb.GenerateReply(finished=_finished(event))
         else:
             raise event.error
-    if delta.tokens:
+    if delta.ByteSize():
         yield pb.GenerateReply(delta=delta)
 
 
@@ -318,6 +338,19 @@ def _logprob(logprob: Logprob, prompts: PromptReader) -> pb.TokenLogprob:
     piece = prompts.tokenizer.piece
     top = [pb.TopLogprob(token=token, piece=piece(token), logprob=value) for token, value in logprob.top]
     return pb.TokenLogprob(token=logprob.token, piece=piece(logprob.token), logprob=logprob.logprob, top=top)
+
+
+def _memory(memory: Memory) -> pb.SamplerMemory | None:
+    """What is beside the number of draws, if there is anything."""
+    if memory[1:] == NOTHING_YET[1:]:
+        return None
+    weighted_sum, weight = memory.adaptive or (None, None)
+    return pb.SamplerMemory(
+        num_xtc_draws=memory.num_xtc_draws,
+        mirostat_mu=memory.mirostat_mu,
+        adaptive_sum=weighted_sum,
+        adaptive_weight=weight,
+    )
 
 
 def _finished(event: Finished) -> pb.Finished:

@@ -25,6 +25,7 @@ from worker.model.load import load_model
 from worker.numa import place
 from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
+from worker.sequence import SCORED_PER_STEP
 from worker.service import LoadedModel, describe
 from worker.slot_files import SlotFiles
 from worker.text.chat_template import ChatTemplate
@@ -60,7 +61,8 @@ def load(
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
+    max_rows = capacity.max_running * SCORED_PER_STEP
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, max_rows)
     identity = cache_identity(decoder) if config.kv_store or config.slot_save_path else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None

@@ -1,11 +1,15 @@
 """Arrays that a step's arguments are laid out in, kept from step to step. The engine fills them for the model."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
 from worker.scheduler import Batch
+from worker.sequence import SCORED_PER_STEP, Sequence
 
 IntArray = npt.NDArray[np.int32]
+FloatArray = npt.NDArray[np.float32]
 
 
 class StepInputs:
@@ -17,10 +21,14 @@ class StepInputs:
         self._starts = np.zeros(max_sequences + 1, np.int32)
         self._contexts = np.zeros(max_sequences, np.int32)
         self._blocks = np.zeros((max_sequences, max_blocks), np.int32)
-        self._logit_rows = np.zeros(max_sequences, np.int32)
+        self._logit_rows = np.zeros(max_sequences * SCORED_PER_STEP, np.int32)
+        self._num_rows: list[int] = []  # of logits, of each sequence
 
     def fill(self, batch: Batch) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray]:
         """Arguments of `forward`, valid until the next call. Logits are wanted where a sequence catches up."""
+        self._num_rows = [
+            sequence.num_logit_rows(count) for sequence, count in zip(batch.sequences, batch.counts, strict=True)
+        ]
         num_rows = end = 0
         for i, (sequence, count) in enumerate(zip(batch.sequences, batch.counts, strict=True)):
             first, last = sequence.num_computed, sequence.num_computed + count
@@ -29,11 +37,18 @@ class StepInputs:
             self._blocks[i, : sequence.num_blocks] = sequence.blocks[: sequence.num_blocks]
             end += count
             self._starts[i + 1] = end
-            if last == sequence.num_tokens:
-                self._logit_rows[num_rows] = end - 1
-                num_rows += 1
+            wanted = self._num_rows[i]
+            self._logit_rows[num_rows : num_rows + wanted] = range(end - wanted, end)
+            num_rows += wanted
         num = len(batch.sequences)
         return (
             self._tokens[:end], self._starts[: num + 1], self._contexts[:num],
             self._blocks[:num], self._logit_rows[:num_rows],
         )  # fmt: skip
+
+    def split(self, batch: Batch, logits: FloatArray) -> Iterator[tuple[Sequence, FloatArray]]:
+        """The batch's sequences, each with its rows of what `forward` gave, which may be none."""
+        end = 0
+        for sequence, count in zip(batch.sequences, self._num_rows, strict=True):
+            yield sequence, logits[end : end + count]
+            end += count

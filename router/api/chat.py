@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Body, Field, boolean, integer, read
-from router.api.generation import Run, run
+from router.api.generation import Run, run, sampling_defaults
 from router.api.messages import chat
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
@@ -42,7 +42,7 @@ LOGPROBS = (
 async def chat_completions(request: Request) -> Response:
     """The next message of a conversation."""
     call, body = await routed(request)
-    given = parameters(body, _num_logprobs(body))
+    given = parameters(body, _num_logprobs(body), sampling_defaults(request))
     begun = run(call, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
     if given["stream"]:
         events = [ChatEvents(begun.head, index, given) for index in range(len(begun.streams))]
@@ -63,7 +63,7 @@ async def _whole(begun: Run) -> Response:
     completions = await begun.completions()
     return json_response(
         {
-            "choices": [_choice(index, completion) for index, completion in enumerate(completions)],
+            "choices": [_choice(index, completion, begun.parameters) for index, completion in enumerate(completions)],
             **_head(begun.head, "chat.completion"),
             "usage": total_usage([(each.started, each.finished) for each in completions], len(completions)),
             "id": begun.head.id,
@@ -72,14 +72,14 @@ async def _whole(begun: Run) -> Response:
     )
 
 
-def _choice(index: int, completion: Completion) -> dict[str, Any]:
+def _choice(index: int, completion: Completion, given: Parameters) -> dict[str, Any]:
     choice: dict[str, Any] = {
         "finish_reason": FINISH_REASONS[completion.finished.reason],
         "index": index,
         "message": {"role": "assistant", "content": completion.text, "refusal": None},
     }
     if completion.logprobs:
-        choice["logprobs"] = content_logprobs(completion.logprobs)
+        choice["logprobs"] = content_logprobs(completion.logprobs, after_sampling=given.after_sampling)
     return choice
 
 
@@ -126,7 +126,8 @@ class ChatEvents:
         if not self._pending:
             return b""
         entries, self._pending = self._pending, []
-        return b',"logprobs":' + orjson.dumps(content_logprobs(entries))
+        shown = content_logprobs(entries, after_sampling=self._given.after_sampling)
+        return b',"logprobs":' + orjson.dumps(shown)
 
     def _running(self) -> bytes:
         return _timings(self._progress.timings()) if self._given["timings_per_token"] else b""

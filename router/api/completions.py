@@ -6,7 +6,8 @@ OpenAI's parallel arrays. Invariant: choices stand in prompt order; a stream's l
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import FLOAT32_MAX, Field, boolean, integer, read, string
-from router.api.generation import Run, run
+from router.api.generation import Run, run, sampling_defaults
 from router.api.prompts import PromptText, prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
@@ -48,7 +49,7 @@ async def completions(request: Request) -> Response:
     """Texts that go on from prompts."""
     call, body = await routed(request)
     own = read(TABLE, body)
-    given = parameters(body, own["logprobs"])
+    given = replace(parameters(body, own["logprobs"], sampling_defaults(request)), scores_prompt=own["echo"])
     _check_together(own, given)
     texts = prompts(body)
     begun = run(call, given, [text.proto for text in texts], return_prompt=own["echo"])
@@ -61,8 +62,6 @@ async def completions(request: Request) -> Response:
 
 
 def _check_together(own: dict[str, Any], given: Parameters) -> None:
-    if own["echo"] and given.num_logprobs is not None:
-        raise NotSupported("Field 'echo': together with 'logprobs' it is not supported yet")
     if own["best_of"] > given["n_cmpl"]:
         raise NotSupported(f"Field 'best_of': {own['best_of']} is not supported yet (more than 'n')")
 
@@ -78,7 +77,8 @@ def _echoed(echo: str | None, started: pb.Started) -> str:
 
 async def _whole(begun: Run, echoes: Sequence[str | None]) -> Response:
     ends = await begun.completions()
-    choices = [_choice(index, end, echo) for index, (end, echo) in enumerate(zip(ends, echoes, strict=True))]
+    pairs = enumerate(zip(ends, echoes, strict=True))
+    choices = [_choice(index, end, echo, begun.parameters) for index, (end, echo) in pairs]
     totals = total_usage([(end.started, end.finished) for end in ends], begun.parameters["n_cmpl"])
     return json_response(
         {
@@ -91,11 +91,11 @@ async def _whole(begun: Run, echoes: Sequence[str | None]) -> Response:
     )
 
 
-def _choice(index: int, end: Completion, echo: str | None) -> dict[str, Any]:
+def _choice(index: int, end: Completion, echo: str | None, given: Parameters) -> dict[str, Any]:
     return {
         "text": _echoed(echo, end.started) + end.text,
         "index": index,
-        "logprobs": TextLogprobs().add(end.logprobs) if end.logprobs else None,
+        "logprobs": _logprobs(TextLogprobs(given), end, _echoed(echo, end.started)),
         "finish_reason": FINISH_REASONS[end.finished.reason],
     }
 
@@ -108,20 +108,36 @@ def _head(head: Head) -> dict[str, Any]:
 class TextLogprobs:
     """Log probabilities in both shapes; remembers how much text came before, for text_offset."""
 
-    def __init__(self) -> None:
+    def __init__(self, given: Parameters) -> None:
+        self._given = given
         self._offset = 0
         self._decoder = _Utf8("replace")
 
-    def add(self, entries: Iterable[pb.TokenLogprob]) -> dict[str, Any]:
-        """The logprobs object of the next tokens."""
-        entries = list(entries)
+    def add(
+        self, entries: Sequence[pb.TokenLogprob], prompt: Sequence[pb.TokenLogprob] = (), echo: str = ""
+    ) -> dict[str, Any]:
+        """The logprobs object of the next tokens; of all of the prompt's before them, which read `echo`."""
+        everything = [*prompt, *entries]
+        first = 1 if prompt else 0  # it comes after nothing, so nothing says how likely it is
+        nothing = [None] * first
         return {
-            "content": probabilities(entries),
-            "tokens": [piece_text(entry.piece) for entry in entries],
-            "token_logprobs": [finite(entry.logprob) for entry in entries],
-            "top_logprobs": [_alternatives(entry) for entry in entries],
-            "text_offset": [self._advance(entry.piece) for entry in entries],
+            "content": probabilities(everything[first:], after_sampling=self._given.after_sampling),
+            "tokens": [piece_text(entry.piece) for entry in everything],
+            "token_logprobs": [*nothing, *(finite(entry.logprob) for entry in everything[first:])],
+            "top_logprobs": [*nothing, *(_alternatives(entry) for entry in everything[first:])],
+            "text_offset": [*self._prompt_offsets(prompt, echo), *(self._advance(entry.piece) for entry in entries)],
         }
+
+    def _prompt_offsets(self, prompt: Sequence[pb.TokenLogprob], echo: str) -> list[int]:
+        """A token that the text does not show, as one that begins every sequence, takes no room in it."""
+        rest = b"".join(entry.piece for entry in prompt)
+        hidden = len(rest) - len(echo.encode())
+        offsets = []
+        for entry in prompt:
+            is_hidden = 0 < len(entry.piece) <= hidden and not echo[self._offset :].encode().startswith(entry.piece)
+            hidden -= len(entry.piece) if is_hidden else 0
+            offsets.append(self._offset if is_hidden else self._advance(entry.piece))
+        return offsets
 
     def _advance(self, piece: bytes) -> int:
         offset = self._offset
@@ -137,6 +153,13 @@ def _alternatives(entry: pb.TokenLogprob) -> dict[str, float]:
         text = piece_text(piece)
         result[text] = max(result.get(text, -FLOAT32_MAX), logprob)
     return result
+
+
+def _logprobs(shown: TextLogprobs, end: Completion, echo: str) -> dict[str, Any] | None:
+    """Of the prompt's tokens, if they were asked for, and of the answer's."""
+    if not end.logprobs and not end.prompt_logprobs:
+        return None
+    return shown.add(end.logprobs, end.prompt_logprobs, echo)
 
 
 class TextStream:
@@ -165,8 +188,9 @@ class TextEvents:
         self._index = index
         self._echo = echo
         self._progress = Progress()
-        self._logprobs = TextLogprobs()
+        self._logprobs = TextLogprobs(stream.given)
         self._pending: list[pb.TokenLogprob] = []
+        self._prompt: list[pb.TokenLogprob] = []
         self._suffix = b"," + stream.head + b"," + stream.id
 
     def started(self, started: pb.Started) -> bytes:
@@ -177,6 +201,7 @@ class TextEvents:
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))
         self._pending.extend(delta.logprobs)
+        self._prompt.extend(delta.prompt_logprobs)
         return self._chunk(delta.text) if delta.text else b""
 
     def finished(self, finished: pb.Finished) -> bytes:
@@ -191,7 +216,9 @@ class TextEvents:
 
     def _choice(self, text: str, finish_reason: str | None) -> bytes:
         entries, self._pending = self._pending, []
-        logprobs = self._logprobs.add(entries) if entries else None
+        prompt, self._prompt = self._prompt, []
+        echo = _echoed(self._echo, self._progress.started)
+        logprobs = self._logprobs.add(entries, prompt, echo) if entries or prompt else None
         choice = {"text": text, "index": self._index, "logprobs": logprobs, "finish_reason": finish_reason}
         return b'data: {"choices":[' + orjson.dumps(choice) + b"]"
 

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Field, boolean, integer, read, strings
-from router.api.generation import Run, run
+from router.api.generation import Run, run, sampling_defaults
 from router.api.prompts import prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, parameters
@@ -30,7 +30,7 @@ async def completion(request: Request) -> Response:
     """Text that goes on from a prompt; an array where there are several."""
     call, body = await routed(request)
     own = read(TABLE, body)
-    given = parameters(body, own["n_probs"] or None)
+    given = parameters(body, own["n_probs"] or None, sampling_defaults(request))
     protos = [text.proto for text in prompts(body)]
     begun = run(call, given, protos, return_prompt=True)
     if given["stream"]:
@@ -53,7 +53,7 @@ def final(begun: Run, index: int, end: Completion, return_tokens: bool) -> dict[
     return {
         **head,
         **_end(begun.parameters, end.started, end.finished, "\n" in end.text),
-        **_probabilities(end.logprobs),
+        **_probabilities(end.logprobs, begun.parameters),
     }
 
 
@@ -84,8 +84,10 @@ def _end(given: Parameters, started: pb.Started, finished: pb.Finished, has_new_
     }
 
 
-def _probabilities(entries: Sequence[pb.TokenLogprob]) -> dict[str, Any]:
-    return {"completion_probabilities": probabilities(entries)} if entries else {}
+def _probabilities(entries: Sequence[pb.TokenLogprob], given: Parameters) -> dict[str, Any]:
+    if not entries:
+        return {}
+    return {"completion_probabilities": probabilities(entries, after_sampling=given.after_sampling)}
 
 
 def selected(result: dict[str, Any], fields: Sequence[str]) -> dict[str, Any]:
@@ -145,5 +147,5 @@ class NativeEvents:
         shown: dict[str, Any] = {}
         if self._given["timings_per_token"]:
             shown["timings"] = timings(self._progress.timings())
-        shown.update(_probabilities(delta.logprobs))
+        shown.update(_probabilities(delta.logprobs, self._given))
         return b"," + orjson.dumps(shown)[1:-1] if shown else b""

@@ -69,9 +69,16 @@ def _slot(place: pb.Place, context: int) -> dict[str, Any]:
 
 def _parameters(place: pb.Place) -> dict[str, Any]:
     """The settings in force, by the names that requests have for them."""
-    told = {field.name: getattr(place.sampling, field.name) for field in place.sampling.DESCRIPTOR.fields}
-    given = {name: value for name, value in told.items() if name in _SHOWN and isinstance(value, int | float | str)}
-    return generation_settings(parameters({**given, "n_predict": max(place.max_tokens, -1)}, None), brief=True)
+    fields = [f for f in pb.Sampling.DESCRIPTOR.fields if not f.has_presence or place.sampling.HasField(f.name)]
+    told = {field.name: getattr(place.sampling, field.name) for field in fields}
+    given = {name: _read(value) for name, value in told.items() if name in _SHOWN and isinstance(value, int | float)}
+    given |= {"samplers": list(place.sampling.samplers.names), "n_predict": max(place.max_tokens, -1)}
+    return generation_settings(parameters(given, None, {}), brief=True)
+
+
+def _read(value: float) -> float:
+    """What a client may have written for a number that was rounded to 32 bits."""
+    return float(f"{value:.7g}") if isinstance(value, float) else value
 
 
 async def change_slot(request: Request) -> Response:

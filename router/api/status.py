@@ -68,7 +68,7 @@ def _gateway_props(num_models: int) -> dict[str, Any]:
 
 
 def _model_props(alias: str, known: pb.DescribeReply, config: GatewayConfig) -> dict[str, Any]:
-    settings = generation_settings(parameters({}, None), brief=True)
+    settings = generation_settings(parameters({}, None, config.sampling), brief=True)
     return {
         "default_generation_settings": {"params": settings, "n_ctx": known.context_length},
         "total_slots": known.num_parallel,

@@ -4,6 +4,7 @@ Called by api/chat.py, completions.py and native.py. Key order is llama-server's
 clock of Progress.
 """
 
+import math
 import secrets
 import string
 import time
@@ -47,6 +48,7 @@ class Completion:
     tokens: list[int]
     logprobs: list[pb.TokenLogprob]
     finished: pb.Finished
+    prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
 
 
 async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion:
@@ -55,17 +57,19 @@ async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion
     texts: list[str] = []
     tokens: list[int] = []
     logprobs: list[pb.TokenLogprob] = []
+    prompt_logprobs: list[pb.TokenLogprob] = []
     async with aclosing(replies):
         async for reply in replies:
             if reply.HasField("delta"):
                 texts.append(reply.delta.text)
                 tokens.extend(reply.delta.tokens)
                 logprobs.extend(reply.delta.logprobs)
+                prompt_logprobs.extend(reply.delta.prompt_logprobs)
             elif reply.HasField("started"):
                 started = reply.started
             else:
                 finished = reply.finished
-    return Completion(started, "".join(texts), tokens, logprobs, finished)
+    return Completion(started, "".join(texts), tokens, logprobs, finished, prompt_logprobs)
 
 
 class Progress:
@@ -137,18 +141,23 @@ def _ratio(number: float, by: float) -> float:
     return number / by if by > 0 else 0.0
 
 
-def probabilities(entries: Iterable[pb.TokenLogprob]) -> list[dict[str, Any]]:
-    """llama-server's list of tokens with their log probabilities and alternatives."""
-    return [{**_probability(entry), "top_logprobs": [_probability(top) for top in entry.top]} for entry in entries]
+def probabilities(entries: Iterable[pb.TokenLogprob], *, after_sampling: bool) -> list[dict[str, Any]]:
+    """llama-server's list of tokens with their log probabilities and alternatives; with probabilities instead, if they
+    are those after sampling."""
+    shown, name = (_probability, "top_probs") if after_sampling else (_log_probability, "top_logprobs")
+    return [{**shown(entry), name: [shown(top) for top in entry.top]} for entry in entries]
+
+
+def _log_probability(entry: pb.TokenLogprob | pb.TopLogprob) -> dict[str, Any]:
+    return {**_token(entry), "logprob": finite(entry.logprob)}
 
 
 def _probability(entry: pb.TokenLogprob | pb.TopLogprob) -> dict[str, Any]:
-    return {
-        "id": entry.token,
-        "token": piece_text(entry.piece),
-        "bytes": list(entry.piece),
-        "logprob": finite(entry.logprob),
-    }
+    return {**_token(entry), "prob": math.exp(entry.logprob)}
+
+
+def _token(entry: pb.TokenLogprob | pb.TopLogprob) -> dict[str, Any]:
+    return {"id": entry.token, "token": piece_text(entry.piece), "bytes": list(entry.piece)}
 
 
 def piece_text(piece: bytes) -> str:
@@ -161,6 +170,6 @@ def finite(logprob: float) -> float:
     return max(logprob, -FLOAT32_MAX)
 
 
-def content_logprobs(entries: Iterable[pb.TokenLogprob]) -> dict[str, Any]:
+def content_logprobs(entries: Iterable[pb.TokenLogprob], *, after_sampling: bool) -> dict[str, Any]:
     """The chat format's logprobs object."""
-    return {"content": probabilities(entries), "refusal": None}
+    return {"content": probabilities(entries, after_sampling=after_sampling), "refusal": None}

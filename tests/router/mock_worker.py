@@ -103,6 +103,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
                 prompt=text if request.return_prompt else "",
             )
         )
+        if request.logprobs.of_prompt:
+            yield pb.GenerateReply(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         stop_at = int(told.get("stop_at", DEFAULT_NUM_TOKENS))
         num_tokens = stop_at if request.max_tokens < 0 else min(request.max_tokens, stop_at)
         for token in range(num_tokens):
@@ -183,6 +185,12 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
     ) -> pb.ChangePlaceReply:
         await self._guard(context)
         return pb.ChangePlaceReply(num_tokens=10 * request.action + request.number, num_bytes=len(request.filename))
+
+
+def prompt_logprobs(text: str) -> list[pb.TokenLogprob]:
+    """A token for what begins every sequence, and one for each word with the space after it."""
+    pieces = [b"<s>", *re.findall(rb"\S+\s*", text.encode())]
+    return [pb.TokenLogprob(token=n, piece=piece, logprob=-n) for n, piece in enumerate(pieces)]
 
 
 def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:

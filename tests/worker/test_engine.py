@@ -10,10 +10,10 @@ from tests.worker.inbox import Inbox
 from worker.context import Capacity
 from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
-from worker.generation import Failed, Finished, FinishReason, Request, Started, Token
+from worker.generation import Failed, Finished, FinishReason, Logprobs, PromptScores, Request, Started, Token
 from worker.kv_cache import block_digest
 from worker.prefix_store import PrefixStore
-from worker.sampler import Sampling
+from worker.sampling.settings import Memory, Sampling
 
 BLOCK = 4
 
@@ -90,8 +90,8 @@ def test_each_delta_counts_the_draws_made_so_far():
         inbox.result()
         greedy = bench.submit([5], max_tokens=3, sampling=Sampling(1, temperature=0))
         greedy.result()
-    assert [e.num_draws for e in inbox.events if isinstance(e, Token)] == [1, 2, 3]
-    assert [e.num_draws for e in greedy.events if isinstance(e, Token)] == [0, 0, 0]
+    assert [e.memory.num_draws for e in inbox.events if isinstance(e, Token)] == [1, 2, 3]
+    assert [e.memory.num_draws for e in greedy.events if isinstance(e, Token)] == [0, 0, 0]
 
 
 def test_chunks_of_a_prompt_give_what_the_whole_prompt_gives():
@@ -193,7 +193,7 @@ def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
     whole = alone([4, 5, 6], max_tokens=20)
     emitted = whole.tokens[:num_resumed]
     with Bench() as bench:
-        inbox = bench.submit([4, 5, 6], max_tokens=20, resumed=emitted, num_draws=num_resumed)
+        inbox = bench.submit([4, 5, 6], max_tokens=20, resumed=emitted, memory=Memory(num_resumed))
         finished = inbox.result()
     assert inbox.tokens == whole.tokens[num_resumed:]
     assert (finished.num_prompt_tokens, finished.num_completion_tokens) == (3, 20)
@@ -202,12 +202,44 @@ def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
 
 def test_log_probabilities_come_with_each_token():
     with Bench() as bench:
-        inbox = bench.submit([4, 5], max_tokens=3, num_logprobs=2)
+        inbox = bench.submit([4, 5], max_tokens=3, logprobs=Logprobs(2))
         inbox.result()
     for event in inbox.events[1:-1]:
         assert event.logprob.token == event.token
         assert len(event.logprob.top) == 2
         assert event.logprob.top[0][1] >= event.logprob.top[1][1]
+
+
+@pytest.mark.parametrize(("num_prompt", "max_tokens"), [(1, 2), (2, 2), (8, 0), (9, 2), (30, 3)])
+def test_prompt_tokens_are_as_likely_as_when_they_are_the_answer(num_prompt, max_tokens):
+    prompt = [2 + i * 7 % 40 for i in range(num_prompt)]
+    with Bench() as bench:
+        bench.submit(prompt, max_tokens=1).result()  # nothing that it has computed may be missing below
+        beside = [bench.submit([9, place], max_tokens=20) for place in range(3)]
+        inbox = bench.submit(prompt, max_tokens=max_tokens, logprobs=Logprobs(2, of_prompt=True))
+        inbox.result()
+        [each.result() for each in beside]
+        scores = [logprob for event in inbox.events if isinstance(event, PromptScores) for logprob in event.logprobs]
+        assert [score.token for score in scores] == prompt
+        for place in range(1, num_prompt):
+            forced = Sampling(1, temperature=0, logit_bias=((prompt[place], 1e6),))
+            answer = bench.submit(prompt[:place], max_tokens=1, sampling=forced, logprobs=Logprobs(2))
+            answer.result()
+            assert scores[place] == answer.events[1].logprob
+    kinds = [type(event) for event in inbox.events]
+    assert kinds[-1 - max_tokens :] == [Token] * max_tokens + [Finished]
+    assert len(inbox.tokens) == max_tokens
+
+
+def test_a_preempted_prompt_is_scored_once():
+    prompt = list(range(2, 40))
+    wanted = Logprobs(0, of_prompt=True)
+    with Bench(num_blocks=16, max_running=4) as bench:
+        older = bench.submit([4] * 4, max_tokens=55)
+        inbox = bench.submit(prompt, max_tokens=4, logprobs=wanted)
+        older.result(), inbox.result()
+    scores = [logprob.token for event in inbox.events if isinstance(event, PromptScores) for logprob in event.logprobs]
+    assert scores == prompt
 
 
 def test_cancelling_while_running_frees_blocks_and_place():

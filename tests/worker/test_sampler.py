@@ -1,14 +1,15 @@
 import math
+import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from worker.candidates import GROUP, exp_sum, largest, select_top, survey
+from tests.naive_sampling import Twin
 from worker.errors import InvalidRequest
-from worker.mt19937 import STATE_SIZE, draw, start
-from worker.sampler import BrokenLogits, Sampler, SamplerState, Sampling
+from worker.sampler import BrokenLogits, Logprob, Sampler, SamplerState
+from worker.sampling.breakers import Breakers
+from worker.sampling.settings import ALL_SAMPLERS, Sampling
 
 NO_TOKENS = np.zeros(0, np.int32)
 VOCAB = 1500
@@ -21,75 +22,6 @@ def sampler() -> Sampler:
 
 def random_logits(seed=0, size=VOCAB, scale=3.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0, scale, size).astype(np.float32)
-
-
-def naive_candidates(logits, history, s: Sampling, eog=()) -> list[tuple[int, np.float32]]:
-    """llama-server's chain without its temperature, step by step: (token, logit) in its candidates' order."""
-    f32, logits = np.float32, [np.float32(x) for x in logits]
-    for token, bias in (*s.logit_bias, *[(token, -math.inf) for token in eog if s.ignore_eos]):
-        logits[token] = logits[token] + f32(bias)
-    window = (
-        list(history) if s.repeat_last_n < 0 else list(history)[len(history) - min(s.repeat_last_n, len(history)) :]
-    )
-    for token in set(window):
-        penalised = (
-            logits[token] * f32(s.repeat_penalty) if logits[token] <= 0 else logits[token] / f32(s.repeat_penalty)
-        )
-        logits[token] = penalised - (f32(window.count(token)) * f32(s.frequency_penalty) + f32(s.presence_penalty))
-    found, is_sorted = list(enumerate(logits)), False
-    if s.top_k > 0:
-        found, is_sorted = sorted(found, key=lambda c: -c[1])[: s.top_k], True
-    if s.top_p < 1:
-        found, is_sorted = sorted(found, key=lambda c: -c[1]), True
-        weights = [math.exp(float(logit) - float(found[0][1])) for _, logit in found]
-        mass, kept = 0.0, 0
-        while kept < len(found) and (mass < s.top_p * sum(weights) or kept < s.min_keep):
-            mass += weights[kept]
-            kept += 1
-        found = found[: max(kept, 1)]
-    if s.min_p > 0:
-        lowest = max(logit for _, logit in found) + f32(math.log(s.min_p))
-        above = [c for c in found if c[1] >= lowest]
-        if len(above) < s.min_keep or is_sorted:
-            found = sorted(found, key=lambda c: -c[1])
-            above = found[: max(len(above), min(s.min_keep, len(found)))]
-        found = above
-    return found
-
-
-def naive_choice(logits, history, s: Sampling, uniform: float, eog=()) -> int:
-    found = naive_candidates(logits, history, s, eog)
-    if s.temperature <= 0:
-        return max(found, key=lambda c: (c[1], -c[0]))[0]
-    scaled = [np.float32(logit / np.float32(s.temperature)) for _, logit in found]
-    weights = [math.exp(float(x - max(scaled))) for x in scaled]
-    reached = np.cumsum(weights)
-    return found[min(int(np.searchsorted(reached, reached[-1] * uniform)), len(found) - 1)][0]
-
-
-@pytest.mark.parametrize("seed", [0, 1, 42, 2**31, 2**32 - 1])
-def test_the_generator_is_the_mersenne_twister_of_every_language(seed):
-    state = np.empty(STATE_SIZE, np.uint32)
-    start(state, seed, 0)
-    words = np.random.RandomState(seed).randint(0, 2**32, 2000, np.uint64).reshape(-1, 2)
-    for low, high in words.tolist():
-        assert draw(state) == (float(low) + float(high) * 2.0**32) / 2.0**64
-
-
-def test_seed_42_draws_what_libstdcxx_draws():
-    state = np.empty(STATE_SIZE, np.uint32)
-    start(state, 42, 0)
-    assert [draw(state), draw(state)] == [0.79654298428784598, 0.18343478789336848]
-
-
-@pytest.mark.parametrize("num_draws", [0, 1, 311, 312, 313, 5000])
-def test_a_generator_can_be_started_after_some_draws(num_draws):
-    first, second = np.empty(STATE_SIZE, np.uint32), np.empty(STATE_SIZE, np.uint32)
-    start(first, 7, 0)
-    for _ in range(num_draws):
-        draw(first)
-    start(second, 7, num_draws)
-    assert [draw(first) for _ in range(5)] == [draw(second) for _ in range(5)]
 
 
 SETTINGS = [
@@ -115,24 +47,71 @@ SETTINGS = [
     {"logit_bias": ((3, 12.0), (9, -math.inf), (3, 2.0))},
     {"ignore_eos": True, "temperature": 0},
     {"temperature": 0, "repeat_penalty": 2.0, "logit_bias": ((11, 5.0),)},
+    {"temperature": 0, "xtc_probability": 1.0, "xtc_threshold": 0.01},
+    {"dynatemp_range": 0.5, "dynatemp_exponent": 2.0},
+    {"dynatemp_range": 3.0, "temperature": 0.5, "top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    {"top_n_sigma": 1.0},
+    {"top_n_sigma": 0.5, "top_k": 0, "samplers": ("top_n_sigma", "typ_p", "temperature"), "typical_p": 0.5},
+    {"typical_p": 0.4},
+    {"typical_p": 0.6, "top_k": 0, "min_keep": 12},
+    {"xtc_probability": 0.5, "xtc_threshold": 0.05},
+    {"xtc_probability": 1.0, "xtc_threshold": 0.0, "min_keep": 4},
+    {"dry_multiplier": 1.0},
+    {"dry_multiplier": 2.0, "dry_base": 1.1, "dry_allowed_length": 0, "dry_penalty_last_n": -1},
+    {"dry_multiplier": 0.5, "dry_penalty_last_n": 9, "temperature": 0},
+    {"mirostat": 1},
+    {"mirostat": 1, "mirostat_tau": 2.0, "mirostat_eta": 0.5, "temperature": 1.3},
+    {"mirostat": 2},
+    {"mirostat": 2, "mirostat_tau": 0.5, "mirostat_eta": 0.7},
+    {"samplers": ("top_k", "adaptive_p"), "adaptive_target": 0.4},
+    {"samplers": ("adaptive_p", "temperature"), "adaptive_target": 0.0, "adaptive_decay": 0.5},
+    {"samplers": ("min_p", "adaptive_p")},
+    {"samplers": ()},
+    {"samplers": ("temperature", "top_k", "penalties", "top_p"), "repeat_penalty": 1.4},
 ]
 
 
-@pytest.mark.parametrize("changes", SETTINGS, ids=str)
+ALL_TOGETHER = {
+    "repeat_penalty": 1.2, "dry_multiplier": 0.8, "top_n_sigma": 2.5, "top_k": 60, "typical_p": 0.9, "top_p": 0.9,
+    "min_p": 0.01, "xtc_probability": 0.5, "xtc_threshold": 0.02, "dynatemp_range": 0.5, "min_keep": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [*SETTINGS, ALL_TOGETHER], ids=str)
 def test_tokens_are_those_of_the_chain_written_slowly(sampler, changes):
-    sampling, eog = Sampling(42, **changes), (5, 6)
-    state = SamplerState(sampling, eog)
-    twin = np.empty(STATE_SIZE, np.uint32)
-    start(twin, 42, 0)
-    history: list[int] = [1, 1, 2, 3, 5, 8, 1]
-    for step in range(60):
+    check_against_twin(sampler, Sampling(42, **changes))
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_samplers_may_come_in_any_order_and_more_than_once(sampler, seed):
+    order = random.Random(seed).choices(ALL_SAMPLERS, k=seed // 2)
+    settings = {**ALL_TOGETHER, "adaptive_target": 0.3} if seed % 2 else {"top_k": 0, "top_p": 0.7, "min_p": 0.2}
+    check_against_twin(sampler, Sampling(42, samplers=order, **settings))
+
+
+def check_against_twin(sampler, sampling: Sampling) -> None:
+    """Compares 40 tokens of a text that repeats itself, with a token that ends it near the front."""
+    eog, breakers = (5, 6), ((7,), (9, 2), (9, 2, 4))
+    if sampling.dry_is_on:
+        sampling = replace(sampling, dry_breakers=Breakers({7: [()], 9: [(2,), (2, 4)]}))
+    state, twin = SamplerState(sampling, eog), Twin(sampling, eog, breakers)
+    history = [7, 1, 2, 3, 5, 8, 1, 2, 3, 5, 9, 2, 1, 2, 3]
+    for step in range(40):
         logits = random_logits(step)
-        logits[5] += 9
-        uniform = draw(twin) if sampling.temperature > 0 else 0.0
-        token = sampler.sample(logits, np.array(history, np.int32), state)
-        assert token == naive_choice(logits, history, sampling, uniform, eog)
-        history.append(token)
-    assert state.num_draws == (60 if sampling.temperature > 0 else 0)
+        logits[[1, 2, 3, 5, 8, 9]] += 6
+        expected = twin.sample(logits, history)
+        assert sampler.sample(logits, np.array(history, np.int32), state) == expected
+        check_probabilities(sampler.logprob_after_sampling(VOCAB), twin)
+        history.append(expected)
+    is_greedy = "temperature" in sampling.samplers and sampling.temperature <= 0
+    assert state.memory[:2] == (0 if is_greedy else twin.num_draws, twin.num_xtc_draws)
+
+
+def check_probabilities(found: Logprob, twin: Twin) -> None:
+    expected = {token: p for (token, _), p in zip(twin.left, twin.probabilities(), strict=True)}
+    known = {token: math.exp(logprob) for token, logprob in found.top}
+    for token in expected.keys() | known.keys():
+        assert known.get(token, 0) == pytest.approx(expected.get(token, 0), rel=1e-3, abs=3e-6)
 
 
 def test_sampling_leaves_the_logits_as_they_were(sampler):
@@ -142,11 +121,21 @@ def test_sampling_leaves_the_logits_as_they_were(sampler):
     assert (logits == random_logits()).all()
 
 
-def test_a_resumed_state_goes_on_with_the_same_tokens(sampler):
-    whole = SamplerState(Sampling(9))
-    tokens = [sampler.sample(random_logits(i), NO_TOKENS, whole) for i in range(20)]
-    resumed = SamplerState(Sampling(9), (), 12)
-    assert [sampler.sample(random_logits(i), NO_TOKENS, resumed) for i in range(12, 20)] == tokens[12:]
+@pytest.mark.parametrize("changes", [*SETTINGS, ALL_TOGETHER], ids=str)
+@pytest.mark.parametrize("num_before", [1, 12])
+def test_a_resumed_state_goes_on_with_the_same_tokens(sampler, changes, num_before):
+    def tokens(state, steps, history=()):
+        history = list(history)
+        for step in steps:
+            history.append(sampler.sample(random_logits(step), np.array(history, np.int32), state))
+        return history
+
+    sampling = Sampling(9, **changes)
+    whole = tokens(SamplerState(sampling), range(20))
+    first = SamplerState(sampling)
+    before = tokens(first, range(num_before))
+    resumed = SamplerState(sampling, (), first.memory)
+    assert tokens(resumed, range(num_before, 20), before) == whole
 
 
 def test_what_was_sampled_before_does_not_matter(sampler):
@@ -197,7 +186,7 @@ def test_a_bias_against_everything_is_the_requests_fault(sampler):
 @pytest.mark.parametrize("changes", [
     {"temperature": 1e-29}, {"temperature": 1e-31}, {"temperature": 1e9}, {"repeat_penalty": 1e-6},
     {"repeat_penalty": 1e9},
-    {"logit_bias": ((1, 3e38),)}, {"presence_penalty": -1e9}, {"frequency_penalty": 1e9}, {"top_k": 2**31 - 1},
+    {"logit_bias": ((1, 1e9),)}, {"presence_penalty": -1e9}, {"frequency_penalty": 1e9}, {"top_k": 2**31 - 1},
     {"repeat_last_n": 2**31 - 1, "repeat_penalty": 1.1}, {"min_keep": 2**31 - 1}, {"top_k": 0, "min_keep": 2**31 - 1},
     {"top_k": 0, "top_p": 1.0, "min_p": 1.0, "min_keep": 2**31 - 1},
 ], ids=str)  # fmt: skip
@@ -227,30 +216,3 @@ def test_the_log_probability_of_the_impossible_is_finite(sampler):
     logits = random_logits()
     logits[7] = -math.inf
     assert sampler.logprob(logits, 7, 0).logprob == -float(np.finfo(np.float32).max)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.integers(1, 3000), st.integers(1, 3000), st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.5, 3.0]),
-)  # fmt: skip
-def test_the_largest_are_found_in_order_and_ties_go_to_the_lower_index(size, num, seed, scale):
-    values = np.round(random_logits(seed, size, scale), 1) + np.float32(0.0)
-    num = min(num, size)
-    peaks, ids = np.empty(-(-size // GROUP), np.int32), np.empty(size, np.int32)
-    picked, spare = np.empty(size, np.float32), np.empty(size, np.int32)
-    assert survey(values, peaks)
-    select_top(values, peaks, num, ids, picked, spare)
-    order = np.argsort(-values, kind="stable")[:num]
-    assert ids[:num].tolist() == order.tolist()
-    assert picked[:num].tolist() == values[order].tolist()
-    assert largest(values, peaks) == order[0]
-
-
-def test_exponentials_are_exact_to_a_few_units_and_vanish_far_below():
-    values = np.concatenate([np.linspace(-86, 0, 5001), [-88, -1000, -math.inf]]).astype(np.float32)
-    out, powers, lanes = np.empty_like(values), np.empty(values.size, np.int32), np.empty(16)
-    total = exp_sum(values, np.float32(0), out, powers, lanes)
-    exact = np.exp(values.astype(np.float64))
-    assert np.allclose(out[:-3], exact[:-3], rtol=3e-7, atol=0)
-    assert out[-3:].tolist() == [0, 0, 0]
-    assert total == pytest.approx(exact.sum(), rel=1e-6)

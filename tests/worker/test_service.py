@@ -4,6 +4,7 @@
 import asyncio
 import hashlib
 import json
+import math
 import socket
 import stat
 from contextlib import asynccontextmanager
@@ -212,6 +213,42 @@ async def test_a_resumed_answer_goes_on_without_repeating_text(worker):
     assert finished.num_completion_tokens == 12
 
 
+REMEMBERING = [
+    {"mirostat": 1},
+    {"mirostat": 2, "mirostat_tau": 3.0},
+    {"xtc_probability": 0.5, "xtc_threshold": 0.02},
+    {"samplers": pb.SamplerOrder(names=["xtc", "adaptive_p"]), "adaptive_target": 0.1, "xtc_probability": 0.4},
+]
+
+
+@pytest.mark.parametrize("changes", REMEMBERING, ids=str)
+async def test_what_samplers_remember_travels_with_the_answer(worker, changes):
+    sampling = sampling_of(**changes)
+    _, whole, _ = await worker.answer(max_tokens=12, sampling=sampling)
+    place = next(place for place, delta in enumerate(whole) if len(tokens_of(whole[: place + 1])) >= 5)
+    emitted, last = tokens_of(whole[: place + 1]), whole[place]
+    resume = pb.Resume(tokens=emitted, num_draws=last.num_draws, memory=last.memory)
+    assert resume.memory != pb.SamplerMemory()
+    _, rest, _ = await worker.answer(max_tokens=12, sampling=sampling, resume=resume)
+    assert emitted + tokens_of(rest) == tokens_of(whole)
+
+
+async def test_a_prompts_log_probabilities_come_before_its_answer(worker):
+    wanted = pb.Logprobs(enabled=True, num_top=1, of_prompt=True)
+    _, deltas, _ = await worker.answer(tokens=tuple(range(2, 22)), max_tokens=3, logprobs=wanted)
+    scores = [score for delta in deltas for score in delta.prompt_logprobs]
+    assert [score.token for score in scores] == list(range(2, 22))
+    assert all(score.logprob < 0 and len(score.top) == 1 for score in scores[1:])
+    first = next(place for place, delta in enumerate(deltas) if delta.tokens)
+    assert not any(delta.prompt_logprobs for delta in deltas[first + 1 :])
+
+
+async def test_a_bias_on_a_text_is_one_on_its_tokens(worker):
+    greedy = {"temperature": 0, "logit_bias": [pb.LogitBias(text="c", bias=1000)]}
+    _, deltas, _ = await worker.answer(max_tokens=2, sampling=sampling_of(**greedy))
+    assert tokens_of(deltas) == FakeTokenizer().encode("c", add_special=False) * 2
+
+
 async def test_text_and_ids_make_one_prompt_with_the_first_token_once(worker):
     parts = pb.PromptParts(parts=[{"text": "ab"}, {"tokens": {"ids": [9]}}, {"text": "c"}])
     started, _, _ = await worker.answer(prompt=pb.Prompt(parts=parts), max_tokens=1, return_prompt=True)
@@ -381,6 +418,9 @@ BAD_REQUESTS = [
     ({"resume": pb.Resume(tokens=[48])}, "'resume'"),
     ({"resume": pb.Resume(tokens=[4], num_draws=2)}, "'num_draws'"),
     ({"resume": pb.Resume(tokens=[4] * 126)}, "'resume'"),
+    ({"resume": pb.Resume(tokens=[4], memory=pb.SamplerMemory(num_xtc_draws=65))}, "'num_xtc_draws'"),
+    ({"resume": pb.Resume(tokens=[4], memory=pb.SamplerMemory(mirostat_mu=math.nan))}, "'mirostat_mu'"),
+    ({"resume": pb.Resume(tokens=[4], memory=pb.SamplerMemory(adaptive_weight=0))}, "'adaptive_weight'"),
     ({"stop": ["x"] * 1025}, "'stop'"),
     ({"prompt": pb.Prompt(chat=pb.Chat(messages_json="{"))}, "'messages'"),
     ({"prompt": pb.Prompt(chat=pb.Chat(messages_json="{}"))}, "'messages'"),

@@ -118,10 +118,10 @@ class Decoder:
         page_bytes = int(self._model["key_page_bytes"][0] + self._model["value_page_bytes"][0])
         return page_bytes * self.architecture.num_layers
 
-    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int) -> None:
+    def reserve(self, num_blocks: int, max_tokens: int, max_sequences: int, max_logit_rows: int = 0) -> None:
         """Allocates the cache and the buffers of a step and starts the threads; called once, before `forward`.
 
-        Memory is touched when it is first used.
+        max_logit_rows: where it is more than one for each sequence. Memory is touched when it is first used.
         """
         a, step = self.architecture, self._step
         num_threads = max(self.num_threads, self._num_batch_threads)
@@ -143,9 +143,10 @@ class Decoder:
         self._tokens = self._integers(max_tokens, "tokens")
         self._starts = self._integers(max_sequences + 1, "starts")
         self._contexts = self._integers(max_sequences, "contexts")
-        self._logit_rows = self._integers(max_sequences, "logit_rows")
+        max_logit_rows = max(max_logit_rows, max_sequences)
+        self._logit_rows = self._integers(max_logit_rows, "logit_rows")
         self._blocks = self._integers(max_sequences * num_blocks, "blocks").reshape(max_sequences, num_blocks)
-        self._logits = np.zeros((max_sequences, logits_stride // 4), np.float32)
+        self._logits = np.zeros((max_logit_rows, logits_stride // 4), np.float32)
         step["logits"] = self._logits.ctypes.data
         step["blocks_stride"], step["logits_stride"] = num_blocks * 4, logits_stride
         step["codes_offset"], step["factors_offset"] = codes_offset, factors_offset

@@ -164,7 +164,7 @@ def test_each_error_code_has_its_status(tiny: Gateway, code: str, status: int, k
 
 
 def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
-    choice = ChatEvents(Head("tiny"), 0, parameters({}, 0))
+    choice = ChatEvents(Head("tiny"), 0, parameters({}, 0, {}))
     held = pb.Delta(tokens=[5], logprobs=[pb.TokenLogprob(token=5, piece=b"\xc3", logprob=-0.5)])
     shown = pb.Delta(text="é", tokens=[6], logprobs=[pb.TokenLogprob(token=6, piece=b"\xa9", logprob=-0.5)])
     assert choice.delta(held) == b""
@@ -177,7 +177,7 @@ def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() ->
 
 
 def test_text_is_escaped_for_json_and_for_the_event() -> None:
-    choice = ChatEvents(Head("tiny"), 0, parameters({}, None))
+    choice = ChatEvents(Head("tiny"), 0, parameters({}, None, {}))
     text = 'a"\\\n\r\n\n\x00\u2028é🤖'
     frame = choice.delta(pb.Delta(text=text)).decode()
     assert frame.count("\n") == 2

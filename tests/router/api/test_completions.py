@@ -82,6 +82,38 @@ def test_echo_of_token_ids_is_what_the_worker_reads_in_them(tiny: Gateway) -> No
     assert answer["choices"][0]["text"] == "x w0"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("max_tokens", [0, 2])
+def test_echo_with_log_probabilities_has_those_of_the_prompt(tiny: Gateway, stream: bool, max_tokens: int) -> None:
+    body = {"prompt": "aé b ", "max_tokens": max_tokens, "echo": True, "logprobs": 0, "stream": stream}
+    answer = tiny.post("/v1/completions", **body)
+    if stream:
+        chunks = [choice for event in events(answer.text)[:-1] for choice in event["choices"]]
+        assert "".join(choice["text"] for choice in chunks) == "aé b w0 w1"[: 5 + 5 * max_tokens // 2]
+        given = [choice["logprobs"] for choice in chunks if choice["logprobs"]]
+        logprobs = {name: [value for each in given for value in each[name]] for name in given[0]}
+    else:
+        logprobs = answer.json()["choices"][0]["logprobs"]
+    num = 3 + max_tokens
+    assert logprobs["tokens"] == ["<s>", "aé ", "b ", "w0", " w1"][:num]
+    assert logprobs["token_logprobs"] == [None, -1, -2, -0.5, -0.5][:num]
+    assert logprobs["top_logprobs"] == [None, {"aé ": -1}, {"b ": -2}, {"w0": -0.5}, {" w1": -0.5}][:num]
+    assert logprobs["text_offset"] == [0, 0, 3, 5, 7][:num]
+    assert len(logprobs["content"]) == num - 1
+
+
+def test_probabilities_after_sampling_have_names_of_their_own(tiny: Gateway) -> None:
+    body = {"prompt": "a", "max_tokens": 1, "post_sampling_probs": True}
+    [text] = tiny.post("/v1/completions", **body, logprobs=1).json()["choices"][0]["logprobs"]["content"]
+    [native] = tiny.post("/completion", **body, n_probs=1).json()["completion_probabilities"]
+    chat = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1, "post_sampling_probs": True}
+    answer = tiny.post("/v1/chat/completions", **chat, logprobs=True, top_logprobs=1).json()
+    for entry in (text, native, *answer["choices"][0]["logprobs"]["content"]):
+        assert list(entry) == ["id", "token", "bytes", "prob", "top_probs"]
+        assert entry["prob"] == pytest.approx(0.60653066)
+        assert entry["top_probs"][0]["prob"] == pytest.approx(0.60653066)
+
+
 def test_log_probabilities_come_in_both_shapes(tiny: Gateway) -> None:
     answer = tiny.post("/v1/completions", prompt="a", max_tokens=2, logprobs=1).json()
     logprobs = answer["choices"][0]["logprobs"]
@@ -106,19 +138,19 @@ def test_streamed_text_offsets_go_on_from_chunk_to_chunk(tiny: Gateway) -> None:
 
 def test_text_offsets_count_characters_even_when_a_token_holds_half_of_one() -> None:
     pieces = [b"a", b"\xc3", b"\xa9", b"b"]
-    shown = TextLogprobs().add([pb.TokenLogprob(piece=piece, logprob=-1) for piece in pieces])
+    shown = TextLogprobs(parameters({}, 0, {})).add([pb.TokenLogprob(piece=piece, logprob=-1) for piece in pieces])
     assert shown["text_offset"] == [0, 1, 1, 2]
 
 
 def test_an_impossible_token_has_the_lowest_float_as_its_log_probability() -> None:
-    shown = TextLogprobs().add([pb.TokenLogprob(piece=b"a", logprob=-float("inf"))])
+    shown = TextLogprobs(parameters({}, 0, {})).add([pb.TokenLogprob(piece=b"a", logprob=-float("inf"))])
     assert shown["token_logprobs"] == [-3.4028234663852886e38]
     assert shown["content"][0]["logprob"] == -3.4028234663852886e38
     assert shown["top_logprobs"] == [{"a": -3.4028234663852886e38}]
 
 
 def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
-    given = parameters({}, 0)
+    given = parameters({}, 0, {})
     choice = TextEvents(TextStream(Head("tiny"), given, 1), 0, "")
     held = pb.Delta(tokens=[5], logprobs=[pb.TokenLogprob(token=5, piece=b"a", logprob=-0.5)])
     assert choice.delta(held) == b""

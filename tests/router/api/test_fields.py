@@ -62,9 +62,7 @@ WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"logit_bias": {"1": "x"}}, ["'logit_bias'", "a number", '"x"']),
     ({"logit_bias": {"9" * 10: 1}}, ["'logit_bias'", "2147483647", "9999999999"]),
     ({"logit_bias": {"9" * 5000: 1}}, ["'logit_bias'", '"9999']),
-    ({"logit_bias": {"word": 1}}, ["'logit_bias'", '"word"']),
     ({"logit_bias": [[1, True]]}, ["'logit_bias'", "a number"]),
-    ({"mirostat": 7}, ["'mirostat'", "0 <= value <= 2", "got 7"]),
     ({"grammar": 5}, ["'grammar'", "a string"]),
     ({"dry_sequence_breakers": "x"}, ["'dry_sequence_breakers'"]),
     ({"model": 5}, ["'model'", "a string", "5"]),
@@ -74,20 +72,10 @@ WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
 UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"grammar": 'root ::= "a"'}, "'grammar'"),
     ({"json_schema": {}}, "'json_schema'"),
-    ({"mirostat": 2}, "'mirostat'"),
-    ({"dry_multiplier": 0.8}, "'dry_multiplier'"),
-    ({"xtc_probability": 0.5}, "'xtc_probability'"),
-    ({"typical_p": 0.5}, "'typical_p'"),
-    ({"top_n_sigma": 1.0}, "'top_n_sigma'"),
-    ({"dynatemp_range": 0.5}, "'dynatemp_range'"),
-    ({"adaptive_target": 0.5}, "'adaptive_target'"),
-    ({"samplers": ["top_k"]}, "'samplers'"),
-    ({"samplers": "kt"}, "'samplers'"),
     ({"lora": [{"id": 0, "scale": 1.0}]}, "'lora'"),
     ({"n_indent": 2}, "'n_indent'"),
     ({"t_max_predict_ms": 100}, "'t_max_predict_ms'"),
     ({"return_progress": True}, "'return_progress'"),
-    ({"post_sampling_probs": True}, "'post_sampling_probs'"),
 ]
 
 # one route's own fields: (path, whole body, status, what the message must contain)
@@ -166,7 +154,6 @@ OWN: list[tuple[str, dict[str, Any], int, list[str]]] = [
     ("/v1/completions", {"prompt": "a", "logprobs": True}, 400, ["'logprobs'", "an integer"]),
     ("/v1/completions", {"prompt": "a", "logprobs": -1}, 400, ["'logprobs'", "0 <= value <= 128"]),
     ("/v1/completions", {"prompt": "a", "echo": 1}, 400, ["'echo'", "a boolean"]),
-    ("/v1/completions", {"prompt": "a", "echo": True, "logprobs": 1}, 501, ["'echo'", "'logprobs'"]),
     ("/v1/completions", {"prompt": "a", "suffix": "b"}, 501, ["'suffix'"]),
     ("/v1/completions", {"prompt": "a", "best_of": 3}, 501, ["'best_of'"]),
     ("/completion", {}, 400, ["'prompt' is required"]),

@@ -16,7 +16,8 @@ SETTINGS = (
     '"xtc_threshold":0.10000000149011612,"typical_p":1.0,"repeat_last_n":64,"repeat_penalty":1.0,'
     '"presence_penalty":0.0,"frequency_penalty":0.0,"dry_multiplier":0.0,"dry_base":1.75,"dry_allowed_length":2,'
     '"dry_penalty_last_n":64,"dry_sequence_breakers":["\\n",":","\\"","*"],"mirostat":0,"mirostat_tau":5.0,'
-    '"mirostat_eta":0.10000000149011612,"stop":["x"],"max_tokens":2,"n_predict":2,"n_keep":0,"n_discard":0,'
+    '"mirostat_eta":0.10000000149011612,"adaptive_target":-1.0,"adaptive_decay":0.8999999761581421,'
+    '"stop":["x"],"max_tokens":2,"n_predict":2,"n_keep":0,"n_discard":0,'
     '"ignore_eos":false,"stream":%s,"logit_bias":[{"bias":1.5,"token":7}],"n_probs":0,"min_keep":0,"grammar":"",'
     '"grammar_lazy":false,"grammar_triggers":[],"preserved_tokens":[],"chat_format":"Content-only",'
     '"reasoning_format":"none","reasoning_in_content":false,"generation_prompt":"",'
@@ -111,7 +112,7 @@ def test_the_time_in_line_is_told_to_those_who_waited() -> None:
 
 
 def test_tokens_whose_text_is_held_back_are_sent_at_once() -> None:
-    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None, {}), ())
     event = events(stream.delta(pb.Delta(tokens=[5])).decode())[0]
     assert (event["content"], event["tokens"], event["tokens_predicted"]) == ("", [5], 1)
 
@@ -123,7 +124,7 @@ def test_tokens_whose_text_is_held_back_are_sent_at_once() -> None:
 def test_the_last_event_tells_why_it_ended_and_whether_there_was_a_new_line(
     reason: pb.FinishReason, stop_type: str, word: str
 ) -> None:
-    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None, {}), ())
     stream.delta(pb.Delta(text="a\nb", tokens=[1]))
     event = events(stream.finished(pb.Finished(reason=reason, stop_string=word)).decode())[0]
     assert (event["stop_type"], event["stopping_word"], event["has_new_line"]) == (stop_type, word, True)

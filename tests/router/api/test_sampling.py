@@ -13,14 +13,24 @@ from router.errors import InvalidRequest, NotSupported
 
 
 def message(choice: int = 0, num_logprobs: int | None = None, **body: Any) -> pb.GenerateRequest:
-    return parameters(body, num_logprobs).request("id", pb.Prompt(), choice, return_prompt=False)
+    return parameters(body, num_logprobs, {}).request("id", pb.Prompt(), choice, return_prompt=False)
+
+
+DEFAULTS: dict[str, Any] = {
+    "temperature": 0.8, "dynatemp_range": 0, "dynatemp_exponent": 1, "top_k": 40, "top_p": 0.95, "min_p": 0.05,
+    "typical_p": 1, "top_n_sigma": -1, "xtc_probability": 0, "xtc_threshold": 0.1, "repeat_penalty": 1,
+    "repeat_last_n": 64, "presence_penalty": 0, "frequency_penalty": 0, "dry_multiplier": 0, "dry_base": 1.75,
+    "dry_allowed_length": 2, "dry_penalty_last_n": 64, "mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1,
+    "adaptive_target": -1, "adaptive_decay": 0.9, "min_keep": 0, "ignore_eos": False,
+}  # fmt: skip
+ORDER = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
+BREAKERS = ["\n", ":", '"', "*"]
 
 
 def test_an_empty_body_gives_llama_servers_defaults() -> None:
     asked = message()
-    assert asked.sampling == pb.Sampling(
-        temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, repeat_penalty=1.0, repeat_last_n=64
-    )
+    expected = pb.Sampling(**DEFAULTS, samplers=pb.SamplerOrder(names=ORDER), dry_sequence_breakers=BREAKERS)
+    assert asked.sampling == expected
     assert (asked.max_tokens, asked.cache_prompt, list(asked.stop)) == (-1, True, [])
     assert not asked.logprobs.enabled and not asked.sampling.has_seed
 
@@ -31,42 +41,97 @@ def test_where_and_when_a_request_runs_is_carried() -> None:
     assert (message().place, message().priority) == (-1, 5)
 
 
-def test_every_carried_field_arrives() -> None:
-    asked = message(
-        temperature=0.25,
-        top_k=7,
-        top_p=0.5,
-        min_p=0.125,
-        repeat_penalty=1.5,
-        presence_penalty=-0.5,
-        frequency_penalty=0.75,
-        repeat_last_n=-1,
-        ignore_eos=True,
-        min_keep=3,
-        seed=9,
-        logit_bias=[[5, -1.5], [6, False]],
-    )
-    assert asked.sampling == pb.Sampling(
-        temperature=0.25,
-        top_k=7,
-        top_p=0.5,
-        min_p=0.125,
-        repeat_penalty=1.5,
-        presence_penalty=-0.5,
-        frequency_penalty=0.75,
-        repeat_last_n=-1,
-        ignore_eos=True,
-        min_keep=3,
-        seed=9,
-        has_seed=True,
-        logit_bias=[pb.LogitBias(token=5, bias=-1.5), pb.LogitBias(token=6, bias=-math.inf)],
-    )
+def test_every_field_of_sampling_arrives() -> None:
+    changed: dict[str, Any] = {
+        name: not value if isinstance(value, bool) else value + 1 if isinstance(value, int) else 0.5
+        for name, value in DEFAULTS.items()
+    } | {"adaptive_target": 0.25, "xtc_probability": 0.75, "dry_base": 2.5}
+    more = {"samplers": ["xtc", "adaptive_p"], "dry_sequence_breakers": ["x"], "seed": 9}
+    expected = pb.Sampling(
+        **changed, samplers=pb.SamplerOrder(names=["xtc", "adaptive_p"]), dry_sequence_breakers=["x"],
+        seed=9, has_seed=True,
+    )  # fmt: skip
+    assert message(**changed, **more).sampling == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("kpt", ["top_k", "top_p", "temperature"]),
+        ("", []),
+        ([], []),
+        (["top_k", "top_k"], ["top_k", "top_k"]),
+        (["top-k", "nucleus", "typical", "temp"], ["top_k", "top_p", "typ_p", "temperature"]),
+        (["adaptive-p"], ["adaptive_p"]),
+    ],
+)
+def test_samplers_are_named_in_words_or_letters(given: Any, names: list[str]) -> None:
+    assert list(message(samplers=given).sampling.samplers.names) == names
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        ("samplers", ["nothing"]),
+        ("samplers", "kz"),
+        ("samplers", 5),
+        ("samplers", [1]),
+        ("samplers", ["top_k"] * 65),
+        ("samplers", "k" * 65),
+        ("dry_sequence_breakers", []),
+        ("dry_sequence_breakers", "x"),
+        ("dry_sequence_breakers", [1]),
+        ("dry_sequence_breakers", ["x" * 41]),
+        ("dry_sequence_breakers", ["x"] * 65),
+        ("dry_allowed_length", -1),
+        ("dry_penalty_last_n", -2),
+        ("repeat_last_n", -2),
+        ("repeat_penalty", 0),
+        ("min_keep", -1),
+        ("adaptive_decay", 1),
+        ("adaptive_decay", -0.5),
+        ("temperature", 1e39),
+        ("temperature", "1"),
+        ("top_k", 2**31),
+        ("top_k", 1.5),
+        ("seed", 2**63),
+        ("ignore_eos", 1),
+        ("post_sampling_probs", 1),
+        ("logit_bias", [[1, True]]),
+        ("logit_bias", [[-1, 1]]),
+        ("logit_bias", [[1]]),
+        ("logit_bias", "x"),
+        ("logit_bias", [[1, 2]] * 4097),
+    ],
+)
+def test_bad_values_are_refused_by_name(field: str, bad: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"'{field}"):
+        message(**{field: bad})
+
+
+@pytest.mark.parametrize(("given", "carried"), [(0.5, 1.75), (-3, 1.75), (1, 1), (3, 3)])
+def test_a_base_below_1_means_the_default(given: float, carried: float) -> None:
+    assert message(dry_base=given).sampling.dry_base == carried
+
+
+def test_the_servers_defaults_stand_in_for_what_a_body_lacks() -> None:
+    defaults = {"temperature": 0.25, "typical_p": 0.5, "samplers": ["top_k"]}
+    body = {"typ_p": 0.75, "temperature": None}
+    sampling = parameters(body, None, defaults).request("id", pb.Prompt(), 0, return_prompt=False).sampling
+    assert (sampling.temperature, sampling.typical_p, list(sampling.samplers.names)) == (0.25, 0.75, ["top_k"])
+
+
+def test_a_bias_may_name_a_text() -> None:
+    biases = [pb.LogitBias(text="Paris", bias=-1), pb.LogitBias(token=5, bias=-math.inf)]
+    assert list(message(logit_bias={"Paris": -1, "5": False}).sampling.logit_bias) == biases
+    assert list(message(logit_bias=[["Paris", -1], [5, False]]).sampling.logit_bias) == biases
+    assert message(logit_bias=[["5", 1]]).sampling.logit_bias[0].text == "5"
 
 
 @pytest.mark.parametrize("bias", [{"5": -1.5, "6": False}, {"5": -1.5, "6": False, "5": -1.5}])  # noqa: F601
 def test_biases_may_be_an_object(bias: dict[str, float]) -> None:
     assert list(message(logit_bias=bias).sampling.logit_bias) == list(
-        message(logit_bias=[[5, -1.5], ["6", False]]).sampling.logit_bias
+        message(logit_bias=[[5, -1.5], [6, False]]).sampling.logit_bias
     )
 
 
@@ -119,11 +184,13 @@ def test_stops_are_a_string_or_strings_and_empty_ones_are_left_out(stop: Any, ca
 def test_log_probabilities_are_asked_for_with_their_number() -> None:
     assert message(num_logprobs=0).logprobs == pb.Logprobs(enabled=True, num_top=0)
     assert message(num_logprobs=5).logprobs == pb.Logprobs(enabled=True, num_top=5)
+    after = message(num_logprobs=5, post_sampling_probs=True).logprobs
+    assert after == pb.Logprobs(enabled=True, num_top=5, after_sampling=True)
 
 
 def test_usage_in_streams_is_asked_for_in_its_options() -> None:
-    assert parameters({"stream_options": {"include_usage": True}}, None).include_usage
-    assert not parameters({"stream_options": {}}, None).include_usage
+    assert parameters({"stream_options": {"include_usage": True}}, None, {}).include_usage
+    assert not parameters({"stream_options": {}}, None, {}).include_usage
 
 
 def test_names_are_unique() -> None:
@@ -132,11 +199,11 @@ def test_names_are_unique() -> None:
 
 
 def test_settings_show_floats_as_32_bits() -> None:
-    shown = generation_settings(parameters({"temperature": 0.8, "seed": 5}, 3))
+    shown = generation_settings(parameters({"temperature": 0.8, "seed": 5}, 3, {}))
     assert shown["temperature"] == 0.800000011920929
     assert (shown["seed"], shown["n_probs"]) == (5, 3)
-    assert generation_settings(parameters({}, None))["seed"] == 4294967295
-    assert "stop" not in generation_settings(parameters({}, None), brief=True)
+    assert generation_settings(parameters({}, None, {}))["seed"] == 4294967295
+    assert "stop" not in generation_settings(parameters({}, None, {}), brief=True)
 
 
 TEXT = st.sampled_from(["", "a", "5", "-1", "é\x00", "9" * 10, "9" * 5000])
@@ -151,7 +218,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.sampled_from([name for field in TABLE for name in field.names]), JSON, max_size=6))
 def test_any_body_becomes_a_message_or_a_refusal(body: dict[str, Any]) -> None:
     try:
-        asked = parameters(body, None)
+        asked = parameters(body, None, {})
         message = asked.request("id", pb.Prompt(), 0, return_prompt=False)
         generation_settings(asked)
     except (InvalidRequest, NotSupported):

@@ -1,0 +1,120 @@
+"""From a request's settings to the samplers that act on its candidates, in its order, and the one that takes a token.
+
+sampler.py makes one Chain per sequence. Invariant: samplers that cannot change the outcome are left out; what is left
+does what llama-server's chain of the same settings does.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from worker.sampling import penalties, truncation
+from worker.sampling.candidates import Candidates, Ints
+from worker.sampling.choice import AdaptiveP, Best, Choice, Drawn, Mirostat
+from worker.sampling.mt19937 import Generator
+from worker.sampling.settings import Memory, Sampling
+
+_Step = Callable[[Candidates, Ints], None]  # of the candidates and the tokens so far
+
+# What never drops the most likely candidate.
+_KEEPS_BEST = frozenset({"top_n_sigma", "top_k", "top_p", "min_p"})
+
+
+class Chain:
+    """One sequence's samplers and what they remember."""
+
+    def __init__(self, sampling: Sampling, memory: Memory) -> None:
+        self._memory = memory
+        self._xtc = Generator(sampling.seed, 1, memory.num_xtc_draws)
+        names, self._choice = _outline(sampling, memory)
+        self._steps = [step for name in names if (step := _step(name, sampling, self._xtc)) is not None]
+
+    def choose(self, candidates: Candidates, history: Ints) -> int:
+        """The index of the candidate taken, among those left; at least one must have a chance."""
+        for step in self._steps:
+            step(candidates, history)
+        return self._choice.take(candidates)
+
+    @property
+    def memory(self) -> Memory:
+        """For another to go on from here."""
+        return self._choice.remember(self._memory._replace(num_xtc_draws=self._xtc.num_draws))
+
+
+def _outline(sampling: Sampling, memory: Memory) -> tuple[list[str], Choice]:
+    """The samplers to act, and the last one."""
+    if sampling.mirostat:
+        return ["plain_temperature"], Mirostat(sampling, Generator(sampling.seed, 2, memory.num_draws), memory)
+    names = [name for name in sampling.samplers if name != "adaptive_p"]
+    if "temperature" in names and sampling.temperature <= 0.0 and sampling.dynatemp_range <= 0.0:
+        return _greedy(names[: names.index("temperature")]), Best()
+    generator = Generator(sampling.seed, 2, memory.num_draws)
+    if "adaptive_p" in sampling.samplers:
+        return names, AdaptiveP(sampling, generator, memory)
+    return names, Drawn(generator)
+
+
+def _greedy(names: list[str]) -> list[str]:
+    """Of the samplers before a temperature of 0, those that have a say in who is the most likely."""
+    while names and names[-1] in _KEEPS_BEST:
+        names = names[:-1]
+    return names
+
+
+def _step(name: str, s: Sampling, xtc: Generator) -> _Step | None:
+    """The sampler of that name; None if it is off."""
+    if name == "penalties":
+        found = partial(
+            penalties.lower_repeated,
+            last_n=s.repeat_last_n,
+            repeat=s.repeat_penalty,
+            frequency=s.frequency_penalty,
+            presence=s.presence_penalty,
+        )
+        return found if s.penalises else None
+    if name == "dry":
+        found = partial(
+            penalties.dry,
+            last_n=s.dry_penalty_last_n,
+            multiplier=s.dry_multiplier,
+            base=s.dry_base,
+            allowed_length=s.dry_allowed_length,
+            breakers=s.dry_breakers,
+        )
+        return found if s.dry_is_on else None
+    keep = _truncation(name, s, xtc)
+    return None if keep is None else lambda candidates, history: keep(candidates)
+
+
+def _truncation(name: str, s: Sampling, xtc: Generator) -> Callable[[Candidates], None] | None:
+    table: dict[str, tuple[bool, Callable[[Candidates], None]]] = {
+        "top_k": (s.top_k > 0, partial(truncation.keep_top_k, top_k=s.top_k)),
+        "top_p": (s.top_p < 1.0, partial(truncation.keep_top_p, top_p=s.top_p, min_keep=s.min_keep)),
+        "min_p": (s.min_p > 0.0, partial(truncation.keep_min_p, min_p=s.min_p, min_keep=s.min_keep)),
+        "typ_p": (s.typical_p < 1.0, partial(truncation.keep_typical, typical_p=s.typical_p, min_keep=s.min_keep)),
+        "top_n_sigma": (s.top_n_sigma > 0.0, partial(truncation.keep_top_n_sigma, num_sigma=s.top_n_sigma)),
+        "xtc": (
+            s.xtc_is_on,
+            partial(
+                truncation.exclude_top_choices,
+                probability=s.xtc_probability,
+                threshold=s.xtc_threshold,
+                min_keep=s.min_keep,
+                generator=xtc,
+            ),
+        ),
+        "temperature": (
+            s.temperature != 1.0 or s.dynatemp_range > 0.0,
+            partial(
+                truncation.change_temperature,
+                temperature=s.temperature,
+                spread=s.dynatemp_range,
+                exponent=s.dynatemp_exponent,
+            ),
+        ),
+        "plain_temperature": (
+            s.temperature != 1.0,
+            partial(truncation.change_temperature, temperature=s.temperature, spread=0.0, exponent=1.0),
+        ),
+    }
+    is_on, keep = table[name]
+    return keep if is_on else None

@@ -1,0 +1,150 @@
+"""Samplers that leave out candidates: top-k, top-p, min-p, top-n-sigma, locally typical, XTC; and the temperature.
+
+chain.py puts them in order. Each does to the candidates what llama-server's of the same name does, and keeps at least
+one of them, and `min_keep` where that sampler knows it.
+"""
+
+import math
+
+import numpy as np
+
+from worker.sampling.candidates import Candidates, Floats
+from worker.sampling.mt19937 import Generator
+
+_FIRST_SELECTED, _THEN_SELECTED = 256, 8192  # for a top-p over the whole vocabulary, before all of it
+_NO_TEMPERATURE = 1e-20  # below it, dividing logits could overflow: the same as 0
+_HIGHEST_TEMPERATURE = 1e20  # beyond it, all are alike anyway
+
+
+def keep_top_k(candidates: Candidates, top_k: int) -> None:
+    """The `top_k` most likely; all of them if it is 0 or less."""
+    if top_k <= 0:
+        return
+    size = min(top_k, candidates.size)
+    if candidates.is_whole:
+        candidates.select(size)
+    else:
+        candidates.sort()
+        candidates.num = min(size, candidates.num)
+    candidates.num_dead = size - candidates.num
+
+
+def keep_top_p(candidates: Candidates, top_p: float, min_keep: int) -> None:
+    """The most likely that together have that probability (Holtzman et al. 2019, arXiv:1904.09751)."""
+    if top_p >= 1.0:
+        return
+    mass = top_p * candidates.weigh()[1]
+    if not candidates.is_whole:
+        candidates.sort()
+        _cut_at_mass(candidates, mass, min_keep)
+    else:
+        size = candidates.num
+        for num in (max(min_keep, _FIRST_SELECTED), _THEN_SELECTED, size):
+            candidates.select(min(num, size))
+            if _cut_at_mass(candidates, mass, min_keep):
+                break
+    _drop_dead(candidates, min_keep)
+
+
+def _cut_at_mass(candidates: Candidates, mass: float, min_keep: int) -> bool:
+    """Keeps the first that hold the mass; False, and nothing changed, if all of them do not."""
+    weights, _ = candidates.weigh()
+    reached = np.add.accumulate(weights, dtype=np.float64)
+    num = max(int(reached.searchsorted(mass)) + 1, min_keep)
+    if num > candidates.num:
+        return False
+    candidates.num = num
+    return True
+
+
+def _drop_dead(candidates: Candidates, min_keep: int) -> None:
+    """Those without a chance stay only where there are too few others."""
+    candidates.num_dead = max(min(candidates.num_dead, min_keep - candidates.num), 0)
+
+
+def keep_min_p(candidates: Candidates, min_p: float, min_keep: int) -> None:
+    """Those at least `min_p` times as likely as the most likely (Nguyen et al. 2024, arXiv:2407.01082)."""
+    if min_p <= 0.0:
+        return
+    lowest = np.float32(candidates.peak) + np.float32(math.log(min_p))
+    num = max(int(np.count_nonzero(candidates.logits >= lowest)), 1)
+    if candidates.is_sorted or num < min_keep:
+        candidates.sort()
+        candidates.num = min(max(num, min_keep), candidates.num)
+    else:
+        candidates.keep_from(float(lowest))
+    _drop_dead(candidates, min_keep)
+
+
+def keep_top_n_sigma(candidates: Candidates, num_sigma: float) -> None:
+    """Logits within that many standard deviations of the largest (Tang et al. 2024, arXiv:2411.07641). Tokens without
+    a chance do not count; the others stay candidates, without one."""
+    if num_sigma <= 0.0 or candidates.size <= 1:
+        return
+    size, logits = candidates.size, candidates.logits
+    live = logits[logits > -np.inf]
+    candidates.keep_from(candidates.peak - num_sigma * float(np.std(live, dtype=np.float64)))
+    candidates.sort()
+    candidates.num_dead = size - candidates.num
+
+
+def keep_typical(candidates: Candidates, typical_p: float, min_keep: int) -> None:
+    """Those whose surprise is nearest to the entropy, until they have that probability (Meister et al. 2022,
+    arXiv:2202.00666); the most typical first."""
+    if typical_p >= 1.0:
+        return
+    candidates.sort()
+    probabilities, surprises = _probabilities(candidates)
+    entropy = np.float32(np.dot(probabilities, surprises))
+    order = np.argsort(np.abs(surprises - entropy), kind="stable")
+    reached = np.add.accumulate(probabilities[order], dtype=np.float64)
+    num = int(reached.searchsorted(typical_p, "right")) + 1
+    candidates.reorder(order[: max(num, min_keep)])
+    _drop_dead(candidates, min_keep)
+
+
+def _probabilities(candidates: Candidates) -> tuple[Floats, Floats]:
+    """Of all candidates, and their negative natural logarithms. What underflows counts as the least that does not."""
+    weights, total = candidates.weigh()
+    probabilities = weights / np.float32(total)
+    return probabilities, -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
+
+
+def exclude_top_choices(
+    candidates: Candidates, probability: float, threshold: float, min_keep: int, generator: Generator
+) -> None:
+    """With that probability, drops all of those above the threshold but the least likely (XTC)."""
+    if probability <= 0.0 or threshold > 0.5 or candidates.size < 2:
+        return
+    if generator.draw() > np.float32(probability):
+        return
+    candidates.sort()
+    weights, total = candidates.weigh()
+    num_dropped = int(np.count_nonzero(weights / np.float32(total) >= np.float32(threshold))) - 1
+    if num_dropped > 0 and candidates.size - num_dropped >= min_keep:
+        candidates.reorder(np.arange(num_dropped, candidates.num))
+        candidates.is_sorted = True
+
+
+def change_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> None:
+    """Divides the logits. With a `spread`, by something that far around `temperature`, the higher the more even the
+    candidates are; 0 or less leaves only the most likely one."""
+    if spread > 0.0:
+        if candidates.size <= 1:
+            return
+        temperature = _entropy_temperature(candidates, temperature, spread, exponent)
+    if temperature > _NO_TEMPERATURE:
+        candidates.divide(temperature)
+    else:
+        candidates.keep_best()
+
+
+def _entropy_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> float:
+    """Between temperature - spread and temperature + spread, by entropy ** exponent, a share of the most possible."""
+    candidates.sort()
+    probabilities, surprises = _probabilities(candidates)
+    share = float(np.dot(probabilities, surprises)) / math.log(candidates.size)
+    lowest = max(0.0, temperature - spread)
+    with np.errstate(over="ignore", divide="ignore"):
+        found = lowest + (temperature + spread - lowest) * np.float64(share) ** exponent
+    return min(float(found), _HIGHEST_TEMPERATURE)
