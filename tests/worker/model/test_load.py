@@ -172,8 +172,8 @@ def test_a_tensor_of_another_shape_is_named_with_both_shapes(tmp_path, name):
 
 
 def test_a_cache_type_that_cannot_be_had_is_refused_by_name(tmp_path):
-    config = WorkerConfig(tmp_path, "", kv_type_v="q8_0")
-    with GGUF.open(write_tiny_llama(tmp_path / "model.gguf")) as gguf, pytest.raises(UnsupportedModel, match="'q8_0'"):
+    config = WorkerConfig(tmp_path, "", kv_type_v="iq9")
+    with GGUF.open(write_tiny_llama(tmp_path / "model.gguf")) as gguf, pytest.raises(UnsupportedModel, match="'iq9'"):
         load_model(gguf, config, lambda stage, done: None)
 
 
