@@ -71,11 +71,9 @@ def _parameters(place: pb.Place) -> dict[str, Any]:
     """The settings in force, by the names that requests have for them."""
     fields = [f for f in pb.Sampling.DESCRIPTOR.fields if not f.has_presence or place.sampling.HasField(f.name)]
     told = {field.name: getattr(place.sampling, field.name) for field in fields}
-    given: dict[str, Any] = {
-        name: _read(value) for name, value in told.items() if name in _SHOWN and isinstance(value, int | float)
-    }
-    given |= {"samplers": list(place.sampling.samplers.names), "n_predict": max(place.max_tokens, -1)}
-    return generation_settings(parameters(given, None, {}), brief=True)
+    given = {name: _read(value) for name, value in told.items() if name in _SHOWN and isinstance(value, int | float)}
+    more = {"samplers": list(place.sampling.samplers.names), "n_predict": max(place.max_tokens, -1)}
+    return generation_settings(parameters({**given, **more}, None, {}), brief=True)
 
 
 def _read(value: float) -> float:

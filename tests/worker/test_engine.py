@@ -403,7 +403,7 @@ def test_a_shifted_answer_goes_on_as_if_the_shortened_text_had_been_the_prompt()
         inbox.result()
     before = prompt + inbox.tokens[:22]
     shortened = before[:5] + before[5 + 27 // 2 :]
-    rest = alone(shortened, max_tokens=8, resumed=(), num_draws=22)
+    rest = alone(shortened, max_tokens=8, resumed=(), memory=Memory(22))
     assert inbox.tokens[22:] == rest.tokens
 
 
@@ -414,7 +414,8 @@ def test_a_shifted_answer_is_resumed_elsewhere_with_the_same_tokens(num_resumed,
         whole = bench.submit([3] * 10, max_tokens=80, **shift)
         whole.result()
     with shifting() as other:
-        rest = other.submit([3] * 10, max_tokens=80, resumed=whole.tokens[:num_resumed], num_draws=num_resumed, **shift)
+        resumed = {"resumed": whole.tokens[:num_resumed], "memory": Memory(num_resumed)}
+        rest = other.submit([3] * 10, max_tokens=80, **resumed, **shift)
         rest.result()
     assert rest.tokens == whole.tokens[num_resumed:]
 

@@ -99,7 +99,7 @@ def test_without_a_seed_the_drawn_one_is_reported(tiny: Gateway) -> None:
 
 
 def test_the_place_and_a_shifted_context_are_told() -> None:
-    stream = NativeEvents(Head("tiny"), 0, parameters({}, None), ())
+    stream = NativeEvents(Head("tiny"), 0, parameters({}, None, {}), ())
     stream.started(pb.Started(place=3))
     assert events(stream.delta(pb.Delta(tokens=[5])).decode())[0]["id_slot"] == 3
     last = events(stream.finished(pb.Finished(reason=pb.LENGTH, truncated=True)).decode())[0]
