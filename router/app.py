@@ -26,10 +26,10 @@ from router.call import Policies
 from router.config import GatewayConfig, Scope
 from router.cors import Cors
 from router.dispatch import Dispatcher
+from router.fleet import Fleet
 from router.hosts import HostGuard
 from router.limits import MemoryLimits
 from router.shadow import Shadows
-from router.supervisor import Fleet
 from router.table import Table
 
 OPEN = None
@@ -64,7 +64,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     app.state: config, fleet, policies, and the table in force, which a reload replaces.
     """
     check_overlays(config.aliases)
-    fleet = running or Fleet(config.models, config.supervision)
+    fleet = running or Fleet(config.models, config.supervision, config.residency)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

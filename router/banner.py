@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from router.config import GatewayConfig
-from router.supervisor import Fleet, ModelState, ModelStatus
+from router.fleet import Fleet
+from router.lifecycle import ModelState, ModelStatus
 
 _PIPE_WIDTH = 200
 _STYLES = {ModelState.READY: "green", ModelState.FAILED: "red", ModelState.CRASHED: "yellow"}

@@ -21,6 +21,9 @@ DEFAULT_CORS_METHODS = "GET, POST, OPTIONS"
 DEFAULT_CORS_HEADERS = "*"
 
 
+LOAD_FIELDS = frozenset({"path", "worker_arguments", "weight"})  # of a model: what its workers have read once
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """One GGUF file, the names it answers to, and how its workers live."""
@@ -37,6 +40,10 @@ class ModelConfig:
     @property
     def name(self) -> str:
         return self.names[0]
+
+    def loads_like(self, other: "ModelConfig") -> bool:
+        """Whether a worker that was started for one serves the other as well."""
+        return all(getattr(self, name) == getattr(other, name) for name in LOAD_FIELDS)
 
 
 class Reason(enum.StrEnum):
@@ -161,6 +168,15 @@ class SupervisionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class ResidencyConfig:
+    """Which models may be in memory at the same time."""
+
+    max_models: int = 0  # 0: any number
+    memory: int = 0  # bytes that they may take together; 0: no limit
+    autoload: bool = True  # whether a request loads the model it is for
+
+
+@dataclass(frozen=True, slots=True)
 class LogConfig:
     """Where the log goes and how much of it."""
 
@@ -191,6 +207,7 @@ class GatewayConfig:
     allowed_hosts: tuple[str, ...] | None = None  # names a Host header may have beside addresses; None: any
     cors: CorsConfig = CorsConfig()
     supervision: SupervisionConfig = SupervisionConfig()
+    residency: ResidencyConfig = ResidencyConfig()
     log: LogConfig = LogConfig()
     tls: TlsConfig | None = None
     metrics: bool = False  # whether GET /metrics answers

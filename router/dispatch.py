@@ -5,6 +5,7 @@ processes itself. Invariant: a request goes to a second worker only while nothin
 handed out, and holds its model's place until it has ended.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from protos import inference_pb2 as pb
 from router.admission import Admission, Place
 from router.config import KeyConfig, LimitsConfig
 from router.errors import WorkerLost
+from router.fleet import Fleet
+from router.lifecycle import ModelStatus
 from router.replica import Replica
-from router.supervisor import Fleet, ModelStatus
 
 _Reply = TypeVar("_Reply")
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
@@ -29,6 +31,7 @@ class Turn:
     limits: LimitsConfig
     cost: float  # its estimate in tokens
     patient: bool = False  # it may join even a full line
+    keep_alive: float | None = None  # seconds that its model stays loaded afterwards; None: as configured
 
 
 @dataclass(slots=True)
@@ -69,9 +72,12 @@ class Dispatcher:
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """Started, any number of Delta, Finished. Closing the generator cancels the request. Raises RouterError."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
-        async with self._admission.place(
-            attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
-        ) as attempt.place:
+        async with (
+            self._fleet.using(attempt.model, turn.keep_alive),
+            self._admission.place(
+                attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
+            ) as attempt.place,
+        ):
             try:
                 async with aclosing(self._replies(attempt, request)) as replies:
                     async for reply in replies:
@@ -82,7 +88,7 @@ class Dispatcher:
 
     async def _replies(self, attempt: Attempt, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
         """One replica's answer, or a second one's if the first is lost before it said anything."""
-        replica = await self._fleet.ready(attempt.model)
+        replica = _least_busy(await self._fleet.ready(attempt.model))
         attempt.replica = replica.name
         try:
             async with aclosing(replica.generate(request)) as replies:
@@ -92,7 +98,7 @@ class Dispatcher:
         except WorkerLost:
             if attempt.begun:
                 raise
-        replica = await self._fleet.ready(attempt.model, lost=replica)
+        replica = _least_busy(await self._fleet.ready(attempt.model, lost=replica))
         attempt.replica = replica.name
         async with aclosing(replica.generate(request)) as replies:
             async for reply in replies:
@@ -104,15 +110,20 @@ class Dispatcher:
 
     async def ask(self, attempt: Attempt, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply; a worker that died under the question is asked again once it is back."""
-        replica = await self._fleet.ready(attempt.model)
-        attempt.replica = replica.name
-        try:
-            return await question(replica)
-        except WorkerLost:
-            return await question(await self._fleet.ready(attempt.model, lost=replica))
+        async with self._fleet.using(attempt.model):
+            replica = _least_busy(await self._fleet.ready(attempt.model))
+            attempt.replica = replica.name
+            try:
+                return await question(replica)
+            except WorkerLost:
+                return await question(_least_busy(await self._fleet.ready(attempt.model, lost=replica)))
 
     async def stats(self, model: str) -> pb.StatsReply:
-        return await self.ask(Attempt(model), lambda replica: replica.stats(pb.StatsRequest()))
+        """Of all its replicas together; never loads the model for that."""
+        replies = await asyncio.gather(
+            *(replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model))
+        )
+        return _total(replies)
 
     async def places(self, model: str) -> pb.PlacesReply:
         return await self.ask(Attempt(model), lambda replica: replica.places(pb.PlacesRequest()))
@@ -132,3 +143,16 @@ class Dispatcher:
     def _places(self, model: str) -> int:
         """As many as it computes at once, and one more, so that none stands empty between two requests."""
         return (self._fleet.num_parallel(model) or UNDESCRIBED_PLACES) + 1
+
+
+def _least_busy(replicas: Sequence[Replica]) -> Replica:
+    return min(replicas, key=lambda replica: replica.num_open)
+
+
+def _total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
+    """Field by field; `busy` if one of them is."""
+    total = pb.StatsReply()
+    for field in pb.StatsReply.DESCRIPTOR.fields:
+        kind = type(getattr(total, field.name))
+        setattr(total, field.name, kind(sum(getattr(reply, field.name) for reply in replies)))
+    return total

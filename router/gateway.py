@@ -17,9 +17,10 @@ import uvicorn
 from router.app import create_app
 from router.banner import Banner
 from router.config import GatewayConfig
+from router.fleet import Fleet
+from router.lifecycle import ModelState, ModelStatus
 from router.listen import address
 from router.reload import ReadAgain, reload
-from router.supervisor import Fleet, ModelState, ModelStatus
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
 

@@ -1,6 +1,7 @@
 """One worker seen over gRPC: calls go out, replies or RouterErrors come back.
 
-Made by supervisor.WorkerProcess, one per life of a worker; called by dispatch.py.
+Made by supervisor.WorkerProcess, one per life of a worker; called by dispatch.py. Counts its own open calls, so that a
+worker that is to go can be left in peace until they have ended.
 Invariant: no grpc exception leaves this file.
 """
 
@@ -58,9 +59,12 @@ _Reply = TypeVar("_Reply")
 class Replica:
     """A channel to one worker."""
 
-    def __init__(self, model: str, address: str, token: str) -> None:
+    def __init__(self, model: str, address: str, token: str, index: int = 0) -> None:
         self.model = model
-        self.name = f"{model}/0"  # what clients are told
+        self.name = f"{model}/{index}"  # what clients are told
+        self.num_open = 0  # calls that have begun and not ended
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.address = address
         self._closed = False
         self._metadata = ((TOKEN_KEY, token),)
@@ -72,6 +76,7 @@ class Replica:
         """The worker's replies, the last of them Finished. Closing the generator cancels the call."""
         call = self._inference.Generate(request, metadata=self._metadata)
         finished = False
+        self._begin()
         try:
             async for reply in call:
                 finished = reply.HasField("finished")
@@ -83,6 +88,7 @@ class Replica:
             raise
         finally:
             call.cancel()
+            self._end()
         if not finished:
             raise WorkerFailed(f"the worker of '{self.model}' ended its answer too early")
 
@@ -122,11 +128,25 @@ class Replica:
             call.cancel()
         raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
 
+    async def idle(self) -> None:
+        """Returns once no call is open."""
+        await self._idle.wait()
+
+    def _begin(self) -> None:
+        self.num_open += 1
+        self._idle.clear()
+
+    def _end(self) -> None:
+        self.num_open -= 1
+        if not self.num_open:
+            self._idle.set()
+
     async def close(self) -> None:
         self._closed = True
         await self._channel.close()
 
     async def _call(self, method: Callable[..., Awaitable[_Reply]], request: _Request) -> _Reply:
+        self._begin()
         try:
             return await method(request, metadata=self._metadata, timeout=UNARY_TIMEOUT)
         except grpc.aio.AioRpcError as error:
@@ -134,6 +154,8 @@ class Replica:
         except asyncio.CancelledError:
             self._raise_if_lost()
             raise
+        finally:
+            self._end()
 
     def _raise_if_lost(self) -> None:
         """A closed channel cancels its calls; for the caller that is a lost worker, unless it was cancelled itself."""

@@ -1,6 +1,6 @@
 """The private folder of one gateway run, with the sockets of its workers and what they share.
 
-Made by supervisor.Fleet. A run holds a lock on a file in its folder; a folder whose lock is free belongs to a run that
+Made by fleet.Fleet. A run holds a lock on a file in its folder; a folder whose lock is free belongs to a run that
 was killed, and the next run removes it. Invariant: mode 0700, and a path short enough for a unix socket in it.
 """
 
@@ -16,7 +16,7 @@ from router.errors import CommandError
 
 PREFIX = "corral-"
 MAX_SOCKET_PATH_BYTES = 107
-_LONGEST_NAME = "/corral-12345678/9999.sock"
+_LONGEST_NAME = "/corral-12345678/9999999.sock"
 _SETTLED_SECONDS = 60  # a younger folder may not have its lock yet
 
 

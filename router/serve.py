@@ -22,10 +22,10 @@ from router.config import GatewayConfig
 from router.configfile.loading import load
 from router.errors import CommandError
 from router.flags import Given, parse, usage
+from router.fleet import Fleet
 from router.listen import bind
 from router.runfolder import writable_base
 from router.settings import gateway_config
-from router.supervisor import Fleet
 
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"
@@ -71,7 +71,7 @@ def _pull(source: str) -> Path:
 async def _serve(
     config: GatewayConfig, sockets: Sequence[socket.socket], read_again: Callable[[], GatewayConfig]
 ) -> int:
-    async with Fleet(config.models, config.supervision) as fleet:
+    async with Fleet(config.models, config.supervision, config.residency) as fleet:
         gateway = await asyncio.to_thread(importlib.import_module, _GATEWAY)
         status: int = await gateway.serve(config, sockets, fleet, read_again)
         return status

@@ -16,12 +16,14 @@ from router.api.routed import call_to
 from router.api.wire import json_response
 from router.call import Policies
 from router.config import KeyConfig
-from router.supervisor import ModelState, ModelStatus
+from router.lifecycle import ModelState, ModelStatus
 from router.table import Table
 
 STATES: Mapping[ModelState, str] = {
+    ModelState.UNLOADED: "unloaded",
     ModelState.LOADING: "loading",
     ModelState.READY: "loaded",
+    ModelState.DRAINING: "unloaded",
     ModelState.CRASHED: "loading",
     ModelState.FAILED: "unloaded",
     ModelState.STOPPED: "unloaded",

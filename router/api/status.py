@@ -18,7 +18,7 @@ from router.call import Policies
 from router.config import GatewayConfig
 from router.dispatch import Dispatcher
 from router.errors import ModelLoading, NotSupported, RouterError
-from router.supervisor import ModelState, ModelStatus
+from router.lifecycle import ModelState, ModelStatus
 
 OK = {"status": "ok"}
 MEDIA_MARKER = "<__media__>"

@@ -8,7 +8,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 
-from router.config import GatewayConfig, ModelConfig
+from router.config import LOAD_FIELDS, GatewayConfig, ModelConfig
 
 
 class Act(enum.StrEnum):
@@ -19,8 +19,7 @@ class Act(enum.StrEnum):
     RESTART = "restart"  # of the gateway
 
 
-IN_PLACE_FIELDS = frozenset({"aliases", "keys", "limits", "balance", "notes"})
-LOAD_FIELDS = frozenset({"path", "worker_arguments"})  # of a model: what its worker has read once
+IN_PLACE_FIELDS = frozenset({"aliases", "keys", "limits", "balance", "residency", "notes"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@ import pytest
 
 from protos import inference_pb2 as pb
 from router import errors
+from router.fleet import Fleet
 from router.replica import Replica
-from router.supervisor import Fleet
 from tests.router.mocks import SUPERVISION, until
 from tests.router.test_supervisor import model, request
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_workers_refusal_becomes_its_own_error(code: str, expected: type[errors.RouterError]) -> None:
     async with Fleet([model("a")], SUPERVISION) as fleet:
         await until(lambda: fleet.settled)
-        replica = await fleet.ready("a")
+        [replica] = await fleet.ready("a")
         with pytest.raises(errors.RouterError) as refused:
             await anext(replica.generate(request(f"refuse={code}")))
         assert type(refused.value) is expected
@@ -39,7 +39,7 @@ async def test_a_workers_refusal_becomes_its_own_error(code: str, expected: type
 async def test_a_worker_turns_strangers_away() -> None:
     async with Fleet([model("a")], SUPERVISION) as fleet:
         await until(lambda: fleet.settled)
-        address = (await fleet.ready("a")).address
+        address = (await fleet.ready("a"))[0].address
         stranger = Replica("a", address, "wrong token")
         with pytest.raises(errors.WorkerFailed, match="UNAUTHENTICATED"):
             await stranger.describe(pb.DescribeRequest())
@@ -49,7 +49,7 @@ async def test_a_worker_turns_strangers_away() -> None:
 async def test_a_closed_replica_says_so_instead_of_cancelling_its_caller() -> None:
     async with Fleet([model("a")], SUPERVISION) as fleet:
         await until(lambda: fleet.settled)
-        replica = await fleet.ready("a")
+        [replica] = await fleet.ready("a")
         replies = replica.generate(request("stop_at=100000 delay=0.01"))
         await anext(replies)
         await replica.close()

@@ -16,8 +16,9 @@ from router.admission import Admission
 from router.config import CoreLease, LimitsConfig, ModelConfig, SupervisionConfig
 from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelFailed, ModelLoading, Unavailable, WorkerFailed, WorkerLost
+from router.fleet import Fleet
 from router.keys import ANONYMOUS
-from router.supervisor import Fleet, ModelState
+from router.lifecycle import ModelState
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 
 pytestmark = pytest.mark.anyio
@@ -64,7 +65,7 @@ async def test_a_worker_becomes_ready_and_answers() -> None:
         assert await text_of(dispatcher(started), "hello stop_at=3") == "w0 w1 w2"
         found = status(started)
         assert found.description is not None and found.description.architecture == "mock"
-        assert found.pid is not None and psutil.pid_exists(found.pid)
+        assert found.replicas[0].pid is not None and psutil.pid_exists(found.replicas[0].pid)
 
 
 async def test_a_model_that_loads_is_refused_as_loading_and_tells_its_progress(tmp_path: Path) -> None:
@@ -84,8 +85,8 @@ async def test_leaving_stops_every_worker_and_removes_the_sockets() -> None:
         model("a"), model("b", "--ignore-sigterm"), supervision=replace(SUPERVISION, stop_grace=0.3)
     ) as started:
         await until(lambda: all(found.state is ModelState.READY for found in started.models()))
-        pids = [found.pid for found in started.models()]
-        replica = await started.ready("a")
+        pids = [found.replicas[0].pid for found in started.models()]
+        [replica] = await started.ready("a")
         folder = Path(replica.address.removeprefix("unix:")).parent
         assert folder.stat().st_mode & 0o777 == 0o700
     assert not any(psutil.pid_exists(pid) for pid in pids if pid)
@@ -97,7 +98,7 @@ async def test_a_killed_worker_ends_every_stream_with_an_error_and_comes_back() 
     async with fleet(model("a"), model("b")) as started:
         await until(lambda: all(found.state is ModelState.READY for found in started.models()))
         calls = dispatcher(started)
-        first = status(started).pid
+        first = status(started).replicas[0].pid
         begun = [asyncio.Event() for _ in range(8)]
 
         async def stream(number: int) -> None:
@@ -113,8 +114,8 @@ async def test_a_killed_worker_ends_every_stream_with_an_error_and_comes_back() 
         assert [type(outcome) for outcome in outcomes] == [WorkerLost] * 8
         assert (await other).endswith(" w19")
         assert await text_of(calls, "again stop_at=2") == "w0 w1"
-        assert status(started).pid != first
-        assert status(started).num_crashes == 1
+        assert status(started).replicas[0].pid != first
+        assert status(started).num_restarts == 1
 
 
 async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_worker(tmp_path: Path) -> None:
@@ -123,7 +124,7 @@ async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_wor
         calls = dispatcher(started)
         crash = f"crash_after=0 crash_once={tmp_path / 'crashed'} stop_at=2"
         assert await text_of(calls, crash) == "w0 w1"
-        assert status(started).num_crashes == 1
+        assert status(started).num_restarts == 1
 
 
 async def test_a_request_that_kills_two_workers_is_given_up() -> None:
@@ -131,7 +132,7 @@ async def test_a_request_that_kills_two_workers_is_given_up() -> None:
         await until_state(started, ModelState.READY)
         with pytest.raises(WorkerLost):
             await text_of(dispatcher(started), "crash_after=0")
-        await until(lambda: status(started).num_crashes == 2)
+        await until(lambda: status(started).num_restarts == 2)
 
 
 async def test_an_answer_without_its_end_is_an_error() -> None:
@@ -139,7 +140,7 @@ async def test_an_answer_without_its_end_is_an_error() -> None:
         await until_state(started, ModelState.READY)
         with pytest.raises(WorkerFailed, match="too early"):
             await text_of(dispatcher(started), "end_after=2")
-        assert status(started).num_crashes == 0
+        assert status(started).num_restarts == 0
 
 
 async def test_a_stream_cut_by_the_stop_of_the_fleet_ends_with_an_error() -> None:
@@ -176,7 +177,7 @@ async def test_a_worker_that_cannot_read_its_model_fails_with_its_own_words_and_
         with pytest.raises(ModelFailed, match=r"/models/bad.gguf: not a GGUF file"):
             await started.ready("bad")
         started.check_health()
-        assert status(started, "bad").num_crashes == 1
+        assert status(started, "bad").num_restarts == 1
 
 
 async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times() -> None:
@@ -184,7 +185,7 @@ async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times
     async with fleet(model("a", "--exit-code", "3"), supervision=supervision) as started:
         await until_state(started, ModelState.FAILED)
         found = status(started)
-        assert found.num_crashes == 4
+        assert found.num_restarts == 4
         assert found.reason == "exit status 3"
         assert "going down" in found.last_lines
 
@@ -211,7 +212,7 @@ async def test_a_worker_gets_no_secrets_and_its_own_token(monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_TOKEN", "s3cret")
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        pid = status(started).pid
+        pid = status(started).replicas[0].pid
         environment = psutil.Process(pid).environ()
     assert "s3cret" not in environment.values()
     assert len(environment["CORRAL_WORKER_TOKEN"]) == 64
@@ -221,7 +222,7 @@ async def test_a_worker_gets_no_secrets_and_its_own_token(monkeypatch: pytest.Mo
 async def test_workers_are_told_with_whom_they_share_the_cores(lease: CoreLease) -> None:
     async with fleet(model("a"), model("b"), supervision=replace(SUPERVISION, core_lease=lease)) as started:
         await until(lambda: all(found.state is ModelState.READY for found in started.models()))
-        folder = Path((await started.ready("a")).address.removeprefix("unix:")).parent
-        commands = [psutil.Process(found.pid).cmdline() for found in started.models()]
+        folder = Path((await started.ready("a"))[0].address.removeprefix("unix:")).parent
+        commands = [psutil.Process(found.replicas[0].pid).cmdline() for found in started.models()]
     told = {command[command.index("--core-lease") + 1] for command in commands}
     assert told == {{"auto": str(folder / "turns"), "on": "host", "off": "off"}[lease]}

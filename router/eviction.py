@@ -1,0 +1,74 @@
+"""Whether one more model has room beside those that are loaded, and which of them go to make it. Pure.
+
+Called by lifecycle.plan. Least recently used models go first, and no more of them than it takes. Invariant: what is
+pinned, in use or still being loaded is never chosen, and nothing is chosen for a model that will not fit afterwards.
+"""
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+
+from router.config import ResidencyConfig
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Resident:
+    """A model in memory, or one that wants to be."""
+
+    name: str
+    num_bytes: int
+    last_used: float
+    evictable: bool
+    pin: bool = False
+    leaving: bool = False  # its memory will be free soon
+
+    def gone(self) -> "Resident":
+        """Itself on the way out."""
+        return replace(self, evictable=False, leaving=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """`fits`: there is room now. Else, once the victims have gone, or, without any, once something else changes."""
+
+    fits: bool
+    victims: tuple[str, ...] = ()
+
+
+def room_for(model: Resident, residents: Collection[Resident], limits: ResidencyConfig) -> Room:
+    """How the model can get into memory beside the residents."""
+    if _fit((model, *residents), limits):
+        return Room(True)
+    staying = [each for each in residents if not each.leaving]
+    victims: list[str] = []
+    for candidate in sorted((each for each in staying if each.evictable), key=lambda each: each.last_used):
+        if _fit((model, *staying), limits):
+            break
+        staying.remove(candidate)
+        victims.append(candidate.name)
+    return Room(False, tuple(victims) if _fit((model, *staying), limits) else ())
+
+
+def never_fits(model: Resident, residents: Iterable[Resident], limits: ResidencyConfig) -> str | None:
+    """Why the model could not be loaded even if everything but the pinned ones went; None: it could."""
+    pinned = [each for each in residents if each.pin]
+    if limits.max_models and len(pinned) >= limits.max_models:
+        return f"--models-max is {limits.max_models}, and as many models are pinned"
+    if _fit((model, *pinned), limits):
+        return None
+    taken = sum(each.num_bytes for each in pinned)
+    beside = f", of which pinned ones take {_gib(taken)}" if taken else ""
+    return (
+        f"it needs about {_gib(model.num_bytes)}, but models may take {_gib(limits.memory)}{beside} (--models-memory)"
+    )
+
+
+def _fit(models: Collection[Resident], limits: ResidencyConfig) -> bool:
+    in_number = not limits.max_models or len(models) <= limits.max_models
+    in_memory = not limits.memory or sum(each.num_bytes for each in models) <= limits.memory
+    return in_number and in_memory
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / GIB:.2f} GiB"
