@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from router.admission import Admission
-from router.api import chat, completions, models, native, slots, status, text
+from router.api import admin, chat, completions, lifecycle, models, native, slots, status, text
 from router.api.routed import check_overlays
 from router.auth import Auth, Endpoint, Guarded
 from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
@@ -44,7 +44,10 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("POST", "/slots/{id}", Scope.ADMIN, slots.change_slot),
     ("GET", "/metrics", Scope.METRICS, status.metrics),
     ("GET", "/v1/models", Scope.INFER, models.list_models),
-    ("GET", "/models", Scope.INFER, models.list_models),
+    ("GET", "/models", Scope.INFER, models.list_with_replicas),
+    ("GET", "/models/sse", Scope.INFER, lifecycle.events),
+    ("POST", "/models/load", Scope.ADMIN, lifecycle.load),
+    ("POST", "/models/unload", Scope.ADMIN, lifecycle.unload),
     ("GET", "/v1/models/{model:path}", Scope.INFER, models.get_model),
     ("POST", "/v1/chat/completions", Scope.INFER, chat.chat_completions),
     ("POST", "/chat/completions", Scope.INFER, chat.chat_completions),
@@ -54,6 +57,7 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("POST", "/tokenize", Scope.INFER, text.tokenize),
     ("POST", "/detokenize", Scope.INFER, text.detokenize),
     ("POST", "/apply-template", Scope.INFER, text.apply_template),
+    ("POST", "/admin/reload", Scope.ADMIN, admin.reload),
 )
 OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)
 
@@ -61,7 +65,7 @@ OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)
 def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     """The application over running workers, or over its own, whose lives are its lifespan.
 
-    app.state: config, fleet, policies, and the table in force, which a reload replaces.
+    app.state: config, fleet, policies, the table in force, which a reload replaces, and `reload` (api/admin.py).
     """
     check_overlays(config.aliases)
     fleet = running or Fleet(config.models, config.supervision, config.residency)
@@ -94,6 +98,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     app.state.config = config
     app.state.fleet = fleet
     app.state.table = Table.of(config)
+    app.state.reload = None
     dispatcher = Dispatcher(fleet, Admission(time.monotonic))
     app.state.policies = Policies(dispatcher, MemoryLimits(time.monotonic), Shadows(dispatcher))
     return app

@@ -60,6 +60,7 @@ class Call:
     key: KeyConfig
     route: Route
     request_id: str = ""
+    keep_alive: float | None = None  # seconds that the model stays loaded afterwards; None: as configured
     _num_open: int = 0
     _num_used: int = 0
     _num_reserved: int = 0
@@ -103,7 +104,7 @@ class Call:
         self, message: pb.GenerateRequest, cost: int, total: int, index: int
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         async with self._within_limits(total):
-            turn = Turn(self.key, self.table.limits, cost, patient=index > 0)
+            turn = Turn(self.key, self.table.limits, cost, patient=index > 0, keep_alive=self.keep_alive)
             routed = self._routed(message, turn, index)
             shadowed = self.policies.shadows.beside(self.route, message, routed)
             async with aclosing(routed), aclosing(shadowed) as replies:

@@ -82,8 +82,12 @@ def _inert(note: str, rows: str, takes: Takes, off_note: str | None = None) -> I
 
 _SERVE = """
     --config $ CORRAL_CONFIG : FILE : settings, models, aliases, keys (./corral.toml, if it is there)
-    --models-dir $ LLAMA_ARG_MODELS_DIR : DIR : serve every GGUF file in this folder
+    --models-dir $ LLAMA_ARG_MODELS_DIR : DIR : serve every GGUF file in this folder, each loaded by its first request
     --models-preset $ LLAMA_ARG_MODELS_PRESET : FILE : models in llama-server's INI format
+    --models-max $ LLAMA_ARG_MODELS_MAX : N : models loaded at the same time (0: any number)
+    --models-memory $ CORRAL_MODELS_MEMORY : SIZE : memory they may take together, as 12G (9 tenths of all; 0: no limit)
+    --models-autoload ! --no-models-autoload $ LLAMA_ARG_MODELS_AUTOLOAD :  : requests load their model (the default)
+    --sleep-idle-seconds : SECONDS : unload a model after this time without a request (-1: never)
     -m --model $ LLAMA_ARG_MODEL LLAMA_MODEL_PATH : FILE : a GGUF file to serve; give it again for more
     -hf -hfr --hf-repo $ LLAMA_ARG_HF_REPO : USER/REPO[:QUANT] : a model to fetch first, as `corral pull hf:...`
     -mu --model-url $ LLAMA_ARG_MODEL_URL : URL : a model to fetch first, as `corral pull URL`
@@ -331,8 +335,6 @@ FLAGS: tuple[Flag, ...] = (
         --video-fps $ LLAMA_ARG_VIDEO_FPS
         --video-timestamp-interval $ LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL
         --video-ffmpeg-dir $ LLAMA_ARG_VIDEO_FFMPEG_DIR
-        --models-max $ LLAMA_ARG_MODELS_MAX
-        --sleep-idle-seconds
         --log-prompts-dir
         --sse-ping-interval $ LLAMA_ARG_SSE_PING_INTERVAL
         -lcs --lookup-cache-static
@@ -360,7 +362,6 @@ FLAGS: tuple[Flag, ...] = (
         --spm-infill
         --lora-init-without-apply
         --skip-chat-parsing ! --no-skip-chat-parsing $ LLAMA_ARG_SKIP_CHAT_PARSING
-        --models-autoload ! --no-models-autoload $ LLAMA_ARG_MODELS_AUTOLOAD
         --mmproj-auto ! --no-mmproj --no-mmproj-auto $ LLAMA_ARG_MMPROJ_AUTO
         --mmproj-offload ! --no-mmproj-offload $ LLAMA_ARG_MMPROJ_OFFLOAD
         --spec-default

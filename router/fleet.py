@@ -40,7 +40,7 @@ class Fleet:
         self._planner: asyncio.Task[None] | None = None
         self._folder: RunFolder | None = None
         self._socket_numbers = itertools.count()
-        self._draining = False
+        self.draining = False  # whether the gateway is about to stop
 
     async def __aenter__(self) -> Self:
         self._folder = RunFolder(os.environ)
@@ -121,9 +121,14 @@ class Fleet:
                 self._sets[name] = known
         self._signal.tell()
 
-    async def change(self) -> None:
-        """Returns when anything about any model has changed."""
-        await self._signal.wait()
+    @property
+    def num_changes(self) -> int:
+        """How often anything about any model has changed."""
+        return self._signal.count
+
+    async def change(self, seen: int | None = None) -> None:
+        """Returns at the next change, or at once if there was one since `num_changes` was `seen`."""
+        await self._signal.wait(seen)
 
     # ---- for probes ----
 
@@ -134,7 +139,8 @@ class Fleet:
 
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""
-        self._draining = True
+        self.draining = True
+        self._signal.tell()
 
     def check_health(self) -> None:
         """Raises ModelLoading until the start is over, then Unavailable while no model can be had."""
@@ -145,7 +151,7 @@ class Fleet:
 
     def check_ready(self) -> None:
         """As check_health; also Unavailable when draining."""
-        if self._draining:
+        if self.draining:
             raise Unavailable("the server is shutting down")
         self.check_health()
 

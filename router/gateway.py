@@ -10,13 +10,15 @@ import signal
 import socket
 import sys
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
+from fastapi import FastAPI
 
 from router.app import create_app
 from router.banner import Banner
 from router.config import GatewayConfig
+from router.errors import CommandError
 from router.fleet import Fleet
 from router.lifecycle import ModelState, ModelStatus
 from router.listen import address
@@ -33,7 +35,8 @@ async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: 
     server = _Server(_uvicorn_config(app, config))
     shutdown = Shutdown(server, fleet, config)
     shutdown.hear_signals()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload, app, read_again)
+    app.state.reload = lambda: [str(difference) for difference in reload(app, read_again)]
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _on_hangup, app)
     banner = Banner(config, [address(listener, config.tls is not None) for listener in sockets])
     banner.listening()
     start = asyncio.create_task(_report_start(banner, fleet, server))
@@ -59,6 +62,11 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
     if not server.should_exit:
         banner.settled(models)
     return []
+
+
+def _on_hangup(app: FastAPI) -> None:
+    with suppress(CommandError):  # reload.py has told the log
+        app.state.reload()
 
 
 class Shutdown:

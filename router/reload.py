@@ -1,7 +1,8 @@
 """A changed configuration taken into a gateway that runs: read again, judged, and swapped in whole.
 
-Called by gateway.py on SIGHUP. Invariant: a configuration that is invalid, or that would need more than a new Table,
-changes nothing.
+Called by gateway.py on SIGHUP and by POST /admin/reload. Names, keys, limits and balancing count from the next request
+on; models start, drain, or get new workers beside the old ones. Invariant: a configuration that is invalid, or that
+would need another process, changes nothing.
 """
 
 import logging
@@ -11,8 +12,9 @@ from fastapi import FastAPI
 
 from router.api.routed import check_overlays
 from router.config import GatewayConfig
-from router.configfile.diff import differences
+from router.configfile.diff import Act, Difference, differences
 from router.errors import CommandError
+from router.fleet import Fleet
 from router.table import Table
 
 log = logging.getLogger("corral.reload")
@@ -20,19 +22,20 @@ log = logging.getLogger("corral.reload")
 ReadAgain = Callable[[], GatewayConfig]
 
 
-def reload(app: FastAPI, read_again: ReadAgain) -> bool:
-    """Whether the new configuration is in force now; the log says what changed or why nothing did."""
+def reload(app: FastAPI, read_again: ReadAgain) -> list[Difference]:
+    """Takes the new configuration into force; what has changed. Raises CommandError if it was refused."""
     try:
         config = read_again()
         check_overlays(config.aliases)
+        found = differences(app.state.config, config)
+        heavy = [each.what for each in found if each.act is Act.RESTART]
+        if heavy:
+            raise CommandError(f"this needs a restart of the gateway: {', '.join(heavy)}")
     except CommandError as error:
         log.error("reload refused, the old configuration stays: %s", error)
-        return False
-    found = differences(app.state.config, config)
-    heavy = [str(each) for each in found if not each.in_place]
-    if heavy:
-        log.error("reload refused, the old configuration stays; this needs a restart: %s", "; ".join(heavy))
-        return False
+        raise
+    fleet: Fleet = app.state.fleet
     app.state.config, app.state.table = config, Table.of(config)
+    fleet.apply(config.models, config.residency)
     log.info("reloaded: %s", "; ".join(map(str, found)) or "nothing has changed")
-    return True
+    return found

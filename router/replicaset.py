@@ -10,6 +10,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
@@ -27,14 +28,18 @@ class Signal:
     """Something that changes, and those who wait for it to."""
 
     def __init__(self) -> None:
+        self.count = 0  # of its changes
         self._event = asyncio.Event()
 
     def tell(self) -> None:
+        self.count += 1
         event, self._event = self._event, asyncio.Event()
         event.set()
 
-    async def wait(self) -> None:
-        await self._event.wait()
+    async def wait(self, seen: int | None = None) -> None:
+        """Returns at the next change, or at once if it has changed since its count was `seen`."""
+        if seen is None or seen == self.count:
+            await self._event.wait()
 
 
 class ReplicaSet:
@@ -70,6 +75,7 @@ class ReplicaSet:
         self._last_used = clock()
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         self._num_bytes: int | None = None  # once a worker has told
+        self._description: pb.DescribeReply | None = None  # likewise
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
         self._stopped = False
@@ -89,7 +95,6 @@ class ReplicaSet:
     def status(self) -> ModelStatus:
         workers = list(self._workers.values())
         told = [worker for worker in workers if worker.state is self.state] or workers
-        known = [worker.description for worker in workers if worker.description is not None]
         return ModelStatus(
             name=self.model.name,
             aliases=self.model.names,
@@ -99,7 +104,7 @@ class ReplicaSet:
             progress=next((worker.progress for worker in told if worker.progress), None),
             replicas=self.replicas(),
             last_lines=tuple(told[0].last_lines) if told else (),
-            description=known[0] if known else None,
+            description=self._description,
             arguments=self.model.worker_arguments,
         )
 
@@ -116,8 +121,8 @@ class ReplicaSet:
     @property
     def num_parallel(self) -> int:
         """How many requests its ready replicas compute at once; 0 until one has told."""
-        known = [worker.description for worker in self._workers.values() if worker.description is not None]
-        return max(len(self.open()), 1) * known[0].num_parallel if known else 0
+        each = self._description.num_parallel if self._description is not None else 0
+        return each * max(len(self.open()), 1)
 
     @property
     def settled(self) -> bool:
@@ -146,10 +151,6 @@ class ReplicaSet:
             pin=self.model.pin,
             leaves=self._leaves or (self.removed and not self._num_users),
         )
-
-    async def change(self) -> None:
-        """Returns when something has changed."""
-        await self._signal.wait()
 
     # ---- using it ----
 
@@ -354,6 +355,8 @@ class ReplicaSet:
         self._last_used = self._clock()
         if all(worker.settled for worker in self._workers.values()):
             self._at_start = False
+        known = [worker.description for worker in self._in_order() if worker.description is not None]
+        self._description = known[0] if known else self._description
         measured = self._measured()
         self._num_bytes = self._num_bytes if measured is None else measured
         self._tell()

@@ -4,6 +4,7 @@ Called by serve.py and configfile/command.py. Invariant: whatever is wrong is sa
 the file and the line, before anything is started.
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,8 @@ from router.config import (
     DEFAULT_HOST,
     DEFAULT_LAME_DUCK,
     DEFAULT_PORT,
+    LEAST_WEIGHT,
+    MOST_WEIGHT,
     BalanceConfig,
     CoreLease,
     CorsConfig,
@@ -27,6 +30,7 @@ from router.config import (
     KeyConfig,
     LogConfig,
     ModelConfig,
+    ResidencyConfig,
     SupervisionConfig,
     TlsConfig,
 )
@@ -35,6 +39,7 @@ from router.configfile.reading import FileConfig
 from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
 from router.keys import full_key
+from router.memory import usable_bytes
 from router.modelset import assemble
 from router.samplingflags import sampling_defaults
 
@@ -42,7 +47,8 @@ NO_FILE = FileConfig()
 UNIX_SUFFIX = ".sock"
 _LEVELS = ("ERROR", "ERROR", "WARNING", "INFO", "DEBUG")
 SILENT = "CRITICAL"
-_LEAST_WEIGHT, _MOST_WEIGHT = 0.01, 100.0
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.IGNORECASE)
+_SHARE_OF_MEMORY = 0.9  # that models may take if nobody says more or less
 
 
 def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig = NO_FILE) -> GatewayConfig:
@@ -55,6 +61,7 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         lambda layer: workersettings.worker_arguments(given.filled(layer).filled(file.server)),
     )
     models = _weighted(models, server.values.get("core_weight", ()))
+    models = _idle(models, server)
     _check_aliases(models, file)
     return _gateway(server, file, models)
 
@@ -71,6 +78,7 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         balance=file.balance,
         cors=cors,
         supervision=_supervision(given),
+        residency=_residency(given),
         log=_log(given),
         tls=_tls(given),
         metrics=given.on("metrics"),
@@ -101,15 +109,21 @@ def _check_aliases(models: Sequence[ModelConfig], file: FileConfig) -> None:
 def _weighted(models: Sequence[ModelConfig], settings: Sequence[str]) -> tuple[ModelConfig, ...]:
     """The models with the shares of the cores that --core-weight gives them."""
     owners = {name: model.name for model in models for name in model.names}
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, float] = {}
     for setting in settings:
         name, _, text = setting.rpartition("=")
         if name not in owners:
             raise CommandError(f"--core-weight {setting}: NAME=WEIGHT is needed, with the name of a model", EXIT_USAGE)
-        found[owners[name]] = ("--core-weight", str(_weight(text)))
-    return tuple(
-        replace(model, worker_arguments=(*model.worker_arguments, *found.get(model.name, ()))) for model in models
-    )
+        found[owners[name]] = _weight(text)
+    return tuple(replace(model, weight=found.get(model.name, model.weight)) for model in models)
+
+
+def _idle(models: Sequence[ModelConfig], given: Given) -> tuple[ModelConfig, ...]:
+    """The models with --sleep-idle-seconds where they have no time of their own."""
+    ttl = _integer(given, "sleep_idle_seconds", -1, -1, 1 << 30)
+    if ttl < 0:
+        return tuple(models)
+    return tuple(replace(model, ttl=float(ttl)) if model.ttl is None else model for model in models)
 
 
 def _weight(text: str) -> float:
@@ -117,9 +131,9 @@ def _weight(text: str) -> float:
         weight = float(text)
     except ValueError:
         weight = 0.0
-    if not _LEAST_WEIGHT <= weight <= _MOST_WEIGHT:
+    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
         raise CommandError(
-            f"--core-weight must be between {_LEAST_WEIGHT:g} and {_MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
+            f"--core-weight must be between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
         )
     return weight
 
@@ -129,9 +143,6 @@ def _file_notes(file: FileConfig) -> list[str]:
     notes = [f"configuration: {file.path}"] if file.path else []
     for entry in file.models:
         notes += Given().filled(entry.worker).notes()
-    idle = dict.fromkeys(name.replace("_", "-") for entry in file.models for name in entry.settings)
-    if idle:
-        notes.append(f"no effect: {', '.join(idle)} (every model has one worker, which lives as long as the gateway)")
     if file.balance != BalanceConfig() or any(alias.balance for alias in file.aliases):
         notes.append("no effect: balance (every model has one worker)")
     return list(dict.fromkeys(notes))
@@ -215,6 +226,14 @@ def _supervision(given: Given) -> SupervisionConfig:
     return replace(config, worker_command=tuple(shlex.split(command))) if command else config
 
 
+def _residency(given: Given) -> ResidencyConfig:
+    return ResidencyConfig(
+        max_models=_integer(given, "models_max", 0, 0, 1 << 20),
+        memory=_size(given, "models_memory", int(usable_bytes() * _SHARE_OF_MEMORY)),
+        autoload=given.on("models_autoload", True),
+    )
+
+
 def _log(given: Given) -> LogConfig:
     level = "DEBUG" if given.on("verbose") else _LEVELS[_integer(given, "verbosity", 3, 0, 100, ceiling=4)]
     form = given.last("log_format") or "text"
@@ -272,3 +291,14 @@ def _seconds(given: Given, key: str, default: float) -> float:
     if not 0 <= value < 1e9:
         raise CommandError(f"{given.called(key)} must be a number of seconds, but is '{text}'", EXIT_USAGE)
     return value
+
+
+def _size(given: Given, key: str, default: int) -> int:
+    """Bytes, as "800M" or "1.5 GiB"; the letters count in 1024s."""
+    text = given.last(key)
+    if text is None:
+        return default
+    found = _SIZE.fullmatch(text.replace(" ", ""))
+    if found is None:
+        raise CommandError(f"{given.called(key)} must be a size such as 800M or 12G, but is '{text}'", EXIT_USAGE)
+    return int(float(found[1]) * 1024 ** " KMGT".index(found[2].upper() or " "))

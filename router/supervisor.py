@@ -222,6 +222,8 @@ class WorkerProcess:
             address,
             "--core-lease",
             self._site.lease,
+            "--core-weight",
+            f"{self.model.weight:g}",
             *self.model.worker_arguments,
         ]
 

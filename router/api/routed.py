@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from router.aliases import Route, matches
 from router.api.fields import Body, Field, json_body, read, string
+from router.api.keepalive import KEEP_ALIVE
 from router.api.messages import TABLE as CHAT_TABLE
 from router.api.sampling import TABLE
 from router.call import Call, Policies
@@ -29,6 +30,7 @@ async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
     """The request's call and its JSON body, with the defaults and forced fields of the alias it asks for."""
     body = await json_body(request)
     call = call_to(request, read(MODEL, body)["model"])
+    call.keep_alive = read(KEEP_ALIVE, body)["keep_alive"]
     return call, overlaid(body, call.route)
 
 

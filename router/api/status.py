@@ -45,7 +45,7 @@ async def props(request: Request) -> Response:
     """One model's properties; without a name and with several models, the gateway's."""
     dispatcher, name = _dispatcher(request), request.query_params.get("model")
     if not name and len(dispatcher.models()) > 1:
-        return json_response(_gateway_props(len(dispatcher.models())))
+        return json_response(_gateway_props(_config(request)))
     route = call_to(request, name).route
     known = _status(dispatcher, route.model).description
     if known is None:
@@ -53,11 +53,11 @@ async def props(request: Request) -> Response:
     return json_response(_model_props(route.alias, known, _config(request)))
 
 
-def _gateway_props(num_models: int) -> dict[str, Any]:
+def _gateway_props(config: GatewayConfig) -> dict[str, Any]:
     return {
         "role": "router",
-        "max_instances": num_models,
-        "models_autoload": False,
+        "max_instances": config.residency.max_models or len(config.models),
+        "models_autoload": config.residency.autoload,
         "model_alias": "llama-server",
         "model_path": "none",
         "default_generation_settings": {"params": {}, "n_ctx": 0},

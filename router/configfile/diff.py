@@ -29,10 +29,6 @@ class Difference:
     what: str
     act: Act
 
-    @property
-    def in_place(self) -> bool:
-        return self.act is Act.IN_PLACE
-
     def __str__(self) -> str:
         return f"{self.what}: {self.act}"
 

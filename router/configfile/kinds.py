@@ -96,6 +96,17 @@ def whole(low: int, high: int) -> Kind:
     return Kind(read, {"type": "integer", "minimum": low, "maximum": high})
 
 
+def within(low: float, high: float) -> Kind:
+    """A number, both ends included."""
+
+    def read(value: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            raise WrongValue(f"a number from {low:g} to {high:g}")
+        return float(value)
+
+    return Kind(read, {"type": "number", "minimum": low, "maximum": high})
+
+
 def positive(high: float) -> Kind:
     """A number above 0, up to `high`."""
 

@@ -14,6 +14,7 @@ from router.errors import CommandError
 from router.flags import Given
 from router.keyfile import check_private, read_keys_file
 
+ON_DEMAND = {"load_on_start": False}  # as llama-server has it
 DEFAULT_FILE = Path("corral.toml")  # in the working folder
 
 
@@ -38,7 +39,9 @@ def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
     folder = models_in(Path(folder_name).expanduser()) if folder_name else {}
     entries = read_presets(Path(presets).expanduser(), folder) if presets else []
     known = {entry.name for entry in (*config.models, *entries)}
-    entries += [ModelEntry(name, path, str(path)) for name, path in folder.items() if name not in known]
+    entries += [
+        ModelEntry(name, path, str(path), settings=ON_DEMAND) for name, path in folder.items() if name not in known
+    ]
     listed = {entry.name for entry in config.models}
     return [entry for entry in entries if entry.name not in listed]
 

@@ -110,7 +110,7 @@ def _entry(
         problems.found.append(Problem(problems.file, 0, (name,), "no `model = FILE`, and no such file in --models-dir"))
         return None
     names = tuple(part.strip() for part in alias.texts[0].split(",")) if alias else ()
-    load, _ = section.lines.get("load-on-startup", ("true", 0))
+    load, _ = section.lines.get("load-on-startup", ("false", 0))
     return ModelEntry(name, path, f"{problems.file}: {name}", layer, names, {"load_on_start": load.lower() in ON})
 
 

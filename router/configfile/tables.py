@@ -7,7 +7,7 @@ Invariant: a row without `required` may be left out, and the default is that of 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from router.config import BALANCING, Reason, Scope
+from router.config import BALANCING, LEAST_WEIGHT, MOST_WEIGHT, Reason, Scope
 from router.configfile.kinds import (
     DIGEST,
     FIELDS,
@@ -21,6 +21,7 @@ from router.configfile.kinds import (
     positive,
     some_of,
     whole,
+    within,
 )
 
 MAX_RATE = 1_000_000_000
@@ -48,7 +49,7 @@ MODEL: Sequence[Setting] = (
     Setting("replicas", whole(1, 256), "workers of this model"),
     Setting("pin", SWITCH, "never unload it to make room for another model"),
     Setting("ttl", SECONDS, "unload it after this time without a request"),
-    Setting("weight", positive(MAX_WEIGHT), "its share of the cores while several models compute"),
+    Setting("weight", within(LEAST_WEIGHT, MOST_WEIGHT), "its share of the cores while several models compute"),
     Setting("load-on-start", SWITCH, "load it when the gateway starts, not with its first request"),
     WORKER,
 )

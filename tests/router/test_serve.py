@@ -249,4 +249,4 @@ def test_the_log_can_be_json_in_a_file(model: str, tmp_path: Path) -> None:
     with serving("-m", model, "--log-file", str(log), "--log-format", "json") as command:
         command.ready()
         events = [json.loads(line) for line in log.read_text().splitlines()]
-        assert "model tiny is ready" in [event["message"] for event in events]
+        assert "tiny/0 is ready" in [event["message"] for event in events]

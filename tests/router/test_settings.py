@@ -170,10 +170,7 @@ def test_the_worker_command_is_split_like_a_shell_would(files: Path) -> None:
 def test_models_take_turns_unless_told_otherwise_and_as_weighted(files: Path) -> None:
     config = configured("-m a.gguf -m b.gguf --alias x=a.gguf --core-weight x=2.5 --threads 2")
     assert config.supervision.core_lease == "auto"
-    assert [model.worker_arguments for model in config.models] == [
-        ("--threads", "2", "--core-weight", "2.5"),
-        ("--threads", "2"),
-    ]
+    assert [model.weight for model in config.models] == [2.5, 1.0]
     assert configured("-m a.gguf --core-lease off").supervision.core_lease == "off"
 
 

@@ -1,0 +1,98 @@
+"""POST /models/load and /models/unload, and GET /models/sse, which tells what becomes of the models: router mode's API.
+
+Called by app.py's route table. Loading and unloading begin at once and are answered before they end. Invariant: a
+stream of events says nothing of a model that its key may not use, and ends when the gateway drains.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from router.api.fields import json_body, read
+from router.api.models import STATES, progress
+from router.api.routed import MODEL, call_to
+from router.api.streaming import EventStream
+from router.api.wire import json_response
+from router.config import KeyConfig
+from router.errors import InvalidRequest
+from router.fleet import Fleet
+from router.lifecycle import ModelState, ModelStatus
+from router.table import Table
+
+PING_SECONDS = 15.0
+GOING = (ModelState.UNLOADED, ModelState.DRAINING, ModelState.FAILED)
+SUCCESS = {"success": True}
+Shown = dict[str, dict[str, Any]]  # by name: what a client was told of a model last
+
+
+async def load(request: Request) -> Response:
+    """Has a model loaded, as soon as there is room for it; one that failed is tried again."""
+    fleet, name = await _meant(request)
+    if fleet.status(name).state not in GOING:
+        raise InvalidRequest("model is already running")
+    fleet.load(name)
+    return json_response(SUCCESS)
+
+
+async def unload(request: Request) -> Response:
+    """Has a model unloaded: at once if it is still loading, else when its open requests have ended."""
+    fleet, name = await _meant(request)
+    if fleet.status(name).state in (ModelState.UNLOADED, ModelState.DRAINING):
+        raise InvalidRequest("model is not running")
+    fleet.unload(name)
+    return json_response(SUCCESS)
+
+
+async def events(request: Request) -> Response:
+    """Every model's state, then every change of one."""
+    return EventStream(_frames(request), PING_SECONDS)
+
+
+async def _meant(request: Request) -> tuple[Fleet, str]:
+    body = await json_body(request)
+    fleet: Fleet = request.app.state.fleet
+    return fleet, call_to(request, read(MODEL, body)["model"]).route.model
+
+
+async def _frames(request: Request) -> AsyncGenerator[bytes, None]:
+    fleet: Fleet = request.app.state.fleet
+    config, shown = request.app.state.config, Shown()
+    yield b""  # the answer begins, even if there is nothing to tell for long
+    while not fleet.draining:
+        seen = fleet.num_changes
+        if request.app.state.config is not config:
+            config = request.app.state.config
+            yield _frame("*", "models_reload", {})
+        now = _told(request, fleet)
+        for name in shown.keys() - now.keys():
+            yield _frame(name, "model_remove", {})
+        for name, state in now.items():
+            if shown.get(name) != state:
+                yield _frame(name, "model_status", state)
+        shown = now
+        await fleet.change(seen)
+
+
+def _told(request: Request, fleet: Fleet) -> Shown:
+    """What the request's key may know now, by the names in force now."""
+    table: Table = request.app.state.table
+    key: KeyConfig = request.state.key
+    statuses = {status.name: status for status in fleet.models()}
+    listed = table.aliases.listed(key.models)
+    return {name: _state(statuses[model]) for name, model in listed.items() if model in statuses}
+
+
+def _state(status: ModelStatus) -> dict[str, Any]:
+    told: dict[str, Any] = {"status": STATES[status.state]}
+    if status.progress is not None and told["status"] == "loading":
+        told["progress"] = progress(status.progress)
+    if status.reason:
+        told["info"] = status.reason
+    return told
+
+
+def _frame(name: str, event: str, data: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps({"model": name, "event": event, "data": data}) + b"\n\n"
