@@ -13,7 +13,9 @@ LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/me
 def usable_bytes(limit_files: Sequence[Path] = LIMIT_FILES) -> int:
     """The least of the machine's memory and the control group's limit."""
     limits = (_limit(file) for file in limit_files)
-    return min([os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(limit for limit in limits if limit is not None)])
+    return min(
+        [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), *(limit for limit in limits if limit is not None)]
+    )
 
 
 def _limit(file: Path) -> int | None:

@@ -145,7 +145,7 @@ class ReplicaSet:
             num_bytes=self._estimate(),
             num_users=self._num_users,
             wanted_since=self._wanted_since if self._is_wanted else None,
-            yields=self._yields,
+            yields=self._yields and not self._num_users,
             last_used=self._last_used,
             keep_alive=FOREVER if self.model.pin else self._keep_alive,
             pin=self.model.pin,
@@ -228,7 +228,7 @@ class ReplicaSet:
 
     def drop(self) -> None:
         """It is not to be loaded after all, unless somebody asks again."""
-        self._asked = self._at_start = False
+        self._asked = self._at_start = self._yields = False
         self._wanted_since = None
         log.warning("model %s is not loaded at the start: there is no room beside the others", self.model.name)
         self._tell()

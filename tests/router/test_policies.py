@@ -230,7 +230,7 @@ def test_sighup_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
         assert names(url) == ["a", "one"]
         for text, said in (
             (good + 'two = "b"\n', "no model is called 'b'"),
-            (good + 'two = "a"\n[server]\nslots = false\n', "this needs a restart: slots"),
+            (good + 'two = "a"\n[server]\nslots = false\n', "this needs a restart of the gateway: slots"),
             (good + '[aliases.two]\ntarget = "a"\nforced = { model = "x" }\n', "is for the client to say"),
         ):
             file.write_text(text)

@@ -1,0 +1,154 @@
+"""Router mode's API: models are loaded and unloaded by name, and their states told as they change."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from router.config import KeyConfig, ModelConfig, Scope
+from router.keys import key_digest
+from router.lifecycle import ModelState
+from tests.router.gateways import Gateway, config, running
+from tests.router.mocks import DEADLINE, until
+
+pytestmark = pytest.mark.anyio
+
+
+@asynccontextmanager
+async def gateway(*names: str, **settings: Any) -> AsyncIterator[Gateway]:
+    """None of whose models is loaded at the start."""
+    models = tuple(ModelConfig(Path(f"/models/{name}.gguf"), (name,), load_on_start=False) for name in names)
+    async with running(replace(config(), models=models, **settings)) as started:
+        yield started
+
+
+async def post(gateway: Gateway, path: str, model: str, **more: Any) -> httpx.Response:
+    return await gateway.client.post(path, json={"model": model}, **more)
+
+
+async def until_state(gateway: Gateway, name: str, state: ModelState) -> None:
+    await until(lambda: gateway.app.state.fleet.status(name).state is state)
+
+
+class Events:
+    """What GET /models/sse has told so far."""
+
+    def __init__(self, gateway: Gateway, **headers: str) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.task = asyncio.create_task(self._run(gateway, headers))
+
+    async def _run(self, gateway: Gateway, headers: dict[str, str]) -> None:
+        async with gateway.client.stream("GET", "/models/sse", headers=headers) as answer:
+            assert answer.headers["content-type"] == "text/event-stream"
+            async for line in answer.aiter_lines():
+                if line.startswith("data: "):
+                    self.told.append(json.loads(line.removeprefix("data: ")))
+
+    def states(self, name: str) -> list[str]:
+        """In order, each once while it lasts."""
+        told = [
+            each["data"]["status"] for each in self.told if (each["model"], each["event"]) == (name, "model_status")
+        ]
+        return [state for state, before in zip(told, ["", *told], strict=False) if state != before]
+
+
+async def test_a_model_is_loaded_and_unloaded_by_name() -> None:
+    async with gateway("a", "b") as started:
+        assert (await post(started, "/models/load", "a")).json() == {"success": True}
+        await until_state(started, "a", ModelState.READY)
+        again = await post(started, "/models/load", "a")
+        assert (again.status_code, again.json()["error"]["message"]) == (400, "model is already running")
+        assert (await post(started, "/models/unload", "a")).json() == {"success": True}
+        await until_state(started, "a", ModelState.UNLOADED)
+        again = await post(started, "/models/unload", "a")
+        assert (again.status_code, again.json()["error"]["message"]) == (400, "model is not running")
+        assert (await post(started, "/models/load", "absent")).status_code == 404
+
+
+async def test_loading_is_for_administrators() -> None:
+    keys = (KeyConfig("user", key_digest(b"user")), KeyConfig("boss", key_digest(b"boss"), scopes=frozenset(Scope)))
+    async with gateway("a", keys=keys) as started:
+        for path in ("/models/load", "/models/unload", "/admin/reload"):
+            refused = await post(started, path, "a", headers={"Authorization": "Bearer user"})
+            assert refused.status_code == 403
+        accepted = await post(started, "/models/load", "a", headers={"Authorization": "Bearer boss"})
+        assert accepted.status_code == 200
+
+
+async def test_models_are_listed_with_their_replicas() -> None:
+    async with gateway("a", "b") as started:
+        await started.client.post("/completion", json={"model": "a", "prompt": "stop_at=2"})
+        a, b = (await started.client.get("/models")).json()["data"]
+        assert (a["status"]["value"], b["status"]["value"], b["replicas"]) == ("loaded", "unloaded", [])
+        [replica] = a["replicas"]
+        assert replica == {
+            "id": "a/0",
+            "state": "ready",
+            "pid": replica["pid"],
+            "address": replica["address"],
+            "running": 0,
+            "waiting": 0,
+            "open": 0,
+            "restarts": 0,
+            "tokens_per_second": 0.0,
+            "reason": "",
+        }
+        assert isinstance(replica["pid"], int) and replica["address"].startswith("unix:")
+
+
+async def test_what_becomes_of_a_model_is_told_as_it_happens() -> None:
+    async with gateway("a", "b") as started:
+        events = Events(started)
+        await until(lambda: len(events.told) == 2)
+        assert events.states("a") == events.states("b") == ["unloaded"]
+        await post(started, "/models/load", "a")
+        await until(lambda: events.states("a") == ["unloaded", "loading", "loaded"])
+        progress = [each["data"]["progress"] for each in events.told if "progress" in each["data"]]
+        assert progress[-1] == {"stages": ["loading"], "current": "loading", "value": 1.0}
+        await post(started, "/models/unload", "a")
+        await until(lambda: events.states("a")[-1] == "unloaded")
+        assert events.states("b") == ["unloaded"]
+        started.app.state.fleet.begin_drain()
+        async with asyncio.timeout(DEADLINE):
+            await events.task
+
+
+async def test_a_key_hears_only_of_its_own_models() -> None:
+    keys = (KeyConfig("b-only", key_digest(b"k"), models=("b",)),)
+    async with gateway("a", "b", keys=keys) as started:
+        events = Events(started, Authorization="Bearer k")
+        await until(lambda: bool(events.told))
+        started.app.state.fleet.load("a")
+        await until_state(started, "a", ModelState.READY)
+        started.app.state.fleet.load("b")
+        await until(lambda: "loaded" in events.states("b"))
+        assert {each["model"] for each in events.told} == {"b"}
+        started.app.state.fleet.begin_drain()
+        await events.task
+
+
+async def test_a_request_may_say_how_long_its_model_stays() -> None:
+    async with gateway("a") as started:
+        body = {"model": "a", "prompt": "stop_at=2"}
+        answered = await started.client.post("/v1/completions", json={**body, "keep_alive": 0})
+        assert answered.json()["choices"][0]["text"] == "w0 w1"
+        await until_state(started, "a", ModelState.UNLOADED)
+        wrong = await started.client.post("/v1/completions", json={**body, "keep_alive": "soon"})
+        assert wrong.status_code == 400 and "'keep_alive'" in wrong.json()["error"]["message"]
+
+
+async def test_without_autoload_a_request_says_what_to_do() -> None:
+    residency = replace(config().residency, autoload=False)
+    async with running(
+        replace(config(), models=(ModelConfig(Path("/a"), ("a",), load_on_start=False),), residency=residency),
+        wait=False,
+    ) as started:
+        refused = await started.client.post("/completion", json={"model": "a", "prompt": "x"})
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == "model 'a' is not loaded (POST /models/load loads it)"

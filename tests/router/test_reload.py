@@ -1,0 +1,116 @@
+"""A configuration that changes while requests run: nothing is lost, and what did not change is not touched."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from router.config import AliasConfig, GatewayConfig, ModelConfig
+from router.errors import CommandError
+from router.reload import reload
+from tests.router.gateways import Gateway, config, running
+from tests.router.mocks import until
+from tests.router.test_serve import serving
+from tests.router.test_serve import until as until_then
+
+pytestmark = pytest.mark.anyio
+
+NUM_CLIENTS = 6
+NUM_RELOADS = 20
+
+
+def with_models(*models: ModelConfig, aliases: Sequence[AliasConfig] = ()) -> GatewayConfig:
+    return replace(config(), models=models, aliases=tuple(aliases))
+
+
+def model(name: str, *options: str, **settings: object) -> ModelConfig:
+    return replace(ModelConfig(Path(f"/models/{name}.gguf"), (name,), options), **settings)  # type: ignore[arg-type]
+
+
+def pid(gateway: Gateway, name: str) -> int | None:
+    return gateway.app.state.fleet.replicas(name)[0].pid
+
+
+async def client(gateway: Gateway, names: Sequence[str], ended: asyncio.Event, answers: list[tuple[int, str]]) -> None:
+    """One request after the other, half of them streams."""
+    number = 0
+    while not ended.is_set():
+        number += 1
+        body = {"model": names[number % len(names)], "prompt": "stop_at=5 delay=0.005", "stream": number % 2 == 0}
+        answer = await gateway.client.post("/v1/completions", json=body)
+        whole = "[DONE]" in answer.text if body["stream"] else "w0 w1 w2 w3 w4" in answer.text
+        answers.append((answer.status_code, "" if whole else answer.text))
+
+
+async def test_twenty_reloads_under_load_fail_no_request_and_touch_nothing_that_stays() -> None:
+    base = [model("same"), model("changing", "--ctx-size", "1")]
+    targets = [AliasConfig("chat", (("same", 1.0),)), AliasConfig("chat", (("changing", 1.0),))]
+    async with running(with_models(*base, aliases=targets[:1])) as gateway:
+        first, ended, answers = pid(gateway, "same"), asyncio.Event(), list[tuple[int, str]]()
+        names = ("same", "changing", "chat")
+        clients = [asyncio.create_task(client(gateway, names, ended, answers)) for _ in range(NUM_CLIENTS)]
+        for number in range(NUM_RELOADS):
+            changing = model("changing", "--ctx-size", str(number // 4 + 2))
+            extra = [model(f"extra{number}")] if number % 5 == 0 else []
+            new = with_models(base[0], changing, *extra, aliases=[targets[number % 2]])
+            reload(gateway.app, lambda new=new: new)
+            target = len(answers) + NUM_CLIENTS
+            await until(lambda target=target: len(answers) >= target)
+        ended.set()
+        await asyncio.gather(*clients)
+        assert {answer for answer in answers} == {(200, "")}
+        assert pid(gateway, "same") == first
+        fleet = gateway.app.state.fleet
+        await until(lambda: len(fleet.replicas("changing")) == 1)
+        status = (await gateway.client.get("/props", params={"model": "changing"})).json()
+        assert status["default_generation_settings"]["n_ctx"] == NUM_RELOADS // 4 + 1
+        await until(lambda: len(psutil.Process().children()) == len(fleet.models()))
+
+
+async def test_the_alias_changes_at_once_and_the_model_when_it_is_warm(tmp_path: Path) -> None:
+    async with running(with_models(model("a"))) as gateway:
+        held = model("b", "--hold", str(tmp_path / "go"))
+        changes = reload(gateway.app, lambda: with_models(model("a"), held, aliases=[AliasConfig("x", (("b", 1.0),))]))
+        assert list(map(str, changes)) == ["model b: start", "alias x new: in place"]
+        body = {"model": "x", "prompt": "stop_at=2"}
+        waiting = asyncio.create_task(gateway.client.post("/completion", json=body))
+        assert (await gateway.client.get("/health")).status_code == 200
+        (tmp_path / "go").touch()
+        assert (await waiting).json()["content"] == "w0 w1"
+
+
+async def test_what_needs_a_restart_is_refused_whole() -> None:
+    async with running(with_models(model("a"))) as gateway:
+        before, table = gateway.app.state.config, gateway.app.state.table
+        new = replace(with_models(model("a"), model("b")), port=1, slots=False)
+        with pytest.raises(CommandError, match="this needs a restart of the gateway: port, slots"):
+            reload(gateway.app, lambda: new)
+        assert (gateway.app.state.config, gateway.app.state.table) == (before, table)
+        assert [status.name for status in gateway.app.state.fleet.models()] == ["a"]
+
+
+def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    file = tmp_path / "corral.toml"
+    file.write_text('[models.a]\npath = "a.gguf"\n')
+    with serving("--config", str(file)) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+        workers = {worker.pid for worker in command.workers()}
+        file.write_text('[models.a]\npath = "a.gguf"\nttl = "soon"\n')
+        refused = http.post("/admin/reload")
+        assert refused.status_code == 400
+        assert "corral.toml:3: models.a.ttl: expected seconds" in refused.json()["error"]["message"]
+        file.write_text('[models.a]\npath = "a.gguf"\nttl = "1h"\n[models.b]\npath = "b.gguf"\n')
+        changes = ["model a (ttl): in place", "model b: start"]
+        assert http.post("/admin/reload").json() == {"success": True, "changes": changes}
+        until_then(lambda: "b/0 is ready" in command.output)
+        assert workers < {worker.pid for worker in command.workers()}
+
+
+async def test_a_gateway_without_a_file_says_that_it_cannot() -> None:
+    async with running(config("a")) as gateway:
+        assert (await gateway.client.post("/admin/reload")).status_code == 501
