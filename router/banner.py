@@ -43,10 +43,7 @@ class Banner:
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._console, transient=True, disable=not self._console.is_terminal) as bars:
-            tasks = {
-                status.name: bars.add_task("starting", total=1.0, model=_shown(status.name))
-                for status in fleet.models()
-            }
+            tasks: dict[str, TaskID] = {}
             stages: dict[str, str] = {}
             while not fleet.settled:
                 self._update(bars, tasks, stages, fleet.models())
@@ -57,20 +54,24 @@ class Banner:
     ) -> None:
         """Moves the bars; without a terminal, says when a stage begins."""
         for status in models:
+            if status.state is ModelState.UNLOADED:
+                continue
             stage = status.progress.stage if status.progress else status.state.value
             fraction = status.progress.fraction if status.progress else 0.0
+            if status.name not in tasks:
+                tasks[status.name] = bars.add_task("starting", total=1.0, model=_shown(status.name))
             bars.update(tasks[status.name], completed=fraction, description=stage)
             if not self._console.is_terminal and stages.get(status.name) != stage:
                 self._line(f"{_shown(status.name)}: {stage}")
             stages[status.name] = stage
 
     def settled(self, models: Sequence[ModelStatus]) -> None:
-        """The table of models, and "ready" if they all are."""
+        """The table of models, and "ready" if each of them is or can be loaded."""
         self._console.print(_table(models))
         for status in models:
             if status.reason:
                 self._line(f"{_shown(status.name)}: {status.reason}")
-        num_ready = sum(status.state is ModelState.READY for status in models)
+        num_ready = sum(status.state in (ModelState.READY, ModelState.UNLOADED) for status in models)
         ready = "ready" if num_ready == len(models) else f"{num_ready} of {len(models)} models ready"
         first = self._addresses[0]
         self._line(f"{ready}: OpenAI's interface at {first}/v1, llama-server's at {first}")

@@ -126,7 +126,7 @@ async def test_fifty_first_requests_are_one_load(tmp_path: Path) -> None:
         (tmp_path / "go").touch()
         served = await asyncio.gather(*requests)
         assert {replicas[0].address for replicas in served} == {started.replicas("a")[0].address}
-        assert len(psutil.Process().children()) == 1
+        assert len(started.replicas("a")) == 1
         assert started.status("a").num_restarts == 0
 
 
@@ -170,9 +170,12 @@ async def test_a_crash_while_loading_for_a_request_is_told_with_its_reason() -> 
 
 async def test_an_idle_model_goes_after_its_time_and_comes_back_when_asked_for() -> None:
     async with fleet(model("a", ttl=0.2)) as started:
-        [first] = await use(started, "a")
+        holder = Holder(started, "a")
+        await until(lambda: bool(holder.replicas))
+        [pid], [first] = pids(started, "a"), holder.replicas
+        await holder.end()
         await until_state(started, "a", ModelState.UNLOADED)
-        assert not psutil.Process().children()
+        assert not psutil.pid_exists(pid or 0)
         [second] = await use(started, "a")
         assert first.address != second.address
 

@@ -3,10 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from router.config import CorsConfig, GatewayConfig, Scope
+from router.config import CorsConfig, GatewayConfig, ResidencyConfig, Scope
+from router.configfile.loading import load
 from router.errors import CommandError
 from router.flags import parse
 from router.keys import key_digest
+from router.memory import usable_bytes
 from router.settings import gateway_config
 
 
@@ -180,3 +182,45 @@ def test_turns_and_weights_that_make_no_sense_are_refused(files: Path) -> None:
     assert "NAME=WEIGHT is needed" in refusal("-m a.gguf --core-weight b=2")
     for weight in ("0", "-1", "nan", "inf", "much", "1e3"):
         assert f"between 0.01 and 100, but is '{weight}'" in refusal(f"-m a.gguf --core-weight a={weight}")
+
+
+def test_what_may_be_in_memory_at_the_same_time(files: Path) -> None:
+    found = configured("-m a.gguf --models-max 2 --models-memory 1.5G --no-models-autoload").residency
+    assert found == ResidencyConfig(max_models=2, memory=3 << 29, autoload=False)
+    assert configured("-m a.gguf", {"LLAMA_ARG_MODELS_MAX": "3"}).residency.max_models == 3
+
+
+def test_models_may_take_most_of_the_memory_unless_told_otherwise(files: Path) -> None:
+    found = configured("-m a.gguf").residency
+    assert (found.max_models, found.autoload) == (0, True)
+    assert 0.8 * usable_bytes() < found.memory < usable_bytes()
+    assert configured("-m a.gguf --models-memory 0").residency.memory == 0
+
+
+@pytest.mark.parametrize(("text", "size"), [("800M", 800 << 20), ("12GiB", 12 << 30), ("4096", 4096), ("1tb", 1 << 40)])
+def test_sizes_have_letters_that_count_in_1024s(files: Path, text: str, size: int) -> None:
+    assert configured(f"-m a.gguf --models-memory {text}").residency.memory == size
+
+
+def test_limits_that_make_no_sense_are_refused(files: Path) -> None:
+    assert "--models-max must be between 0" in refusal("-m a.gguf --models-max -1")
+    for text in ("much", "-1G", "12X"):
+        assert f"must be a size such as 800M or 12G, but is '{text}'" in refusal(f"-m a.gguf --models-memory {text}")
+
+
+def test_idle_models_sleep_after_the_time_of_all_unless_they_have_their_own(files: Path) -> None:
+    (files / "corral.toml").write_text('[models.a]\npath = "a.gguf"\nttl = "1m"\n[models.b]\npath = "b.gguf"\n')
+    given = parse(["--sleep-idle-seconds", "30"], {})
+    assert [model.ttl for model in gateway_config(given, file=load(given)).models] == [60.0, 30.0]
+    assert configured("-m a.gguf --sleep-idle-seconds -1").models[0].ttl is None
+
+
+def test_nothing_that_a_model_is_told_is_without_effect(files: Path) -> None:
+    (files / "corral.toml").write_text(
+        '[models.a]\npath = "a.gguf"\nreplicas = 2\npin = true\nttl = 9\nweight = 2.0\nload-on-start = false\n'
+    )
+    given = parse([], {})
+    config = gateway_config(given, file=load(given))
+    assert config.notes == ("configuration: corral.toml",)
+    [model] = config.models
+    assert (model.replicas, model.pin, model.ttl, model.weight, model.load_on_start) == (2, True, 9.0, 2.0, False)

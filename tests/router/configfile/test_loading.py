@@ -102,8 +102,9 @@ def test_a_folder_of_models_is_served_by_their_stems(files: Path) -> None:
     for name in ("ambiguous/a.gguf", "ambiguous/b.gguf", "notes.txt"):
         (folder / name).write_bytes(b"")
     (files / "corral.toml").unlink()
-    found = {model.name: model.path.name for model in configured("--models-dir models").models}
-    assert found == {"one": "one.gguf", "split": "x-00001-of-00002.gguf"}
+    models = configured("--models-dir models").models
+    assert {model.name: model.path.name for model in models} == {"one": "one.gguf", "split": "x-00001-of-00002.gguf"}
+    assert not any(model.load_on_start for model in models)
 
 
 def test_presets_are_llama_servers(files: Path) -> None:
@@ -111,11 +112,11 @@ def test_presets_are_llama_servers(files: Path) -> None:
     (files / "presets.ini").write_text(
         "version = 1\n; comment\n[*]\nc = 100\nparallel = 2\n\n"
         f"[one]\nmodel = {files}/a.gguf\nLLAMA_ARG_CTX_SIZE = 200\nalias = uno,eins\nload-on-startup = true\n"
-        "n-gpu-layers = 99\n[c]\nload-on-startup = false\n"
+        "n-gpu-layers = 99\n[c]\n"
     )
     one, c = configured(f"--models-preset presets.ini --models-dir {files}").models[:2]
     assert (one.names, one.worker_arguments) == (("one", "uno", "eins"), ("--ctx-size", "200", "--parallel", "2"))
-    assert (c.path.name, c.load_on_start) == ("c.gguf", False)
+    assert (c.path.name, c.load_on_start, one.load_on_start) == ("c.gguf", False, True)
     assert "--parallel 5" in arguments(configured("--models-preset presets.ini --models-dir . -np 5"))["one"]
 
 
