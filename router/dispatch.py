@@ -119,14 +119,19 @@ class Dispatcher:
                 return await question(_least_busy(await self._fleet.ready(attempt.model, lost=replica)))
 
     async def stats(self, model: str) -> pb.StatsReply:
-        """Of all its replicas together; never loads the model for that."""
-        replies = await asyncio.gather(
-            *(replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model))
-        )
-        return _total(replies)
+        """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""
+        asked = [replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model)]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        told = [reply for reply in replies if isinstance(reply, pb.StatsReply)]
+        for reply in replies:
+            if isinstance(reply, BaseException) and not (told and isinstance(reply, WorkerLost)):
+                raise reply
+        return _total(told)
 
     async def places(self, model: str) -> pb.PlacesReply:
-        return await self.ask(Attempt(model), lambda replica: replica.places(pb.PlacesRequest()))
+        """Of its first replica. Never loads the model for that."""
+        first, *_ = await self._fleet.ready(model)
+        return await first.places(pb.PlacesRequest())
 
     def models(self) -> Sequence[ModelStatus]:
         """What is known of every configured model, in the order of configuration."""

@@ -12,11 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
 
+from router.changes import Changes
 from router.config import CoreLease, ModelConfig, ResidencyConfig, SupervisionConfig
 from router.errors import ModelLoading, ModelNotFound, Unavailable
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, plan
 from router.replica import Replica
-from router.replicaset import ReplicaSet, Signal
+from router.replicaset import ReplicaSet
 from router.runfolder import RunFolder
 from router.supervisor import Site
 
@@ -36,7 +37,7 @@ class Fleet:
         self._supervision = supervision
         self._residency = residency
         self._sets: dict[str, ReplicaSet] = {}
-        self._signal = Signal()
+        self._changes = Changes()
         self._planner: asyncio.Task[None] | None = None
         self._folder: RunFolder | None = None
         self._socket_numbers = itertools.count()
@@ -119,16 +120,16 @@ class Fleet:
             if name not in self._sets:
                 known.removed = True
                 self._sets[name] = known
-        self._signal.tell()
+        self._changes.tell()
 
     @property
     def num_changes(self) -> int:
         """How often anything about any model has changed."""
-        return self._signal.count
+        return self._changes.count
 
     async def change(self, seen: int | None = None) -> None:
         """Returns at the next change, or at once if there was one since `num_changes` was `seen`."""
-        await self._signal.wait(seen)
+        await self._changes.wait(seen)
 
     # ---- for probes ----
 
@@ -140,7 +141,7 @@ class Fleet:
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""
         self.draining = True
-        self._signal.tell()
+        self._changes.tell()
 
     def check_health(self) -> None:
         """Raises ModelLoading until the start is over, then Unavailable while no model can be had."""
@@ -164,7 +165,7 @@ class Fleet:
             due = self._act(loop.time())
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(due):
-                    await self._signal.wait()
+                    await self._changes.wait()
 
     def _act(self, now: float) -> float | None:
         """One plan, carried out; when the next one is due at the latest."""
@@ -188,7 +189,7 @@ class Fleet:
 
     def _new(self, model: ModelConfig) -> ReplicaSet:
         clock = asyncio.get_running_loop().time
-        return ReplicaSet(model, self._supervision, self._site, self._signal.tell, clock)
+        return ReplicaSet(model, self._supervision, self._site, self._changes.tell, clock)
 
     def _site(self) -> Site:
         assert self._folder is not None, "workers start only between entering and leaving"

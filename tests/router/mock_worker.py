@@ -170,7 +170,6 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             predicted_tokens_total=self.num_cancelled,
         )
 
-
     async def Places(self, request: pb.PlacesRequest, context: grpc.aio.ServicerContext) -> pb.PlacesReply:
         await self._guard(context)
         return pb.PlacesReply(
