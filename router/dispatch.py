@@ -18,6 +18,7 @@ from router.errors import WorkerLost
 from router.fleet import Fleet
 from router.lifecycle import ModelStatus
 from router.replica import Replica
+from router.totals import total
 
 _Reply = TypeVar("_Reply")
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
@@ -126,7 +127,7 @@ class Dispatcher:
         for reply in replies:
             if isinstance(reply, BaseException) and not (told and isinstance(reply, WorkerLost)):
                 raise reply
-        return _total(told)
+        return total(told)
 
     async def places(self, model: str) -> pb.PlacesReply:
         """Of its first replica. Never loads the model for that."""
@@ -152,12 +153,3 @@ class Dispatcher:
 
 def _least_busy(replicas: Sequence[Replica]) -> Replica:
     return min(replicas, key=lambda replica: replica.num_open)
-
-
-def _total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
-    """Field by field; `busy` if one of them is."""
-    total = pb.StatsReply()
-    for field in pb.StatsReply.DESCRIPTOR.fields:
-        kind = type(getattr(total, field.name))
-        setattr(total, field.name, kind(sum(getattr(reply, field.name) for reply in replies)))
-    return total

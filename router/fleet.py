@@ -67,8 +67,11 @@ class Fleet:
 
     @asynccontextmanager
     async def using(self, model: str, keep_alive: float | None = None) -> AsyncIterator[None]:
-        """See ReplicaSet.using. Raises ModelNotFound for a model that a reload has taken away."""
-        async with self._set(model).using(keep_alive):
+        """See ReplicaSet.using. Raises ModelNotFound for a model that a reload has taken away and that has gone."""
+        found = self._set(model)
+        if found.removed and found.state is not ModelState.READY:
+            raise ModelNotFound(model, ())
+        async with found.using(keep_alive):
             yield
 
     async def ready(self, model: str, lost: Replica | None = None) -> Sequence[Replica]:

@@ -1,0 +1,38 @@
+"""What several replicas of a model count, as if they were one. Pure.
+
+Called by dispatch.py. Invariant: one reply alone comes out as it went in.
+"""
+
+from collections.abc import Sequence
+
+from protos import inference_pb2 as pb
+
+ADDED = (
+    "num_steps",
+    "num_running",
+    "num_waiting",
+    "num_blocks",
+    "num_free_blocks",
+    "num_cached_blocks",
+    "prompt_tokens_total",
+    "cached_tokens_total",
+    "predicted_tokens_total",
+    "prompt_seconds_total",
+    "predicted_seconds_total",
+    "resident_bytes",
+    "step_seconds_total",
+)
+
+
+def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
+    """At least one reply. The wait is that of the replica where it is shortest; a name counts where any has it."""
+    result = pb.StatsReply()
+    result.CopyFrom(replies[0])
+    for reply in replies[1:]:
+        for name in ADDED:
+            setattr(result, name, getattr(result, name) + getattr(reply, name))
+        result.busy |= reply.busy
+        result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]
+        result.expected_wait = min(result.expected_wait, reply.expected_wait)
+        result.prefix_names += reply.prefix_names
+    return result
