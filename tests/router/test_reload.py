@@ -46,7 +46,7 @@ async def client(gateway: Gateway, names: Sequence[str], ended: asyncio.Event, a
     number = 0
     while not ended.is_set():
         number += 1
-        body = {"model": names[number % len(names)], "prompt": "stop_at=5 delay=0.005", "stream": number % 2 == 0}
+        body = {"model": names[number % len(names)], "prompt": "stop_at=5 delay=0.03", "stream": number % 2 == 0}
         answer = await gateway.client.post("/v1/completions", json=body)
         whole = "[DONE]" in answer.text if body["stream"] else "w0 w1 w2 w3 w4" in answer.text
         answers.append((answer.status_code, "" if whole else answer.text))
@@ -63,7 +63,10 @@ async def test_twenty_reloads_under_load_fail_no_request_and_touch_nothing_that_
             changing = model("changing", "--ctx-size", str(number // 4 + 2))
             extra = [model(f"extra{number}")] if number % 5 == 0 else []
             new = with_models(base[0], changing, *extra, aliases=[targets[number % 2]])
+            before = pid(gateway, "changing")
             reload(gateway.app, lambda new=new: new)
+            if number % 4 == 0:
+                await until(lambda before=before: pid(gateway, "changing") != before)
             target = len(answers) + NUM_CLIENTS
             await until(lambda target=target: len(answers) >= target)
         ended.set()
