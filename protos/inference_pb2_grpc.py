@@ -82,6 +82,7 @@ class InferenceServicer:
     def Generate(self, request, context):
         """Continues a prompt. Replies: exactly one Started, any number of Delta, exactly one Finished.
         A stream that ends without Finished was cut: the text so far is good, the answer is not complete.
+        The leading metadata carry "corral-arrived" as soon as the request is the worker's: without it, it never got there.
         Cancelling the call frees everything the request holds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

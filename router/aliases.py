@@ -41,6 +41,7 @@ class Route:
     forced: Mapping[str, Any] = field(default_factory=dict)
     fallbacks: tuple[Step, ...] = ()
     shadow: str | None = None  # the model that gets a copy of this very request
+    balance: str | None = None  # how a replica is chosen; None: as for every model
 
     def after(self, reason: Reason) -> "Route | None":
         """The route to go on with when the model could not serve for this reason; None: there is none."""
@@ -116,6 +117,7 @@ class AliasTable:
             fallbacks=tuple(self._steps(alias, frozenset(Reason), rest)),
             # `rest` is even in [0, 1) whichever target was chosen, so that the shadow sees all of them alike
             shadow=self._model_of(shadow.to, rest) if shadow and rest < shadow.fraction else None,
+            balance=alias.balance,
         )
 
     def _choose(self, targets: Sequence[tuple[str, float]], draw: float) -> tuple[str, float]:

@@ -18,7 +18,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from router.admission import Admission
-from router.api import admin, chat, completions, lifecycle, models, native, slots, status, text
+from router.api import admin, chat, completions, lifecycle, models, native, route, slots, status, text
 from router.api.routed import check_overlays
 from router.auth import Auth, Endpoint, Guarded
 from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
@@ -57,6 +57,7 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("POST", "/tokenize", Scope.INFER, text.tokenize),
     ("POST", "/detokenize", Scope.INFER, text.detokenize),
     ("POST", "/apply-template", Scope.INFER, text.apply_template),
+    ("POST", "/v1/route", Scope.INFER, route.route),
     ("POST", "/admin/reload", Scope.ADMIN, admin.reload),
 )
 OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)

@@ -6,15 +6,17 @@ was handed out, and the headers always tell of it.
 """
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TypeVar
 from urllib.parse import quote
 
 from protos import inference_pb2 as pb
 from router.aliases import Route
+from router.balancer import Choice
 from router.config import KeyConfig, Reason
 from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import (
@@ -60,6 +62,8 @@ class Call:
     key: KeyConfig
     route: Route
     request_id: str = ""
+    session: str = ""  # that it belongs to, if it says so
+    debug: bool = False  # whether the headers tell how its replica was chosen
     keep_alive: float | None = None  # seconds that the model stays loaded afterwards; None: as configured
     _num_open: int = 0
     _num_used: int = 0
@@ -85,6 +89,16 @@ class Call:
             attempt = self._attempt(self.route.model, 0)
             return await self.policies.dispatcher.ask(attempt, question)
 
+    @property
+    def policy(self) -> str:
+        """By which its replica is chosen."""
+        return self.route.balance or self.table.balance.policy
+
+    def explain(self, message: pb.GenerateRequest) -> Choice | None:
+        """Which replica it would go to now; None: none is ready."""
+        turn = self._turn(self._estimate(message))
+        return self.policies.dispatcher.explain(self.route.model, message.prompt, turn)
+
     def headers(self) -> Mapping[str, str]:
         """Who served the request, and what is left of the key's limits."""
         verdict = self._verdict.result() if self._verdict and self._verdict.done() else Verdict()
@@ -98,13 +112,17 @@ class Call:
             if last.place and last.place.position:
                 headers["x-corral-queue-position"] = str(last.place.position)
                 headers["x-corral-queue-wait-ms"] = str(math.ceil(last.place.waited * 1000))
+            if last.num_moves:
+                headers["x-corral-failovers"] = str(last.num_moves)
+            if self.debug and last.choice:
+                headers["x-corral-route-debug"] = json.dumps(asdict(last.choice))
         return headers
 
     async def _generation(
         self, message: pb.GenerateRequest, cost: int, total: int, index: int
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         async with self._within_limits(total):
-            turn = Turn(self.key, self.table.limits, cost, patient=index > 0, keep_alive=self.keep_alive)
+            turn = self._turn(cost, patient=index > 0)
             routed = self._routed(message, turn, index)
             shadowed = self.policies.shadows.beside(self.route, message, routed)
             async with aclosing(routed), aclosing(shadowed) as replies:
@@ -137,6 +155,9 @@ class Call:
             raise error
         self._passed.append((route.model, reason))
         return following
+
+    def _turn(self, cost: int, *, patient: bool = False) -> Turn:
+        return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session)
 
     def _attempt(self, model: str, index: int) -> Attempt:
         attempt = Attempt(model)

@@ -165,6 +165,10 @@ class SupervisionConfig:
     crash_window: float = 120.0
     recovery_wait: float = 10.0  # a request waits this long for a model that was ready and crashed
     stop_grace: float = 5.0  # between SIGTERM and SIGKILL
+    probe_interval: float = 1.0  # between two questions whether a worker lives
+    probe_timeout: float = 1.0  # for the answer
+    probes: int = 3  # without an answer in a row: hung
+    step_deadline: float = 10.0  # without a step while there is work: hung; more where a step may take longer
     core_lease: CoreLease = CoreLease.AUTO
 
 

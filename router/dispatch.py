@@ -1,24 +1,32 @@
-"""From a model's name to a replica's replies: wait for a place, wait for a ready replica, call it.
+"""From a model's name to a replica's replies: wait for a place, choose a replica, call it, go on with another.
 
 Called by call.py, which decides which model, and by router/api for questions about models; knows neither HTTP nor
-processes itself. Invariant: a request goes to a second worker only while nothing of the first one's answer has been
-handed out, and holds its model's place until it has ended.
+processes itself. Invariant: whatever happens to workers, the replies of one generation are one answer or end with an
+error; and a request holds its model's place until it has ended.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
+import logging
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
 from protos import inference_pb2 as pb
 from router.admission import Admission, Place
-from router.config import KeyConfig, LimitsConfig
-from router.errors import WorkerLost
+from router.balancer import Balancer, Choice, Wish
+from router.config import BALANCING, KeyConfig, LimitsConfig
+from router.errors import RouterError, WorkerLost
+from router.failover import Journal, blames_replica
 from router.fleet import Fleet
 from router.lifecycle import ModelStatus
+from router.prefixes import prefixes
 from router.replica import Replica
 from router.totals import total
+
+log = logging.getLogger("corral.dispatch")
 
 _Reply = TypeVar("_Reply")
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
@@ -33,6 +41,11 @@ class Turn:
     cost: float  # its estimate in tokens
     patient: bool = False  # it may join even a full line
     keep_alive: float | None = None  # seconds that its model stays loaded afterwards; None: as configured
+    policy: str = BALANCING[0]  # by which its replica is chosen
+    session: str = ""  # that it belongs to
+
+    def wish(self, prompt: pb.Prompt) -> Wish:
+        return Wish(self.cost, self.session, prefixes(prompt) if self.policy == "prefix" else ())
 
 
 @dataclass(slots=True)
@@ -41,7 +54,9 @@ class Attempt:
 
     model: str
     place: Place | None = None
-    replica: str | None = None
+    replica: str | None = None  # the last one that was called
+    choice: Choice | None = None  # by which it was
+    num_moves: int = 0  # from one replica to another
     num_prompt_tokens: int = 0
     num_tokens: int = 0  # of the answer
     begun: bool = False  # whether any of the answer was handed out
@@ -62,11 +77,12 @@ class Attempt:
 
 
 class Dispatcher:
-    """Admits, waits for a replica, calls it."""
+    """Admits, chooses a replica, calls it, and another one if it is lost."""
 
     def __init__(self, fleet: Fleet, admission: Admission) -> None:
         self._fleet = fleet
         self._admission = admission
+        self._balancers: dict[str, Balancer] = {}
 
     async def generate(
         self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn
@@ -80,44 +96,80 @@ class Dispatcher:
             ) as attempt.place,
         ):
             try:
-                async with aclosing(self._replies(attempt, request)) as replies:
+                async with aclosing(self._replies(attempt, request, turn)) as replies:
                     async for reply in replies:
                         attempt.observe(reply)
                         yield reply
             finally:
                 attempt.place.num_tokens = attempt.num_used
 
-    async def _replies(self, attempt: Attempt, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
-        """One replica's answer, or a second one's if the first is lost before it said anything."""
-        replica = _least_busy(await self._fleet.ready(attempt.model))
-        attempt.replica = replica.name
+    async def _replies(
+        self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        """One answer, by as many replicas as it takes."""
+        journal = Journal(request, time.monotonic)
+        wish = turn.wish(request.prompt)
+        left: list[Replica] = []  # that could not bring it to its end
+        while True:
+            replica = await self._choose(attempt, wish, turn.policy, left)
+            try:
+                with self._working(replica, wish):
+                    async with aclosing(replica.generate(journal.request())) as replies:
+                        async for reply in replies:
+                            recorded = journal.record(reply)
+                            if recorded is not None:
+                                yield recorded
+                return
+            except RouterError as error:
+                journal.move(error)
+                log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
+            left.append(replica)
+            attempt.num_moves = len(left)
+
+    async def _choose(self, attempt: Attempt, wish: Wish, policy: str, left: Collection[Replica] = ()) -> Replica:
+        """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError."""
+        replicas = await self._fleet.ready(attempt.model, left)
+        choice = self._balancer(attempt.model).choose(replicas, wish, policy, time.monotonic())
+        attempt.choice, attempt.replica = choice, choice.name
+        return next(replica for replica in replicas if replica.name == choice.name)
+
+    @contextmanager
+    def _working(self, replica: Replica, wish: Wish) -> Iterator[None]:
+        """The replica works on the wish; how that ends is what the balancer learns of it."""
+        balancer = self._balancer(replica.model)
+        balancer.begin(replica, wish, time.monotonic())
+        failed: bool | None = None
         try:
-            async with aclosing(replica.generate(request)) as replies:
-                async for reply in replies:
-                    yield reply
-            return
-        except WorkerLost:
-            if attempt.begun:
-                raise
-        replica = _least_busy(await self._fleet.ready(attempt.model, lost=replica))
-        attempt.replica = replica.name
-        async with aclosing(replica.generate(request)) as replies:
-            async for reply in replies:
-                yield reply
+            yield
+            failed = False
+        except RouterError as error:
+            failed = blames_replica(error)
+            raise
+        finally:
+            balancer.end(replica, wish, time.monotonic(), failed=failed)
+
+    def _balancer(self, model: str) -> Balancer:
+        return self._balancers.setdefault(model, Balancer(random.random))
 
     def is_idle(self, model: str) -> bool:
         """Whether nobody waits for the model."""
         return self._admission.is_idle(model)
 
     async def ask(self, attempt: Attempt, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
-        """One reply; a worker that died under the question is asked again once it is back."""
+        """One reply; when a worker dies under the question, another one is asked."""
         async with self._fleet.using(attempt.model):
-            replica = _least_busy(await self._fleet.ready(attempt.model))
-            attempt.replica = replica.name
+            replica = await self._choose(attempt, Wish(0.0), BALANCING[0])
             try:
                 return await question(replica)
             except WorkerLost:
-                return await question(_least_busy(await self._fleet.ready(attempt.model, lost=replica)))
+                return await question(await self._choose(attempt, Wish(0.0), BALANCING[0], (replica,)))
+
+    def explain(self, model: str, prompt: pb.Prompt, turn: Turn) -> Choice | None:
+        """The choice that would be made now; None: no replica is ready."""
+        replicas = self._fleet.open(model)
+        if not replicas:
+            return None
+        return self._balancer(model).choose(replicas, turn.wish(prompt), turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
         """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""
@@ -149,7 +201,3 @@ class Dispatcher:
     def _places(self, model: str) -> int:
         """As many as it computes at once, and one more, so that none stands empty between two requests."""
         return (self._fleet.num_parallel(model) or UNDESCRIBED_PLACES) + 1
-
-
-def _least_busy(replicas: Sequence[Replica]) -> Replica:
-    return min(replicas, key=lambda replica: replica.num_open)

@@ -15,6 +15,7 @@
     ├── InternalError       500      a fault of ours; the cause is in the log only
     ├── WorkerFailed        500      the worker's answer is not complete
     │   └── WorkerLost      500      because the connection to it broke: it died
+    ├── RequestPoisonous    500      workers died while they computed it; it is not tried again
     ├── ModelFailed         500      the model cannot be loaded; trying again is of no use
     ├── NotSupported        501      this model or configuration cannot do it
     └── Unavailable         503      not now; says when to come again
@@ -193,7 +194,26 @@ class WorkerFailed(RouterError):
 
 
 class WorkerLost(WorkerFailed):
-    """The connection to the worker broke. A request of which nothing was answered may go to another one."""
+    """The connection to the worker broke. Another one may go on with the request."""
+
+    def __init__(self, message: str, *, had_request: bool = True) -> None:
+        super().__init__(message)
+        self.had_request = had_request  # it had reached the worker
+
+
+class RequestPoisonous(RouterError):
+    """Several workers died while they computed this request."""
+
+    code: ClassVar[str] = "request_poisonous"
+
+    def __init__(self, num_crashes: int) -> None:
+        super().__init__(
+            f"{num_crashes} workers stopped while they computed this request; it is not tried again",
+            headers=_NEVER_RETRY,
+        )
+
+    def content(self) -> dict[str, Any]:
+        return {"code": self.code, "message": self.message, "type": self.type}
 
 
 class ModelFailed(RouterError):

@@ -7,7 +7,7 @@ lifecycle.plan says after every change. Invariant: only that task loads and unlo
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from types import TracebackType
 from typing import Self
@@ -74,9 +74,9 @@ class Fleet:
         async with found.using(keep_alive):
             yield
 
-    async def ready(self, model: str, lost: Replica | None = None) -> Sequence[Replica]:
+    async def ready(self, model: str, left: Collection[Replica] = ()) -> Sequence[Replica]:
         """See ReplicaSet.ready. Whoever calls one of them without waiting in between finds it in service."""
-        return await self._set(model).ready(lost)
+        return await self._set(model).ready(left)
 
     def open(self, model: str) -> Sequence[Replica]:
         """The model's replicas that can be called now, perhaps none; loads nothing."""

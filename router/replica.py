@@ -7,6 +7,7 @@ Invariant: no grpc exception leaves this file.
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -28,9 +29,11 @@ from router.errors import (
 )
 
 ERROR_DETAIL_KEY = "corral-error-bin"
+ARRIVED_KEY = "corral-arrived"
 TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 UNARY_TIMEOUT = 60.0  # seconds
+_CLOSE_GRACE = 0.2  # seconds for calls to a dead worker to fail by themselves, which tells more of them
 _CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.min_reconnect_backoff_ms", 50),
@@ -66,6 +69,7 @@ class Replica:
         self._idle = asyncio.Event()
         self._idle.set()
         self.address = address
+        self.since = time.monotonic()  # when it came to serve
         self._closed = False
         self._metadata = ((TOKEN_KEY, token),)
         self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
@@ -113,6 +117,16 @@ class Replica:
     async def change_place(self, request: pb.ChangePlaceRequest) -> pb.ChangePlaceReply:
         return await self._call(self._inference.ChangePlace, request)
 
+    async def probe(self, deadline: float) -> pb.StatsReply:
+        """Its figures within so many seconds, for whoever watches it; does not count as an open call."""
+        try:
+            reply: pb.StatsReply = await self._inference.Stats(
+                pb.StatsRequest(), metadata=self._metadata, timeout=deadline
+            )
+        except grpc.aio.AioRpcError as error:
+            raise self._translated(error) from None
+        return reply
+
     async def serving(self) -> None:
         """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""
         call = self._health.Watch(
@@ -121,6 +135,7 @@ class Replica:
         try:
             async for reply in call:
                 if reply.status == health_pb2.HealthCheckResponse.SERVING:
+                    self.since = time.monotonic()
                     return
         except grpc.aio.AioRpcError as error:
             raise self._translated(error) from None
@@ -143,7 +158,7 @@ class Replica:
 
     async def close(self) -> None:
         self._closed = True
-        await self._channel.close()
+        await self._channel.close(_CLOSE_GRACE)
 
     async def _call(self, method: Callable[..., Awaitable[_Reply]], request: _Request) -> _Reply:
         self._begin()
@@ -163,8 +178,8 @@ class Replica:
         if self._closed and task is not None and not task.cancelling():
             raise self._lost()
 
-    def _lost(self) -> WorkerLost:
-        return WorkerLost(f"the worker of '{self.model}' stopped while it answered")
+    def _lost(self, *, had_request: bool = True) -> WorkerLost:
+        return WorkerLost(f"the worker of '{self.model}' stopped while it answered", had_request=had_request)
 
     def _translated(self, error: grpc.aio.AioRpcError) -> RouterError:
         """The worker's own words if it sent some; else the connection broke under it."""
@@ -174,5 +189,5 @@ class Replica:
                 make = _FROM_CODE.get(detail.code)
                 return make(detail) if make else InternalError()
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return self._lost()
+            return self._lost(had_request=ARRIVED_KEY in (error.initial_metadata() or ()))
         return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name})")

@@ -6,7 +6,7 @@ Invariant: between `using` and its end the model is never unloaded for want of r
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager, suppress
 
 from protos import inference_pb2 as pb
@@ -150,15 +150,15 @@ class ReplicaSet:
             self._keep_alive = configured if keep_alive is None else keep_alive
             self._tell()
 
-    async def ready(self, lost: Replica | None = None) -> tuple[Replica, ...]:
-        """The replicas that can be called, at least one, without the one the caller has just lost.
+    async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
+        """The replicas that can be called, at least one, without those the caller has left.
 
         Waits for a model that is being loaded for a request, as long as that takes, and `recovery_wait` for one that
         was ready and has crashed; every other state is told at once, by ModelLoading, Unavailable, ModelFailed, or
         InvalidRequest where requests load nothing.
         """
         began = self._clock()
-        while not (found := tuple(replica for replica in self.open() if replica is not lost)):
+        while not (found := tuple(replica for replica in self.open() if replica not in left)):
             patience = self._patience(began)
             if patience <= 0:
                 raise self._why_not()

@@ -23,7 +23,6 @@ from router.config import (
     DEFAULT_PORT,
     LEAST_WEIGHT,
     MOST_WEIGHT,
-    BalanceConfig,
     CoreLease,
     CorsConfig,
     GatewayConfig,
@@ -143,8 +142,6 @@ def _file_notes(file: FileConfig) -> list[str]:
     notes = [f"configuration: {file.path}"] if file.path else []
     for entry in file.models:
         notes += Given().filled(entry.worker).notes()
-    if file.balance != BalanceConfig() or any(alias.balance for alias in file.aliases):
-        notes.append("no effect: balance (every model has one worker)")
     return list(dict.fromkeys(notes))
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.errors import ModelFailed, ModelLoading, RouterError, Unavailable
+from router.health import hung
 from router.lifecycle import ModelState, ReplicaStatus
 from router.process import Child
 from router.progress import Progress, read_progress
@@ -68,6 +69,7 @@ class WorkerProcess:
         self._grace = config.stop_grace
         self._child: Child | None = None
         self._retry_after = 1
+        self._hung = ""  # why this life had to be ended, if it had to
         self._num_crashes = 0
         self._was_ready = False  # in the life before this one
 
@@ -153,15 +155,16 @@ class WorkerProcess:
     async def _live(self) -> int:
         """One life, from spawn to exit status."""
         self.progress = None
+        self._hung = ""
         self._enter(ModelState.LOADING, self.reason)
         token = secrets.token_hex(32)
         address = _fresh_address(self._site.socket)
         environment = _environment(os.environ, token)
         child = self._child = await Child.spawn(self._command(address), environment, self._hear)
         replica = Replica(self.model.name, address, token, self.index)
-        tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._announce(replica))]
+        tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._watch(replica))]
         try:
-            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return await child.stop(self._grace if self._stopping.is_set() else 0.0)
         finally:
             child.kill()
@@ -172,8 +175,12 @@ class WorkerProcess:
             self.replica = None
             await replica.close()
 
-    async def _announce(self, replica: Replica) -> None:
-        """READY as soon as the worker serves; runs beside the life it belongs to."""
+    async def _watch(self, replica: Replica) -> None:
+        """READY as soon as the worker serves; returns when it is hung. Runs beside the life it belongs to."""
+        description = await self._announce(replica)
+        self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
+
+    async def _announce(self, replica: Replica) -> pb.DescribeReply:
         while True:
             try:
                 await replica.serving()
@@ -186,6 +193,7 @@ class WorkerProcess:
             self.replica = replica
             self._enter(ModelState.READY)
             log.info("%s is ready", self.name)
+        return self.description
 
     async def _after_exit(self, returncode: int, now: float, lived: float) -> None:
         """Judges an exit nobody asked for: FAILED, or CRASHED and the wait before the next life."""
@@ -207,7 +215,9 @@ class WorkerProcess:
             await asyncio.wait_for(self._stopping.wait(), delay)
 
     def _cause(self, returncode: int) -> str:
-        """The worker's own last word if it had one, else its exit status."""
+        """Why it was killed, the worker's own last word, or its exit status."""
+        if self._hung:
+            return self._hung
         if returncode < 0:
             return describe_exit(returncode)
         complaints = (line.partition("error: ")[2] for line in reversed(self.last_lines))

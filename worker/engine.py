@@ -247,7 +247,7 @@ class Engine:
         """Gives a sequence its next token, unless it is full already."""
         generation = self._generations[sequence]
         self._note_time(generation, now)
-        reason = FinishReason.LENGTH if sequence.is_full else self._choose(generation, logits)
+        reason = self._ended(generation) or self._choose(generation, logits)
         if reason is not None:
             self._finish(generation, reason)
         elif is_overfull(sequence, self.capacity):
@@ -267,6 +267,16 @@ class Engine:
         generation.num_scored = max(generation.num_scored, end)
         if scores:
             self._events.append((generation.sink, PromptScores(scores)))
+
+    def _ended(self, generation: Generation) -> FinishReason | None:
+        """Why it gets no token: it is full, or what it resumes had come to its end."""
+        resumed = generation.request.resumed
+        if resumed and not generation.num_predicted:
+            if generation.detokenizer.stop_string is not None:
+                return FinishReason.STOP_STRING
+            if resumed[-1] in self._eog_ids:
+                return FinishReason.END_OF_SEQUENCE
+        return FinishReason.LENGTH if generation.sequence.is_full else None
 
     def _choose(self, generation: Generation, logits: FloatArray) -> FinishReason | None:
         """Samples, detokenizes and emits one token; says whether it is the last."""

@@ -46,7 +46,8 @@ from worker.stats import STEP_BOUNDS
 log = logging.getLogger("worker.service")
 
 ERROR_DETAIL_KEY = "corral-error-bin"
-_TOKEN_KEYS = ("authorization", "corral-token")  # "Bearer TOKEN" or TOKEN
+ARRIVED_KEY = "corral-arrived"  # leading metadata: from here on the request is this worker's
+_TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
 NUM_TEXT_THREADS = 2
 _HEALTH = "/grpc.health.v1.Health/"
 _MAX_STOP_STRINGS = 1024
@@ -125,6 +126,7 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
         self._enter()
         generation = None
         try:
+            await context.send_initial_metadata(((ARRIVED_KEY, "1"),))
             wanted, prompt = await self._in_text_thread(_read_request, model, request)
             stream = Stream()
             generation = model.engine.submit(wanted, stream.put)
@@ -396,7 +398,7 @@ class Border(grpc.aio.ServerInterceptor):
     def _admits(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool:
         if self._token is None:
             return True
-        given = (str(value).removeprefix("Bearer ").encode() for key, value in metadata if key in _TOKEN_KEYS)
+        given = (str(value).encode() for key, value in metadata if key == _TOKEN_KEY)
         return any(hmac.compare_digest(token, self._token) for token in given)
 
 

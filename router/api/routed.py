@@ -22,6 +22,8 @@ from router.errors import CommandError, Forbidden, InvalidRequest, NotSupported
 from router.table import Table
 
 MODEL = (Field("model", string),)
+SESSION_FIELDS = ("prompt_cache_key", "user")
+DEBUG_HEADER = "x-route-debug"
 NEVER_OVERLAID = frozenset({"model", "stream", "messages", "prompt"})  # what the request is, not how it is answered
 _SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in (*TABLE, *CHAT_TABLE) for name in field.names}
 
@@ -30,8 +32,17 @@ async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
     """The request's call and its JSON body, with the defaults and forced fields of the alias it asks for."""
     body = await json_body(request)
     call = call_to(request, read(MODEL, body)["model"])
+    call.session = _session(request, body)
+    call.debug = request.headers.get(DEBUG_HEADER, "0") not in ("", "0")
     call.keep_alive = read(KEEP_ALIVE, body)["keep_alive"]
     return call, overlaid(body, call.route)
+
+
+def _session(request: Request, body: Body) -> str:
+    """What says that requests belong together: the header for it, or one of OpenAI's fields."""
+    table: Table = request.state.table
+    given = (request.headers.get(table.balance.session_header), *(body.get(name) for name in SESSION_FIELDS))
+    return next((each for each in given if isinstance(each, str) and each), "")
 
 
 def call_to(request: Request, name: str | None) -> Call:

@@ -3,8 +3,8 @@
 
     python -m tests.router.mock_worker -m FILE --listen unix:PATH --parent-fd N [options]
 
-It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ... Its behaviour follows from the options and
-from directives in the text of the prompt, so that a test chooses per request:
+It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ..., and goes on after tokens it is given.
+Its behaviour follows from the options and from directives in the text of the prompt, so a test chooses per request:
     crash_after=N   dies (SIGKILL) after N tokens; with crash_once=PATH only if PATH can be created
     end_after=N     ends the stream without Finished after N tokens
     refuse=CODE     fails with that ErrorCode, as refuse=CONTEXT_EXCEEDED
@@ -72,6 +72,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
     ) -> AsyncIterator[pb.GenerateReply]:
         await self._guard(context)
+        await context.send_initial_metadata((("corral-arrived", "1"),))
         self.num_running += 1
         try:
             async for reply in self._replies(request, context):
@@ -95,7 +96,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         num_prompt = num_prompt_tokens(request.prompt)
         crash_after = int(told.get("crash_after", -1))
         if crash_after == 0:
-            crash(told)
+            await crash(told)
         yield pb.GenerateReply(
             started=pb.Started(
                 num_prompt_tokens=num_prompt,
@@ -107,9 +108,9 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             yield pb.GenerateReply(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         stop_at = int(told.get("stop_at", DEFAULT_NUM_TOKENS))
         num_tokens = stop_at if request.max_tokens < 0 else min(request.max_tokens, stop_at)
-        for token in range(num_tokens):
+        for token in range(len(request.resume.tokens), num_tokens):
             if token == crash_after:
-                crash(told)
+                await crash(told)
             if token == int(told.get("end_after", -1)):
                 return
             yield delta(token, request)
@@ -120,7 +121,12 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
                 reason=reason,
                 num_prompt_tokens=num_prompt,
                 num_completion_tokens=num_tokens,
-                timings=pb.Timings(num_prompt=num_prompt, prompt_ms=1.0, num_predicted=num_tokens, predicted_ms=2.0),
+                timings=pb.Timings(
+                    num_prompt=num_prompt,
+                    prompt_ms=1.0,
+                    num_predicted=num_tokens - len(request.resume.tokens),
+                    predicted_ms=2.0,
+                ),
             )
         )
 
@@ -203,12 +209,13 @@ def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:
     return pb.GenerateReply(delta=pb.Delta(text=text, tokens=[token], num_draws=token + 1, logprobs=logprobs))
 
 
-def crash(told: dict[str, str]) -> None:
+async def crash(told: dict[str, str]) -> None:
     if "crash_once" in told:
         try:
-            Path(told["crash_once"]).touch(exist_ok=False)
+            os.close(os.open(told["crash_once"], os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return
+    await asyncio.sleep(0.05)  # what was written leaves the process
     os.kill(os.getpid(), signal.SIGKILL)
 
 

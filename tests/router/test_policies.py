@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -13,7 +14,7 @@ import pytest
 from router.config import AliasConfig, FallbackConfig, KeyConfig, LimitsConfig, Reason, Scope, ShadowConfig
 from router.keys import key_digest
 from tests.router.gateways import Gateway, config, running
-from tests.router.mocks import DEADLINE, until
+from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.test_serve import serving
 from tests.router.test_serve import until as until_then
 
@@ -60,14 +61,14 @@ async def test_overlays_fill_in_and_force_under_every_spelling() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "reason"),
-    [("crash_after=0", "unavailable"), ("refuse=OVERLOADED", "overloaded"), ("refuse=CONTEXT_EXCEEDED", "context")],
+    ("code", "reason"),
+    [("UNAVAILABLE", "unavailable"), ("OVERLOADED", "overloaded"), ("CONTEXT_EXCEEDED", "context")],
 )
-async def test_a_fallback_serves_and_is_told(prompt: str, reason: str) -> None:
+async def test_a_fallback_serves_and_is_told(code: str, reason: str) -> None:
     policy = alias("chat", "small", fallbacks=(FallbackConfig("big", frozenset({Reason(reason)})),))
-    settings = config("small", "big", aliases=(policy,))
+    settings = config("small", "big", aliases=(policy,), supervision=replace(SUPERVISION, recovery_wait=0.2))
     async with running(settings) as gateway:
-        answer = await complete(gateway, f"only_on=small {prompt} stop_at=2", model="chat")
+        answer = await complete(gateway, f"only_on=small refuse={code} stop_at=2", model="chat")
         assert answer.json()["content"] == "w0 w1 w2 w3 w4 w5 w6 w7"
         assert corral_headers(answer)["route"] == f"chat -> small ({reason}) -> big"
 
@@ -84,7 +85,7 @@ async def test_nothing_falls_back_once_an_answer_has_begun() -> None:
     async with running(config("small", "big", aliases=(policy,))) as gateway:
         answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
         assert answer.status_code == 500
-        assert answer.json()["error"]["code"] == "worker_crashed"
+        assert answer.json()["error"]["code"] == "request_poisonous"
 
 
 @pytest.mark.parametrize(

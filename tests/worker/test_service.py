@@ -50,7 +50,7 @@ class Worker:
         self.channel = grpc.aio.insecure_channel(listen, options=(("grpc.use_local_subchannel_pool", 1),))
         self.stub = inference_pb2_grpc.InferenceStub(self.channel)
         self.health = health_pb2_grpc.HealthStub(self.channel)
-        self.metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        self.metadata = (("corral-token", token),) if token else ()
         self.model = FakeModel(64, 4)
         self.engine: Engine | None = None
         self.num_submitted = 0
@@ -593,7 +593,7 @@ async def test_what_outlives_the_grace_is_told_so(worker):
 async def test_without_the_token_nothing_but_health_is_answered(tmp_path):
     async with serving(tmp_path, token="s3cret-ключ".encode().hex()) as worker:
         assert (await worker.answer(max_tokens=1))[2].num_completion_tokens == 1
-        for metadata in ((), (("authorization", "Bearer wrong"),), (("authorization", ""),)):
+        for metadata in ((), (("corral-token", "wrong"),), (("corral-token", ""),)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await worker.stub.Stats(pb.StatsRequest(), metadata=metadata)
             assert caught.value.code() == grpc.StatusCode.UNAUTHENTICATED
