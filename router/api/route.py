@@ -12,9 +12,10 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Body
+from router.api.generation import sampling_defaults
 from router.api.messages import chat
 from router.api.prompts import prompts
-from router.api.routed import routed, sampling_defaults
+from router.api.routed import routed
 from router.api.sampling import parameters
 from router.api.wire import json_response
 from router.call import Call, Policies
