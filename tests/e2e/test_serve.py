@@ -233,18 +233,18 @@ def test_a_client_that_leaves_frees_its_place(served: Serving) -> None:
     until(lambda: served.num_running("tiny") == 0)
 
 
-def test_a_killed_worker_ends_its_streams_with_an_error_and_comes_back(served: Serving) -> None:
+def test_a_stream_goes_on_with_the_worker_that_comes_back(served: Serving) -> None:
     before = ask(served)
-    body = {"model": "tiny", "messages": QUESTION, "stream": True, "max_tokens": 1500, "ignore_eos": True}
+    body = {"model": "tiny", "messages": QUESTION, "stream": True, "max_tokens": 100, "ignore_eos": True}
     with served.http.stream("POST", "/v1/chat/completions", json=body) as answer:
         lines = answer.iter_lines()
         seen = [next(line for line in lines if '"content":"' in line)]
         for worker in served.workers():
             worker.kill()
         seen += [line for line in lines if line]
-    assert "data: [DONE]" not in seen
-    assert "error" in json.loads(seen[-1].removeprefix("data: "))
-    assert not any('"finish_reason":"' in line for line in seen)
+    assert seen[-1] == "data: [DONE]"
+    assert not any('"error"' in line for line in seen)
+    assert sum('"finish_reason":"length"' in line for line in seen) == 1
     until(lambda: served.state("tiny") == "loaded")
     assert ask(served) == before
 

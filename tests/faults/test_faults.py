@@ -218,7 +218,8 @@ async def test_a_client_that_leaves_its_stream_frees_the_worker() -> None:
     async with gateway() as started:
         body = asking(f"stop_at=100000 {SLOW}")
         async with started.client.stream("POST", "/v1/chat/completions", json=body) as response:
-            await anext(response.aiter_lines())
+            lines = response.aiter_lines()
+            await anext(lines)
             assert (await stats(started)).num_running == 1
         await nothing_runs(started)
 
