@@ -72,6 +72,10 @@ class Streams:
     async def begun(self, num_events: int = 3) -> None:
         await until(lambda: min(self.num_events) >= num_events)
 
+    def leave(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
     async def answers(self) -> list[Answer]:
         return await asyncio.gather(*self._tasks)
 
@@ -255,13 +259,17 @@ async def test_a_client_that_leaves_the_line_makes_room_in_it() -> None:
 async def test_an_overfull_line_serves_whom_it_took_and_tells_the_rest_when_to_come() -> None:
     """F23."""
     async with gateway("a", "b", limits=LimitsConfig(in_flight=2, queue=4)) as started:
-        bodies = [asking(f"stop_at=10 {SLOW}", stream=False) for _ in range(18)]
-        posts = [started.client.post("/v1/chat/completions", json=body) for body in bodies]
-        other = chat(started.client, asking("stop_at=3", "b"))
-        answers = await asyncio.gather(*posts)
-        assert sorted(answer.status_code for answer in answers) == [200] * 6 + [429] * 12
-        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers if answer.status_code == 429)
-        assert (await other).texts == {0: words(3)}
+        running_ones = Streams(started, [asking(f"stop_at=100000 {SLOW}") for _ in range(2)])
+        await running_ones.begun()
+        body = asking("stop_at=2", stream=False)
+        posts = [asyncio.create_task(started.client.post("/v1/chat/completions", json=body)) for _ in range(16)]
+        await until(lambda: sum(post.done() for post in posts) == 12)
+        refused = [post.result() for post in posts if post.done()]
+        assert [answer.status_code for answer in refused] == [429] * 12
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in refused)
+        assert (await chat(started.client, asking("stop_at=3", "b"))).texts == {0: words(3)}
+        running_ones.leave()
+        assert sorted(answer.status_code for answer in await asyncio.gather(*posts)) == [200] * 4 + [429] * 12
 
 
 async def test_many_first_requests_load_a_model_once() -> None:

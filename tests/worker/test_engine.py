@@ -202,10 +202,10 @@ def test_a_resumed_request_goes_on_where_the_other_worker_stopped(num_resumed):
 
 def test_an_answer_resumed_after_its_last_token_only_ends():
     with Bench() as bench:
-        ended = bench.submit([4, 5, 6], max_tokens=20, resumed=[7, EOG], num_draws=2)
+        ended = bench.submit([4, 5, 6], max_tokens=20, resumed=[7, EOG], memory=Memory(2))
         stopped = FakeDetokenizer(resumed=[7, 8])
         stopped.stop_string = "ab"
-        at_stop = bench.submit([4, 5, 6], max_tokens=20, resumed=[7, 8], num_draws=2, detokenizer=stopped)
+        at_stop = bench.submit([4, 5, 6], max_tokens=20, resumed=[7, 8], memory=Memory(2), detokenizer=stopped)
         assert ended.result().reason is FinishReason.END_OF_SEQUENCE
         finished = at_stop.result()
     assert (finished.reason, finished.stop_string) == (FinishReason.STOP_STRING, "ab")
