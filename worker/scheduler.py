@@ -3,8 +3,8 @@
 A step has a budget of tokens and a target of seconds. Sequences that lack one token come first, so that a long prompt
 never keeps a running answer waiting; then prompts being read, oldest first, in chunks that keep the step under its
 target, or, where a step without them takes more than half of that, under twice as long as that one; then new ones as
-long as places and blocks last. When blocks run out, the youngest running sequence gives all of its own back and goes
-first in the line.
+long as places and blocks last. Where no answer is running, the target is longer: only newcomers and cancellations wait
+for the step. When blocks run out, the youngest running sequence gives all of its own back and goes first in the line.
 
 Invariant: the oldest running sequence can always go on, because one sequence never needs more blocks than there are,
 and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a step with work in it computes something.
@@ -22,6 +22,7 @@ from worker.waiting_line import WaitingLine
 
 LEAST_CHUNK = 4  # tokens of a prompt, however long that takes
 _STRETCH = 2.0  # how much longer a step may take for the prompts in it, even beyond the target
+_UNHURRIED = 4.0  # how much longer the target is in a step that holds up no running answer
 _FIRST_STAY = 1.0  # seconds that a request is thought to run before any has ended
 _STAY_FADE = 0.9
 
@@ -52,7 +53,7 @@ class Limits:
     max_running: int
     max_waiting: int
     step_tokens: int
-    step_seconds: float  # what a step that reads prompts should take, at most
+    step_seconds: float  # what a step that reads prompts should take, at most, while answers are running
 
 
 class Scheduler:
@@ -127,7 +128,8 @@ class Scheduler:
         """Chooses the next step's work and gives it its blocks."""
         batch = Batch()
         self._advance(batch, lacking_one=True)
-        batch.seconds = max(self._limits.step_seconds, _STRETCH * self._cost.seconds(batch.work))
+        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED)
+        batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
         while self._line and self._places and self._admit(batch):
             pass

@@ -204,6 +204,17 @@ def test_chunks_keep_a_step_under_its_target():
     assert running.num_computed == 3 + 80
 
 
+def test_a_step_that_holds_up_no_answer_may_take_four_times_as_long():
+    bench = Bench(num_blocks=5000, step_tokens=10_000, step_seconds=0.05)
+    prompt = bench.add(18_000)
+    alone = [bench.step(seconds_per_token=0.001)[prompt] for _ in range(40)]
+    assert all(170 < chunk < 210 for chunk in alone[20:])
+    answer = bench.add(1, 20_000, priority=9)
+    while answer.num_computed == 0:
+        bench.step(seconds_per_token=0.001)
+    assert all(40 < bench.step(seconds_per_token=0.001)[prompt] < 60 for _ in range(20))
+
+
 def test_where_every_step_takes_long_prompts_may_take_as_long_again():
     bench = Bench(num_blocks=5000, step_tokens=10_000, step_seconds=0.05)
     prompt = bench.add(18_000)
