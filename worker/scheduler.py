@@ -6,6 +6,10 @@ target, or, where a step without them takes more than half of that, under twice 
 long as places and blocks last. Where no answer is running, the target is longer: only newcomers and cancellations wait
 for the step. When blocks run out, the youngest running sequence gives all of its own back and goes first in the line.
 
+Who is first in line waits while a running sequence is yet to compute the next block of a prefix that both share, so
+that requests that come together compute it once. So do those behind it; it costs them no more than what is left of
+the step in which that one is read, because prompts are read one after the other, in chunks that fill the steps.
+
 Invariant: the oldest running sequence can always go on, because one sequence never needs more blocks than there are,
 and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a step with work in it computes something.
 """
@@ -203,6 +207,8 @@ class Scheduler:
         if available <= self._refused_with:
             return False
         matched = self._pool.match(sequence)
+        if self._awaits_prefix(sequence, len(matched)):
+            return False
         num_taken = self._pool.num_needed(sequence.num_tokens) - len(matched) + self._pool.num_unused(matched)
         # A block to spare for everyone who runs, or the newcomer would be preempted as soon as they grow.
         if self._running and num_taken + len(self._running) > available:
@@ -217,6 +223,15 @@ class Scheduler:
         self._pool.grow(sequence, sequence.num_computed + count)
         batch.add(sequence, count)
         return True
+
+    def _awaits_prefix(self, sequence: Sequence, index: int) -> bool:
+        """Whether the sequence could adopt its block `index`, if not yet, once a running one has computed it."""
+        name = self._pool.reusable(sequence)[index : index + 1]
+        end = (index + 1) * self._pool.block_size
+        return bool(name) and any(
+            other.shares_prefix and other.num_computed < end and other.digests[index : index + 1] == name
+            for other in self._running
+        )
 
     def _run(self, sequence: Sequence, batch: Batch) -> None:
         self._refused_with = -1
