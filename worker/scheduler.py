@@ -15,12 +15,13 @@ and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a ste
 """
 
 import heapq
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from worker.errors import Overloaded
 from worker.kv_cache import BlockPool
-from worker.sequence import NO_PLACE, Sequence
+from worker.sequence import NO_PLACE, Sequence, Tokens
 from worker.step_cost import StepCost, Work
 from worker.waiting_line import WaitingLine
 
@@ -33,12 +34,14 @@ _STAY_FADE = 0.9
 
 @dataclass(slots=True)
 class Batch:
-    """One step's work: sequences[i] computes counts[i] tokens from its num_computed on."""
+    """One step's work: sequences[i] computes counts[i] tokens from its num_computed on, and then its drafts, if any."""
 
     sequences: list[Sequence] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # those of `sequences` that did not run before
     work: Work = field(default_factory=Work)
+    drafts: dict[Sequence, Tokens] = field(default_factory=dict)  # guesses at what follows, behind the tokens it has
+    num_drafts: int = 0
     num_read: int = 0  # tokens of sequences that lack several
     seconds: float = 0.0  # what it should take, at most
 
@@ -48,6 +51,12 @@ class Batch:
         self.work.add(sequence.num_computed, count)
         if sequence.num_uncomputed > 1:
             self.num_read += count
+
+    def add_drafts(self, sequence: Sequence, drafts: Tokens) -> None:
+        """Behind the last token of a sequence that was added."""
+        self.drafts[sequence] = drafts
+        self.num_drafts += drafts.size
+        self.work.add(sequence.num_tokens, drafts.size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +137,15 @@ class Scheduler:
         self._preempt(sequence)
         sequence.discard(num_kept, num_discarded)
 
-    def schedule(self) -> Batch:
-        """Chooses the next step's work and gives it its blocks."""
+    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}) -> Batch:
+        """Chooses the next step's work and gives it its blocks.
+
+        `drafts`: guesses at what follows a running sequence that lacks one token, computed as far as there is room.
+        """
         batch = Batch()
         self._advance(batch, lacking_one=True)
+        for sequence, guesses in drafts.items():
+            self._try(batch, sequence, guesses)
         target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED)
         batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
@@ -142,7 +156,7 @@ class Scheduler:
     def commit(self, batch: Batch, seconds: float) -> list[Sequence]:
         """Notes that the batch was computed, in so many seconds.
 
-        Returns the sequences, in its order, that now lack their next token.
+        Returns the sequences, in its order, that now lack their next token. Their drafts do not count: see `accept`.
         """
         self._cost.observe(batch.work, seconds)
         caught_up = []
@@ -153,6 +167,23 @@ class Scheduler:
                 self._line.charge(sequence, 1)
                 caught_up.append(sequence)
         return caught_up
+
+    def accept(self, sequence: Sequence) -> None:
+        """Notes that a sequence's newest token is the draft that was computed behind the others."""
+        sequence.num_computed += 1
+        self._pool.publish(sequence)
+        self._line.charge(sequence, 1)
+
+    def _try(self, batch: Batch, sequence: Sequence, guesses: Tokens) -> None:
+        """Adds drafts to the step, as far as that leaves a token and a block for everybody who runs."""
+        if sequence not in batch.sequences:
+            return
+        num_tokens = self._limits.step_tokens - batch.num_drafts - len(self._running)
+        num_blocks = max(self._pool.num_available - len(self._running), 0) + sequence.num_blocks
+        count = min(guesses.size, num_tokens, num_blocks * self._pool.block_size - sequence.num_tokens)
+        if count > 0:
+            self._pool.grow(sequence, sequence.num_tokens + count)
+            batch.add_drafts(sequence, guesses[:count])
 
     def _advance(self, batch: Batch, *, lacking_one: bool) -> None:
         """Schedules the running sequences that lack one token, or several."""
