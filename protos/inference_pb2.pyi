@@ -301,20 +301,24 @@ class Delta(_message.Message):
     def __init__(self, text: _Optional[str] = ..., tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ..., prompt_logprobs: _Optional[_Iterable[_Union[TokenLogprob, _Mapping]]] = ...) -> None: ...
 
 class Timings(_message.Message):
-    __slots__ = ("num_cached", "num_prompt", "prompt_ms", "num_predicted", "predicted_ms", "queued_ms")
+    __slots__ = ("num_cached", "num_prompt", "prompt_ms", "num_predicted", "predicted_ms", "queued_ms", "num_drafted", "num_accepted")
     NUM_CACHED_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_FIELD_NUMBER: _ClassVar[int]
     PROMPT_MS_FIELD_NUMBER: _ClassVar[int]
     NUM_PREDICTED_FIELD_NUMBER: _ClassVar[int]
     PREDICTED_MS_FIELD_NUMBER: _ClassVar[int]
     QUEUED_MS_FIELD_NUMBER: _ClassVar[int]
+    NUM_DRAFTED_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACCEPTED_FIELD_NUMBER: _ClassVar[int]
     num_cached: int
     num_prompt: int
     prompt_ms: float
     num_predicted: int
     predicted_ms: float
     queued_ms: float
-    def __init__(self, num_cached: _Optional[int] = ..., num_prompt: _Optional[int] = ..., prompt_ms: _Optional[float] = ..., num_predicted: _Optional[int] = ..., predicted_ms: _Optional[float] = ..., queued_ms: _Optional[float] = ...) -> None: ...
+    num_drafted: int
+    num_accepted: int
+    def __init__(self, num_cached: _Optional[int] = ..., num_prompt: _Optional[int] = ..., prompt_ms: _Optional[float] = ..., num_predicted: _Optional[int] = ..., predicted_ms: _Optional[float] = ..., queued_ms: _Optional[float] = ..., num_drafted: _Optional[int] = ..., num_accepted: _Optional[int] = ...) -> None: ...
 
 class Finished(_message.Message):
     __slots__ = ("reason", "stop_string", "num_prompt_tokens", "num_completion_tokens", "timings", "truncated")

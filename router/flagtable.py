@@ -130,6 +130,8 @@ _WORKER = """
     -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, if -ub is not smaller (2048)
     -ub --ubatch-size $ LLAMA_ARG_UBATCH : N : the same (512), but at least one for each of --parallel
     --step-target-ms : MS : what a step that reads prompts should take, at most (50)
+    --spec-type $ LLAMA_ARG_SPEC_TYPE : none|ngram-simple : guess next tokens by lookup in the text (ngram-simple)
+    --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX : N : how many (3)
     --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT :  : make room in a full context, do not end there
     --slot-save-path : DIR : where POST /slots/N may save computed prefixes
     --kv-store : DIR : keep computed prefixes here over a restart
@@ -204,6 +206,7 @@ FLAGS: tuple[Flag, ...] = (
         -kvu --kv-unified ! -no-kvu --no-kv-unified $ LLAMA_ARG_KV_UNIFIED
         --jinja ! --no-jinja $ LLAMA_ARG_JINJA
         --warmup ! --no-warmup
+        --spec-default
         --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
         --cache-prompt ! --no-cache-prompt $ LLAMA_ARG_CACHE_PROMPT
         --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT
@@ -347,8 +350,6 @@ FLAGS: tuple[Flag, ...] = (
         -devd --device-draft --spec-draft-device
         -ctkd --cache-type-k-draft --spec-draft-type-k $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K
         -ctvd --cache-type-v-draft --spec-draft-type-v $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V
-        --spec-type $ LLAMA_ARG_SPEC_TYPE
-        --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX
         --draft-min --draft-n-min --spec-draft-n-min $ LLAMA_ARG_DRAFT_MIN LLAMA_ARG_SPEC_DRAFT_N_MIN
         --draft-p-min --spec-draft-p-min $ LLAMA_ARG_SPEC_DRAFT_P_MIN
         --draft-p-split --spec-draft-p-split $ LLAMA_ARG_SPEC_DRAFT_P_SPLIT
@@ -364,7 +365,6 @@ FLAGS: tuple[Flag, ...] = (
         --skip-chat-parsing ! --no-skip-chat-parsing $ LLAMA_ARG_SKIP_CHAT_PARSING
         --mmproj-auto ! --no-mmproj --no-mmproj-auto $ LLAMA_ARG_MMPROJ_AUTO
         --mmproj-offload ! --no-mmproj-offload $ LLAMA_ARG_MMPROJ_OFFLOAD
-        --spec-default
         """, Takes.NOTHING, ""),
     *_inert(_NO_FEATURE, "--control-vector-layer-range", Takes.PAIR),
     Flag(

@@ -17,6 +17,12 @@ _TINY, _HUGE = 1e-6, 1e12
 _MOST_THREADS = 512
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _OTHER_CACHE_TYPES = ("q4_1", "iq4_nl", "q5_0", "q5_1")  # llama-server has them
+SPEC_TYPES = ("none", "ngram-simple")
+_OTHER_SPEC_TYPES = (
+    *("draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
+    *("ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"),
+)
+_MOST_DRAFTS = 64
 _LOAD_MODES: Mapping[str, tuple[str, ...]] = {
     "auto": (),
     "mmap": (),
@@ -34,16 +40,22 @@ def worker_arguments(given: Given) -> tuple[str, ...]:
         flag, text = "--" + key.replace("_", "-"), given.last(key)
         if text is not None and (value := check(flag, text)):
             arguments += [flag, value]
-    return (*arguments, *_cache_types(given), *_load_mode(given), *_switches(given))
+    return (*arguments, *_cache_types(given), *_speculation(given), *_load_mode(given), *_switches(given))
 
 
 def notes(given: Given) -> list[str]:
     """One line for each value that is understood, but cannot be had."""
-    return [
+    types = [
         f"no effect: {flag} {kv_type} (a worker knows {', '.join(CACHE_TYPES)})"
         for flag, kv_type in _given_cache_types(given).items()
         if kv_type in _OTHER_CACHE_TYPES
     ]
+    guesses = [
+        f"no effect: --spec-type {spec_type} (a worker knows {', '.join(SPEC_TYPES)})"
+        for spec_type in _given_spec_types(given)
+        if spec_type in _OTHER_SPEC_TYPES
+    ]
+    return [*types, *guesses]
 
 
 def _whole(most: int) -> Check:
@@ -108,6 +120,7 @@ _CHECKS: Mapping[str, Check] = {
     "batch_size": _whole(_MOST),
     "ubatch_size": _whole(_MOST),
     "step_target_ms": _whole(_MOST),
+    "spec_draft_n_max": _whole(_MOST_DRAFTS),
     "slot_save_path": _folder,
     "kv_store": _folder,
     "kv_store_size": _whole(_MOST),
@@ -138,6 +151,22 @@ def _cache_types(given: Given) -> list[str]:
             arguments += [flag, kv_type]
         elif kv_type not in _OTHER_CACHE_TYPES:
             raise CommandError(f"{flag} must be one of {', '.join(CACHE_TYPES)}, but is '{kv_type}'", EXIT_USAGE)
+    return arguments
+
+
+def _given_spec_types(given: Given) -> list[str]:
+    return (given.last("spec_type") or "").split(",")
+
+
+def _speculation(given: Given) -> list[str]:
+    """The last of the types in a list that a worker knows."""
+    arguments = []
+    for spec_type in filter(None, _given_spec_types(given)):
+        if spec_type in SPEC_TYPES:
+            arguments = ["--spec-type", spec_type]
+        elif spec_type not in _OTHER_SPEC_TYPES:
+            known = ", ".join(SPEC_TYPES)
+            raise CommandError(f"--spec-type must be one of {known}, but is '{spec_type}'", EXIT_USAGE)
     return arguments
 
 

@@ -17,6 +17,8 @@ _BATCH, _UBATCH = 2048, 512
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(WorkerConfig)}
 _TINY, _HUGE = 1e-6, 1e12
 _ROPE_SCALINGS = ("none", "linear", "yarn")
+_SPEC_TYPES = ("none", "ngram-simple")
+_MOST_DRAFTS = 64
 _NUMA = ("distribute", "isolate", "numactl")
 
 
@@ -59,6 +61,7 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         core_lease=_core_lease(arguments.core_lease),
         core_weight=arguments.core_weight,
         step_target_ms=arguments.step_target_ms,
+        max_drafts=0 if arguments.spec_type == "none" else arguments.spec_draft_n_max or _DEFAULTS["max_drafts"],
         context_shift=arguments.context_shift,
         slot_save_path=arguments.slot_save_path,
         kv_store=arguments.kv_store,
@@ -99,6 +102,8 @@ def _add_capacity(made: argparse.ArgumentParser) -> None:
     add("-b", "--batch-size", default=_BATCH, help="tokens computed in one step: the smaller of this and the next")
     add("-ub", "--ubatch-size", default=_UBATCH, help="but at least one for each sequence computed at once")
     add("--max-waiting", default=_DEFAULTS["max_waiting"], help="requests in line before more are refused")
+    add("--spec-draft-n-max", most=_MOST_DRAFTS, help="tokens guessed ahead at once; 0: chosen by the worker")
+    made.add_argument("--spec-type", choices=_SPEC_TYPES, default=_SPEC_TYPES[1], help="how they are guessed")
     add("--step-target-ms", default=_DEFAULTS["step_target_ms"], help="for a step that reads prompts, at most")
 
 

@@ -45,6 +45,7 @@ class WorkerConfig:
     core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
     core_weight: float = 1.0  # share of the cores, relative to the others'
     step_target_ms: int = 50  # what a step that reads prompts should take, at most
+    max_drafts: int = 3  # tokens guessed by lookup and computed together with the one before them; 0: none
     context_shift: bool = False  # a full context is shifted, not the end of the answer
     slot_save_path: Path | None = None  # where clients may save computed prefixes
     kv_store: Path | None = None  # where computed prefixes outlive the process

@@ -9,9 +9,10 @@ places.
 
 from dataclasses import dataclass
 
+from worker.drafts import MOST_DRAFTING
 from worker.errors import ContextExceeded, InvalidRequest
 from worker.generation import Request
-from worker.sequence import SCORED_PER_STEP, Sequence, Standing
+from worker.sequence import NO_LIMIT, SCORED_PER_STEP, Sequence, Standing
 
 _MOST_KEPT = 4  # a shift keeps at most all but this many positions, as llama-server's does
 
@@ -26,6 +27,7 @@ class Capacity:
     max_running: int
     max_waiting: int
     step_tokens: int
+    max_drafts: int = 0  # guesses computed behind a sequence's last token, at most
     step_seconds: float = 0.05  # what a step that reads prompts should take, at most
     shifts_context: bool = False
 
@@ -34,6 +36,11 @@ class Capacity:
             raise ValueError(f"a step of {self.step_tokens} tokens cannot serve {self.max_running} sequences")
         if self.num_blocks * self.block_size < self.context_length:
             raise ValueError(f"{self.num_blocks} blocks cannot hold a context of {self.context_length} positions")
+
+    @property
+    def max_logits(self) -> int:
+        """Tokens of one step whose logits are wanted."""
+        return self.max_running * SCORED_PER_STEP + MOST_DRAFTING * self.max_drafts
 
 
 def check_fits(request: Request, capacity: Capacity) -> None:
@@ -77,6 +84,14 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
 def is_overfull(sequence: Sequence, capacity: Capacity) -> bool:
     """Whether it needs a shift before it can go on."""
     return capacity.shifts_context and not sequence.is_full and sequence.num_tokens >= capacity.context_length
+
+
+def num_draftable(sequence: Sequence, capacity: Capacity) -> int:
+    """How many tokens behind the last may be computed on trial: one less than may still be appended."""
+    if sequence.most_per_step < NO_LIMIT:  # its prompt is scored; steps of it stay as they are
+        return 0
+    end = min(sequence.max_tokens - sequence.num_discarded, capacity.context_length)
+    return min(capacity.max_drafts, end - sequence.num_tokens - 1)
 
 
 def shift(request: Request, capacity: Capacity) -> tuple[int, int]:

@@ -18,7 +18,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
+from worker.context import Capacity, check_fits, is_overfull, num_draftable, sequence_for, shift
+from worker.drafts import MOST_DRAFTING, NOTHING
 from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
 from worker.generation import Event, Failed, FinishReason, Generation, Logprobs, PromptScores, Request, Sink, Token
 from worker.kv_cache import BlockPool
@@ -28,7 +29,7 @@ from worker.prefix_store import PrefixStore
 from worker.prefixes import Prefixes
 from worker.sampler import Logprob, Sampler, SamplerState
 from worker.scheduler import Batch, Limits, Scheduler
-from worker.sequence import NO_LIMIT, Sequence
+from worker.sequence import NO_LIMIT, Sequence, Tokens
 from worker.stats import Counters, Stats
 from worker.step_inputs import IntArray, StepInputs
 
@@ -89,7 +90,7 @@ class Engine:
         self.places = Places(capacity.max_running, self._pool, self.prefixes)  # for functions given to `call`
         self._sampler = Sampler(model.vocab_size)
         max_blocks = -(-capacity.context_length // capacity.block_size)
-        self._inputs = StepInputs(capacity.max_running, capacity.step_tokens, max_blocks)
+        self._inputs = StepInputs(capacity.max_running, capacity.step_tokens, max_blocks, capacity.max_logits)
         self._events: list[tuple[Sink, Event]] = []
         self._generations: dict[Sequence, Generation] = {}
         self._num_begun = 0
@@ -194,7 +195,7 @@ class Engine:
             self._scheduler.remove(generation.sequence)
 
     def _step(self) -> None:
-        batch = self._scheduler.schedule()
+        batch = self._scheduler.schedule(self._drafts())
         began = time.perf_counter()
         for sequence in batch.admitted:
             self._begin(self._generations[sequence], began)
@@ -211,10 +212,20 @@ class Engine:
             if sequence.most_per_step < NO_LIMIT:
                 self._try(sequence, partial(self._score_prompt, sequence, rows))
             if sequence in caught_up and sequence in self._generations:
-                self._try(sequence, partial(self._extend, sequence, rows[-1], now))
+                drafts = batch.drafts.get(sequence, NOTHING)
+                self._try(sequence, partial(self._extend, sequence, rows[-1 - drafts.size :], drafts, now))
+
+    def _drafts(self) -> dict[Sequence, Tokens]:
+        """Guesses at what follows those who lack one token, while few run."""
+        running = self._scheduler.running
+        if not self.capacity.max_drafts or len(running) > MOST_DRAFTING:
+            return {}
+        ready = [sequence for sequence in running if sequence.num_uncomputed == 1]
+        most = [num_draftable(sequence, self.capacity) for sequence in ready]
+        return {s: self._generations[s].drafter.propose(s, count) for s, count in zip(ready, most, strict=True)}
 
     def _forward(self, batch: Batch) -> tuple[FloatArray, float]:
-        """Logits of the sequences that catch up, in the batch's order, and the seconds that took."""
+        """Logits of the sequences that catch up, each one's drafts behind its last token, and the seconds that took."""
         inputs = self._inputs.fill(batch)
         with self._cores:
             began = time.perf_counter()  # the wait for the cores says nothing of the step's size
@@ -243,15 +254,27 @@ class Engine:
             log.exception("sampling failed")
             self._fail([sequence], ComputeFailed("the model failed to compute this request"))
 
-    def _extend(self, sequence: Sequence, logits: FloatArray, now: float) -> None:
-        """Gives a sequence its next token, unless it is full already."""
+    def _extend(self, sequence: Sequence, logits: FloatArray, drafts: Tokens, now: float) -> None:
+        """Gives a sequence its next tokens, unless it is full already; logits: of its last token and its drafts."""
         generation = self._generations[sequence]
         self._note_time(generation, now)
-        reason = self._ended(generation) or self._choose(generation, logits)
+        reason = self._ended(generation) or self._follow(generation, logits, drafts)
         if reason is not None:
             self._finish(generation, reason)
         elif is_overfull(sequence, self.capacity):
             self._scheduler.shift(sequence, *shift(generation.request, self.capacity))
+
+    def _follow(self, generation: Generation, logits: FloatArray, drafts: Tokens) -> FinishReason | None:
+        """Chooses tokens for as long as they are the drafted ones, and one more; says whether it is the last."""
+        sequence, num_accepted = generation.sequence, 0
+        reason = self._choose(generation, logits[0])
+        while reason is None and num_accepted < drafts.size and sequence.last_token == drafts[num_accepted]:
+            self._scheduler.accept(sequence)
+            num_accepted += 1
+            reason = self._choose(generation, logits[num_accepted])
+        if drafts.size:
+            generation.drafter.observe(sequence, drafts.size, num_accepted)
+        return reason
 
     def _score_prompt(self, sequence: Sequence, logits: FloatArray) -> None:
         """Emits how likely each prompt token was after those before it; logits: of the tokens just computed."""

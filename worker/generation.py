@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from worker.drafts import Drafter
 from worker.errors import WorkerError
 from worker.sampler import Logprob, SamplerState
 from worker.sampling.settings import NOTHING_YET, Memory, Sampling
@@ -92,6 +93,8 @@ class Finished(NamedTuple):
     queued_seconds: float  # from its arrival to its first step
     prompt_seconds: float  # from its first step to its first token
     predicted_seconds: float  # from its first token to its last
+    num_drafted: int  # guesses computed
+    num_accepted: int  # and right
 
 
 class Failed(NamedTuple):
@@ -108,6 +111,7 @@ class Generation:
     __slots__ = (
         "began",
         "detokenizer",
+        "drafter",
         "first_token",
         "has_new_line",
         "last_token",
@@ -124,6 +128,7 @@ class Generation:
         self.sequence = sequence
         self.sampler = sampler
         self.detokenizer = request.detokenizer
+        self.drafter = Drafter()
         self.num_scored = 0  # prompt tokens whose log probabilities were emitted
         self.sink = sink
         self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
@@ -152,4 +157,6 @@ class Generation:
             self.began - sequence.standing.arrived,
             self.first_token - self.began,
             self.last_token - self.first_token,
+            self.drafter.num_drafted,
+            self.drafter.num_accepted,
         )

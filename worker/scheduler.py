@@ -3,37 +3,45 @@
 A step has a budget of tokens and a target of seconds. Sequences that lack one token come first, so that a long prompt
 never keeps a running answer waiting; then prompts being read, oldest first, in chunks that keep the step under its
 target, or, where a step without them takes more than half of that, under twice as long as that one; then new ones as
-long as places and blocks last. When blocks run out, the youngest running sequence gives all of its own back and goes
-first in the line.
+long as places and blocks last. Where no answer is running, the target is longer: only newcomers and cancellations wait
+for the step. When blocks run out, the youngest running sequence gives all of its own back and goes first in the line.
+
+Who is first in line waits while a running sequence is yet to compute the next block of a prefix that both share, so
+that requests that come together compute it once. So do those behind it; it costs them no more than what is left of
+the step in which that one is read, because prompts are read one after the other, in chunks that fill the steps.
 
 Invariant: the oldest running sequence can always go on, because one sequence never needs more blocks than there are,
 and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a step with work in it computes something.
 """
 
 import heapq
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from worker.errors import Overloaded
 from worker.kv_cache import BlockPool
-from worker.sequence import NO_PLACE, Sequence
+from worker.sequence import NO_PLACE, Sequence, Tokens
 from worker.step_cost import StepCost, Work
 from worker.waiting_line import WaitingLine
 
 LEAST_CHUNK = 4  # tokens of a prompt, however long that takes
 _STRETCH = 2.0  # how much longer a step may take for the prompts in it, even beyond the target
+_UNHURRIED = 4.0  # how much longer the target is in a step that holds up no running answer
 _FIRST_STAY = 1.0  # seconds that a request is thought to run before any has ended
 _STAY_FADE = 0.9
 
 
 @dataclass(slots=True)
 class Batch:
-    """One step's work: sequences[i] computes counts[i] tokens from its num_computed on."""
+    """One step's work: sequences[i] computes counts[i] tokens from its num_computed on, and then its drafts, if any."""
 
     sequences: list[Sequence] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)
     admitted: list[Sequence] = field(default_factory=list)  # those of `sequences` that did not run before
     work: Work = field(default_factory=Work)
+    drafts: dict[Sequence, Tokens] = field(default_factory=dict)  # guesses at what follows, behind the tokens it has
+    num_drafts: int = 0
     num_read: int = 0  # tokens of sequences that lack several
     seconds: float = 0.0  # what it should take, at most
 
@@ -44,6 +52,12 @@ class Batch:
         if sequence.num_uncomputed > 1:
             self.num_read += count
 
+    def add_drafts(self, sequence: Sequence, drafts: Tokens) -> None:
+        """Behind the last token of a sequence that was added."""
+        self.drafts[sequence] = drafts
+        self.num_drafts += drafts.size
+        self.work.add(sequence.num_tokens, drafts.size)
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -52,7 +66,7 @@ class Limits:
     max_running: int
     max_waiting: int
     step_tokens: int
-    step_seconds: float  # what a step that reads prompts should take, at most
+    step_seconds: float  # what a step that reads prompts should take, at most, while answers are running
 
 
 class Scheduler:
@@ -123,11 +137,17 @@ class Scheduler:
         self._preempt(sequence)
         sequence.discard(num_kept, num_discarded)
 
-    def schedule(self) -> Batch:
-        """Chooses the next step's work and gives it its blocks."""
+    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}) -> Batch:
+        """Chooses the next step's work and gives it its blocks.
+
+        `drafts`: guesses at what follows a running sequence that lacks one token, computed as far as there is room.
+        """
         batch = Batch()
         self._advance(batch, lacking_one=True)
-        batch.seconds = max(self._limits.step_seconds, _STRETCH * self._cost.seconds(batch.work))
+        for sequence, guesses in drafts.items():
+            self._try(batch, sequence, guesses)
+        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED)
+        batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
         while self._line and self._places and self._admit(batch):
             pass
@@ -136,7 +156,7 @@ class Scheduler:
     def commit(self, batch: Batch, seconds: float) -> list[Sequence]:
         """Notes that the batch was computed, in so many seconds.
 
-        Returns the sequences, in its order, that now lack their next token.
+        Returns the sequences, in its order, that now lack their next token. Their drafts do not count: see `accept`.
         """
         self._cost.observe(batch.work, seconds)
         caught_up = []
@@ -147,6 +167,23 @@ class Scheduler:
                 self._line.charge(sequence, 1)
                 caught_up.append(sequence)
         return caught_up
+
+    def accept(self, sequence: Sequence) -> None:
+        """Notes that a sequence's newest token is the draft that was computed behind the others."""
+        sequence.num_computed += 1
+        self._pool.publish(sequence)
+        self._line.charge(sequence, 1)
+
+    def _try(self, batch: Batch, sequence: Sequence, guesses: Tokens) -> None:
+        """Adds drafts to the step, as far as that leaves a token and a block for everybody who runs."""
+        if sequence not in batch.sequences:
+            return
+        num_tokens = self._limits.step_tokens - batch.num_drafts - len(self._running)
+        num_blocks = max(self._pool.num_available - len(self._running), 0) + sequence.num_blocks
+        count = min(guesses.size, num_tokens, num_blocks * self._pool.block_size - sequence.num_tokens)
+        if count > 0:
+            self._pool.grow(sequence, sequence.num_tokens + count)
+            batch.add_drafts(sequence, guesses[:count])
 
     def _advance(self, batch: Batch, *, lacking_one: bool) -> None:
         """Schedules the running sequences that lack one token, or several."""
@@ -201,6 +238,8 @@ class Scheduler:
         if available <= self._refused_with:
             return False
         matched = self._pool.match(sequence)
+        if self._awaits_prefix(sequence, len(matched)):
+            return False
         num_taken = self._pool.num_needed(sequence.num_tokens) - len(matched) + self._pool.num_unused(matched)
         # A block to spare for everyone who runs, or the newcomer would be preempted as soon as they grow.
         if self._running and num_taken + len(self._running) > available:
@@ -215,6 +254,15 @@ class Scheduler:
         self._pool.grow(sequence, sequence.num_computed + count)
         batch.add(sequence, count)
         return True
+
+    def _awaits_prefix(self, sequence: Sequence, index: int) -> bool:
+        """Whether the sequence could adopt its block `index`, if not yet, once a running one has computed it."""
+        name = self._pool.reusable(sequence)[index : index + 1]
+        end = (index + 1) * self._pool.block_size
+        return bool(name) and any(
+            other.shares_prefix and other.num_computed < end and other.digests[index : index + 1] == name
+            for other in self._running
+        )
 
     def _run(self, sequence: Sequence, batch: Batch) -> None:
         self._refused_with = -1

@@ -1,7 +1,8 @@
 """A sequence: the tokens of one request and how far they have been computed. Scheduler and block pool work on it.
 
 Invariant: num_computed <= num_tokens, and the keys and values of tokens [0, num_computed) lie in its blocks.
-There is no prefill and no decode: whoever computes makes `num_computed` catch up with `num_tokens`.
+There is no prefill and no decode: whoever computes makes `num_computed` catch up with `num_tokens`. Behind that, blocks
+may hold keys and values of drafts that did not come true; they are written over when it gets there.
 
     tokens   [ prompt ........................ | completion .... |  capacity  )
              0                num_prompt_tokens           num_tokens
@@ -113,6 +114,10 @@ class Sequence:
         if self.most_per_step < NO_LIMIT and self.num_computed < self.num_prompt_tokens - 1:
             return count
         return 1 if self.num_computed + count == self.num_tokens else 0
+
+    @property
+    def last_token(self) -> int:
+        return int(self.tokens[self.num_tokens - 1])
 
     @property
     def num_completion_tokens(self) -> int:

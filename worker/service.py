@@ -368,6 +368,8 @@ def _finished(event: Finished) -> pb.Finished:
             num_predicted=event.num_predicted,
             predicted_ms=event.predicted_seconds * 1e3,
             queued_ms=event.queued_seconds * 1e3,
+            num_drafted=event.num_drafted,
+            num_accepted=event.num_accepted,
         ),
         truncated=event.truncated,
     )

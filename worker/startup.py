@@ -25,7 +25,6 @@ from worker.model.load import load_model
 from worker.numa import place
 from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
-from worker.sequence import SCORED_PER_STEP
 from worker.service import LoadedModel, describe
 from worker.slot_files import SlotFiles
 from worker.text.chat_template import ChatTemplate
@@ -61,8 +60,7 @@ def load(
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
-    max_rows = capacity.max_running * SCORED_PER_STEP
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, max_rows)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
     identity = cache_identity(decoder) if config.kv_store or config.slot_save_path else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
@@ -96,6 +94,7 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
         max_running=max_running,
         max_waiting=config.max_waiting,
         step_tokens=max(config.step_tokens, max_running),
+        max_drafts=config.max_drafts,
         step_seconds=config.step_target_ms / 1000,
         shifts_context=config.context_shift,
     )

@@ -121,8 +121,9 @@ def total_usage(ends: Iterable[tuple[pb.Started, pb.Finished]], num_choices: int
 
 
 def timings(given: pb.Timings) -> dict[str, Any]:
-    """The timings object; rates of nothing are 0. Who waited for a place is told how long."""
+    """The timings object; rates of nothing are 0. Who waited for a place is told how long, guesses are told if any."""
     queued = {"queue_ms": given.queued_ms} if given.queued_ms >= 1 else {}
+    drafts = {"draft_n": given.num_drafted, "draft_n_accepted": given.num_accepted} if given.num_drafted else {}
     return {
         "cache_n": given.num_cached,
         "prompt_n": given.num_prompt,
@@ -133,6 +134,7 @@ def timings(given: pb.Timings) -> dict[str, Any]:
         "predicted_ms": given.predicted_ms,
         "predicted_per_token_ms": _ratio(given.predicted_ms, given.num_predicted),
         "predicted_per_second": _ratio(1e3 * given.num_predicted, given.predicted_ms),
+        **drafts,
         **queued,
     }
 

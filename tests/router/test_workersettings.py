@@ -28,6 +28,9 @@ def told(line: str) -> str:
          "--yarn-ext-factor 0.0 --yarn-attn-factor 1.0 --yarn-beta-slow 1.0 --yarn-beta-fast 32.0"),
         ("-ctk bf16 -ctv q8_0", "--cache-type-k bf16 --cache-type-v q8_0"),
         ("-ctv q4_0", "--cache-type-v q4_0"),
+        ("--spec-type none", "--spec-type none"),
+        ("--spec-type draft-simple,ngram-simple --draft-max 5", "--spec-draft-n-max 5 --spec-type ngram-simple"),
+        ("--spec-type ngram-mod --spec-draft-n-max 0 --spec-default", ""),
         ("--memory-f32 -ctk f16", "--cache-type-k f32 --cache-type-v f32"),
         ("--no-mmap", "--no-mmap"),
         ("--mmap", ""),
@@ -65,6 +68,7 @@ def test_variables_are_handed_on_too() -> None:
         ("-t 513", "--threads must be between -1 and 512, but is 513"),
         ("-ub many", "--ubatch-size must be a whole number, but is 'many'"),
         ("-ctk f8", "--cache-type-k must be one of f32, f16, bf16, q8_0, q4_0, but is 'f8'"),
+        ("--spec-type guess", "--spec-type must be one of none, ngram-simple, but is 'guess'"),
         ("-lm fast", "--load-mode must be one of auto, mmap, none, dio, mlock, mmap+mlock, but is 'fast'"),
     ],
 )
@@ -80,10 +84,16 @@ def test_a_cache_type_that_only_llama_server_has_is_noted_and_not_handed_on() ->
     assert notes(given) == ["no effect: --cache-type-k iq4_nl (a worker knows f32, f16, bf16, q8_0, q4_0)"]
 
 
+def test_a_kind_of_guessing_that_only_llama_server_has_is_noted_and_not_handed_on() -> None:
+    given = parse(["--spec-type", "ngram-mod"], {})
+    assert worker_arguments(given) == ()
+    assert notes(given) == ["no effect: --spec-type ngram-mod (a worker knows none, ngram-simple)"]
+
+
 def test_every_flag_for_workers_reaches_them() -> None:
     """Each row of the table, given alone with a value that is not its default, leaves a trace."""
     values = {"ctx_size": "64", "rope_scaling": "yarn", "cache_type_k": "q8_0", "cache_type_v": "q8_0",
-              "load_mode": "none", "numa": "isolate"}  # fmt: skip
+              "load_mode": "none", "numa": "isolate", "spec_type": "none"}  # fmt: skip
     for flag in FLAGS:
         if flag.effect is Effect.WORKER:
             value = [values.get(flag.key, "3")] if flag.metavar else []

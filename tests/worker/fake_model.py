@@ -31,6 +31,7 @@ class FakeModel:
         self.block_size = block_size
         self.cache = np.random.default_rng(7).integers(0, 2**63, (num_blocks, block_size)).astype(np.uint64)
         self.eog_odds = eog_odds
+        self.repeats = 0.0  # how much likelier one token is than others, the same after the same
         self.num_computed = 0
         self.batch_sizes: list[int] = []
         self.fail_on: int | None = None  # a token that makes forward raise
@@ -78,6 +79,7 @@ class FakeModel:
         with np.errstate(over="ignore"):
             hashed = mix(visible + np.arange(1, self.vocab_size + 1, dtype=np.uint64) * MIX)
         logits = (hashed >> np.uint64(40)).astype(np.float32) / np.float32(2**24) * 4
+        logits[2 + token % 7] += np.float32(self.repeats)
         logits[EOG] = 100.0 if float(hashed[EOG] % np.uint64(1000)) < 1000 * self.eog_odds else -100.0
         return logits
 

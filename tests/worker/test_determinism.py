@@ -19,7 +19,7 @@ from tests.worker.inbox import Inbox
 from worker.config import WorkerConfig
 from worker.context import Capacity
 from worker.engine import Engine
-from worker.generation import Finished, Request
+from worker.generation import Finished, Logprobs, Request
 from worker.gguf import GGUF
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
@@ -29,6 +29,7 @@ from worker.sampler import KERNELS, Sampling
 CONTEXT = 256
 ALONE = Capacity(CONTEXT, CONTEXT // BLOCK_SIZE, BLOCK_SIZE, max_running=1, max_waiting=100, step_tokens=CONTEXT)
 TOO_SMALL = Capacity(CONTEXT, 18, BLOCK_SIZE, max_running=6, max_waiting=100, step_tokens=64, step_seconds=1e-9)
+DRAFTING = Capacity(CONTEXT, 40, BLOCK_SIZE, max_running=3, max_waiting=100, step_tokens=64, max_drafts=5)
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def engine(capacity: Capacity, num_threads: int, store: Path | None = None) -> I
     config = WorkerConfig(smollm2(), listen="", num_threads=num_threads)
     with GGUF.open(config.model_path) as gguf:
         decoder = load_model(gguf, config, lambda stage, done: None, KERNELS)
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running)
+    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
 
     def post(events):
         for sink, event in events:
@@ -146,3 +147,23 @@ def test_a_cache_that_is_off_cold_hot_evicted_or_from_disk_changes_no_token(alon
         inbox = answer(other, prompt, **request)
         assert inbox.result().num_cached_tokens < 144
         assert inbox.tokens == truth
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_tokens_guessed_ahead_change_no_token_and_no_probability(alone, num_threads):
+    phrase, other = tokens(20, 40), tokens(90, 41)
+    prompts = [phrase * 4, other, phrase * 3 + other[:30] + phrase, other[:17] * 5]
+    requests = [
+        (prompt, {"sampling": Sampling(seed, temperature=temperature), "max_tokens": 48, "logprobs": Logprobs(2)})
+        for seed, prompt in enumerate(prompts)
+        for temperature in (0.0, 0.7)
+    ]
+    with engine(DRAFTING, num_threads) as drafting:
+        inboxes = [Inbox() for _ in requests]
+        for (prompt, request), inbox in zip(requests, inboxes, strict=True):
+            drafting.submit(Request(prompt, detokenizer=FakeDetokenizer(), **request), inbox.put)
+        results = [inbox.result() for inbox in inboxes]
+    assert sum(result.num_accepted for result in results) > 40
+    assert sum(result.num_drafted - result.num_accepted for result in results) > 5
+    for (prompt, request), inbox in zip(requests, inboxes, strict=True):
+        assert inbox.events[1:-1] == answer(alone, prompt, **request).events[1:-1]

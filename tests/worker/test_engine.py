@@ -22,12 +22,12 @@ class Bench:
     """An engine with a fake model, and the ends of its wires."""
 
     def __init__(self, **changes) -> None:
-        eog_odds, cores, store = (
-            changes.pop(name, default) for name, default in (("eog_odds", 0.0), ("cores", None), ("store", None))
-        )
+        defaults = {"eog_odds": 0.0, "repeats": 0.0, "cores": None, "store": None}
+        eog_odds, repeats, cores, store = (changes.pop(name, default) for name, default in defaults.items())
         settings = {"context_length": 64, "num_blocks": 16, "max_running": 4, "max_waiting": 100, "step_tokens": 8}
         self.capacity = Capacity(block_size=BLOCK, **settings | changes)
         self.model = FakeModel(self.capacity.num_blocks, BLOCK, eog_odds=eog_odds)
+        self.model.repeats = repeats
         self.deaths: list[BaseException] = []
         self.posts: list[list] = []
         self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, store, cores)
@@ -377,7 +377,7 @@ def test_an_engine_that_cannot_go_on_says_so():
     bench = Bench()
     died = threading.Event()
     bench.engine._on_death = lambda error: died.set()
-    bench.engine._scheduler.schedule = lambda: 1 / 0
+    bench.engine._scheduler.schedule = lambda drafts: 1 / 0
     bench.engine.start()
     bench.submit([3])
     assert died.wait(60)
@@ -588,12 +588,15 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
     dice = random.Random(seed)
     stems = [[dice.randrange(2, 48) for _ in range(40)] for _ in range(3)]
     num_running = dice.randint(1, 6)
+    repeats = dice.choice([0.0, 3.0, 5.0])
     with Bench(
         num_blocks=16,
         max_running=num_running,
         step_tokens=dice.choice([num_running, 9, 33]),
         step_seconds=dice.choice([1e9, 1e-9]),
+        max_drafts=dice.choice([0, 3, 5]),
         eog_odds=0.02,
+        repeats=repeats,
         store=PrefixStore(tmp_path, bytes(32), 1500) if seed % 2 else None,
     ) as bench:
         traffic = []
@@ -620,12 +623,97 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
         for inbox, _, _ in traffic:
             inbox.result()
         bench.wait_until_idle()
-    with Bench(num_blocks=64, max_running=1, step_tokens=256, eog_odds=0.02) as lone:
+    with Bench(num_blocks=64, max_running=1, step_tokens=256, eog_odds=0.02, repeats=repeats) as lone:
         for inbox, prompt, request in traffic:
             expected = lone.submit(prompt, **request | {"cache_prompt": False})
             assert isinstance(expected.result(), Finished)
             assert [type(event) for event in inbox.events].count(Started) == 1
             assert (inbox.tokens, inbox.result().reason) == (expected.tokens, expected.result().reason)
+
+
+class Drafting:
+    """One request with guesses computed behind its tokens, and without."""
+
+    def __init__(self, max_tokens: int, stop=(), eog_odds: float = 0.0, **request) -> None:
+        self.plain, self.drafted = (self._answer(count, max_tokens, stop, eog_odds, request) for count in (0, 4))
+        self.finished = self.drafted.result()
+
+    def _answer(self, max_drafts, max_tokens, stop, eog_odds, request) -> Inbox:
+        changes = {"context_length": 256, "num_blocks": 64, "step_tokens": 64, "eog_odds": eog_odds, "repeats": 5.0}
+        with Bench(max_drafts=max_drafts, **changes) as bench:
+            inbox = bench.submit([5, 6, 7], max_tokens=max_tokens, detokenizer=FakeDetokenizer(stop), **request)
+            inbox.result()
+            bench.wait_until_idle()
+            self.names, self.num_steps = bench.engine.prefix_names(), len(bench.model.batch_sizes)
+        return inbox
+
+    @property
+    def gave_the_same(self) -> bool:
+        plain, drafted = self.plain.result(), self.drafted.result()
+        return (
+            self.plain.events[:-1] == self.drafted.events[:-1]
+            and (plain.reason, plain.stop_string, plain.num_predicted)
+            == (drafted.reason, drafted.stop_string, drafted.num_predicted)
+            and plain.num_drafted == 0 < drafted.num_drafted >= drafted.num_accepted
+        )
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_drafts_save_steps_and_change_no_token_draw_or_probability(temperature):
+    sampling = Sampling(7, temperature=temperature, repeat_penalty=1.02)
+    drafting = Drafting(150, logprobs=Logprobs(3), sampling=sampling)
+    assert drafting.gave_the_same
+    assert drafting.finished.num_accepted > (10 if temperature else 90)
+    assert drafting.num_steps + drafting.finished.num_accepted == 150
+
+
+@pytest.mark.parametrize("max_tokens", range(20, 30))
+def test_the_length_ends_an_answer_within_drafts(max_tokens):
+    assert Drafting(max_tokens, sampling=Sampling(1, temperature=0)).gave_the_same
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4, 5, 6, 7, 8, 9, 10, 11])  # those that do not end at once
+def test_an_end_token_ends_an_answer_within_drafts(seed):
+    drafting = Drafting(240, seed=seed, eog_odds=0.02)
+    assert drafting.gave_the_same and drafting.finished.reason is FinishReason.END_OF_SEQUENCE
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_stop_string_ends_an_answer_within_drafts(seed):
+    text = Drafting(60, seed=seed).plain.text
+    for first in range(30, 58):
+        stop = text[first : first + 2]
+        if text.index(stop) == first:
+            drafting = Drafting(60, [stop], seed=seed)
+            assert drafting.gave_the_same and drafting.finished.stop_string == stop
+
+
+def test_what_was_computed_for_wrong_guesses_is_never_reused():
+    drafting = Drafting(150)
+    tokens = np.array([5, 6, 7, *drafting.drafted.tokens], np.int32)
+    names = [b""]
+    for first in range(0, len(tokens) - BLOCK, BLOCK):
+        names.append(block_digest(names[-1], tokens[first : first + BLOCK]))
+    assert drafting.finished.num_accepted < drafting.finished.num_drafted
+    assert sorted(drafting.names) == sorted(names[1:])
+
+
+def test_nobody_guesses_where_many_run():
+    with Bench(max_drafts=4, max_running=4, repeats=9.0, context_length=256, num_blocks=256) as bench:
+        bench.model.gate.clear()
+        inboxes = [bench.submit([5, 6, 7], max_tokens=40) for _ in range(4)]
+        bench.model.gate.set()
+        assert {inbox.result().num_drafted for inbox in inboxes[:3]} == {0}
+
+
+def test_a_context_is_shifted_at_the_same_token_with_drafts():
+    answers = []
+    for max_drafts in (0, 4):
+        with shifting(repeats=6.0, max_drafts=max_drafts) as bench:
+            answers.append(bench.submit([3] * 10, max_tokens=150, num_kept=5))
+            answers[-1].result()
+    assert answers[0].tokens == answers[1].tokens
+    assert answers[1].result().num_accepted > 20
 
 
 class CountedCores:

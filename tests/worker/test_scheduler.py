@@ -1,5 +1,6 @@
 import random
 
+import numpy as np
 import pytest
 
 from worker.errors import Overloaded
@@ -18,14 +19,10 @@ class Bench:
 
     def add(self, num_tokens: int, first_token: int = 0, *, wanted_place=NO_PLACE, **standing) -> Sequence:
         tokens = range(first_token, first_token + num_tokens)
-        sequence = Sequence(
-            tokens,
-            (),
-            num_tokens + 1000,
-            shares_prefix=True,
-            standing=Standing(**standing),
-            wanted_place=wanted_place,
-        )
+        return self.add_tokens(tokens, wanted_place=wanted_place, standing=Standing(**standing))
+
+    def add_tokens(self, tokens, *, shares_prefix=True, **settings) -> Sequence:
+        sequence = Sequence(tokens, (), len(tokens) + 1000, shares_prefix=shares_prefix, **settings)
         self.scheduler.add(sequence)
         return sequence
 
@@ -122,6 +119,55 @@ def test_a_newcomer_does_not_compute_what_another_has():
     assert (second.num_cached, first.num_cached) == (8, 0)
 
 
+def with_prefix(bench: Bench, length: int, count: int) -> list[Sequence]:
+    """Sequences of so many common tokens and four of their own."""
+    prompts = [[*range(length), *range(10_000 + 4 * i, 10_004 + 4 * i)] for i in range(count)]
+    return [bench.add_tokens(prompt) for prompt in prompts]
+
+
+def test_sequences_that_come_together_compute_their_common_prefix_once():
+    bench = Bench(num_blocks=400, max_running=16, max_waiting=16, step_tokens=256)
+    sequences = with_prefix(bench, 1000, 16)
+    computed = [sum(bench.step().values()) for _ in range(5)]
+    assert computed == [256, 256, 256, 236, 1 + 15 * 4]
+    assert [sequence.num_cached for sequence in sequences] == [0] + 15 * [1000]
+
+
+def test_who_comes_later_adopts_what_is_computed_and_waits_for_the_rest():
+    bench = Bench(num_blocks=64, step_tokens=16)
+    first, second = with_prefix(bench, 32, 2)
+    bench.step()
+    bench.scheduler.remove(first)
+    third = with_prefix(bench, 32, 1)[0]
+    assert bench.step() == {second: 16}
+    assert [bench.step() for _ in range(2)] == [{second: 4, third: 4}, {second: 1, third: 1}]
+
+
+def test_a_cancelled_prefix_is_computed_by_the_next_in_line():
+    bench = Bench(num_blocks=64, step_tokens=16)
+    first, second, third = with_prefix(bench, 40, 3)
+    assert bench.step() == {first: 16}
+    bench.scheduler.remove(first, forget=True)
+    assert bench.step() == {second: 16}
+    assert second.num_cached == 0 and third.num_blocks == 0
+
+
+def test_nobody_waits_for_a_prefix_that_is_not_shared():
+    bench = Bench(num_blocks=64, step_tokens=100)
+    first = bench.add_tokens(range(30), shares_prefix=False)
+    second = bench.add_tokens(range(30))
+    third = bench.add_tokens(range(30), shares_prefix=False)
+    assert bench.step() == {first: 30, second: 30, third: 30}
+
+
+def test_others_in_line_lose_the_rest_of_one_step_to_one_that_waits_for_a_prefix():
+    bench = Bench(num_blocks=64, step_tokens=32)
+    first, second = with_prefix(bench, 20, 2)
+    other = bench.add(6, 5000)
+    assert bench.step() == {first: 24}
+    assert bench.step() == {first: 1, second: 4, other: 6}
+
+
 def test_when_blocks_run_out_the_youngest_gives_its_own_back_and_goes_first_in_line():
     bench = Bench(num_blocks=8)
     old, young = bench.add(12), bench.add(12, 100)
@@ -185,6 +231,61 @@ def test_removing_works_in_every_state_and_twice():
     assert bench.pool.num_held == 0
 
 
+def guesses(*tokens: int) -> np.ndarray:
+    return np.array(tokens, np.int32)
+
+
+def caught_up(bench: Bench, num_tokens: int, first_token: int = 0) -> Sequence:
+    sequence = bench.add(num_tokens, first_token)
+    bench.step()
+    return sequence
+
+
+def test_guesses_join_the_token_they_follow_and_count_once_they_are_accepted():
+    bench = Bench()
+    sequence = caught_up(bench, 6)
+    batch = bench.scheduler.schedule({sequence: guesses(1, 2, 3)})
+    assert (counts(batch), batch.drafts[sequence].tolist(), batch.num_read) == ({sequence: 1}, [1, 2, 3], 0)
+    assert batch.work == Work(num_tokens=4, num_pairs=7 + 8 + 9 + 10)
+    assert bench.scheduler.commit(batch, 0.01) == [sequence]
+    assert (sequence.num_computed, len(bench.pool.names())) == (7, 1)
+    sequence.append(1)
+    bench.scheduler.accept(sequence)
+    assert (sequence.num_computed, len(bench.pool.names())) == (8, 2)
+    sequence.append(5)
+    assert bench.step() == {sequence: 1}
+
+
+def test_guesses_leave_a_token_of_the_step_for_everybody():
+    bench = Bench(num_blocks=64, step_tokens=8)
+    first, second = caught_up(bench, 6), caught_up(bench, 4, 50)
+    prompt = caught_up(bench, 30, 100)
+    batch = bench.scheduler.schedule({first: guesses(1, 2, 3), second: guesses(4, 5, 6)})
+    assert (counts(batch), {s: d.size for s, d in batch.drafts.items()}) == (
+        {first: 1, second: 1, prompt: 1},
+        {first: 3, second: 2},
+    )
+
+
+def test_guesses_take_no_block_that_somebody_who_runs_may_need():
+    bench = Bench(num_blocks=4, step_tokens=16)
+    first, second = caught_up(bench, 5), caught_up(bench, 3, 50)
+    batch = bench.scheduler.schedule({first: guesses(1, 2, 3), second: guesses(4, 5, 6)})
+    assert {sequence: drafts.tolist() for sequence, drafts in batch.drafts.items()} == {first: [1]}
+    assert bench.pool.num_available == 1 and bench.scheduler.num_running == 2
+
+
+def test_guesses_for_one_who_has_to_wait_are_left_out():
+    bench = Bench(num_blocks=4)
+    old, young = caught_up(bench, 4), caught_up(bench, 4, 100)
+    while young.num_blocks:
+        batch = bench.scheduler.schedule({young: guesses(1, 2)})
+        assert young in batch.sequences or not batch.drafts
+        for sequence in bench.scheduler.commit(batch, 0.01):
+            sequence.append(7)
+    assert old.num_blocks and not bench.scheduler.schedule({young: guesses(1, 2)}).drafts
+
+
 def test_an_empty_scheduler_has_no_work_and_an_empty_step():
     bench = Bench()
     assert not bench.scheduler.has_work
@@ -202,6 +303,17 @@ def test_chunks_keep_a_step_under_its_target():
     chunks = [bench.step(seconds_per_token=0.001)[prompt] for _ in range(60)]
     assert all(40 < chunk < 60 for chunk in chunks[30:])
     assert running.num_computed == 3 + 80
+
+
+def test_a_step_that_holds_up_no_answer_may_take_four_times_as_long():
+    bench = Bench(num_blocks=5000, step_tokens=10_000, step_seconds=0.05)
+    prompt = bench.add(18_000)
+    alone = [bench.step(seconds_per_token=0.001)[prompt] for _ in range(40)]
+    assert all(170 < chunk < 210 for chunk in alone[20:])
+    answer = bench.add(1, 20_000, priority=9)
+    while answer.num_computed == 0:
+        bench.step(seconds_per_token=0.001)
+    assert all(40 < bench.step(seconds_per_token=0.001)[prompt] < 60 for _ in range(20))
 
 
 def test_where_every_step_takes_long_prompts_may_take_as_long_again():

@@ -111,6 +111,12 @@ def test_the_time_in_line_is_told_to_those_who_waited() -> None:
     assert "queue_ms" not in timings(pb.Timings(queued_ms=0.2))
 
 
+def test_tokens_guessed_ahead_are_told_if_there_were_any() -> None:
+    told = timings(pb.Timings(num_drafted=9, num_accepted=4))
+    assert (told["draft_n"], told["draft_n_accepted"]) == (9, 4)
+    assert not {"draft_n", "draft_n_accepted"} & timings(pb.Timings()).keys()
+
+
 def test_tokens_whose_text_is_held_back_are_sent_at_once() -> None:
     stream = NativeEvents(Head("tiny"), 0, parameters({}, None, {}), ())
     event = events(stream.delta(pb.Delta(tokens=[5])).decode())[0]
