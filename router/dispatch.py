@@ -16,6 +16,7 @@ from router.config import KeyConfig, LimitsConfig
 from router.errors import WorkerLost
 from router.replica import Replica
 from router.supervisor import Fleet, ModelStatus
+from router.tail import Tail
 
 _Reply = TypeVar("_Reply")
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
@@ -102,6 +103,10 @@ class Dispatcher:
         """Whether nobody waits for the model."""
         return self._admission.is_idle(model)
 
+    def num_waiting(self, model: str) -> int:
+        """Requests in the model's line."""
+        return self._admission.num_waiting(model)
+
     async def ask(self, attempt: Attempt, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply; a worker that died under the question is asked again once it is back."""
         replica = await self._fleet.ready(attempt.model)
@@ -120,6 +125,10 @@ class Dispatcher:
     def models(self) -> Sequence[ModelStatus]:
         """What is known of every configured model, in the order of configuration."""
         return self._fleet.models()
+
+    def output(self, model: str) -> Tail:
+        """The last lines of the model's workers."""
+        return self._fleet.output(model)
 
     def check_health(self) -> None:
         """Returns if the gateway can answer; raises ModelLoading or Unavailable if not."""

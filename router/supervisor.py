@@ -16,7 +16,6 @@ import logging
 import math
 import os
 import secrets
-from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,11 +31,12 @@ from router.progress import Progress, read_progress
 from router.replica import Replica
 from router.restarts import RestartPolicy, describe_exit
 from router.runfolder import RunFolder
+from router.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
 
 EXIT_BAD_MODEL = 2  # the worker's way to say that a restart will not help
-NUM_LAST_LINES = 50
+NUM_LAST_LINES = 50  # of what is known of a model
 _SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
@@ -79,7 +79,7 @@ class WorkerProcess:
         self._replica: Replica | None = None
         self._description: pb.DescribeReply | None = None
         self._progress: Progress | None = None
-        self._last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
+        self.output = Tail()
         self._reason = ""
         self._retry_after = 1
         self._num_crashes = 0
@@ -95,7 +95,7 @@ class WorkerProcess:
             progress=self._progress,
             pid=self._child.pid if self._child else None,
             num_crashes=self._num_crashes,
-            last_lines=tuple(self._last_lines),
+            last_lines=self.output.last(NUM_LAST_LINES),
             description=self._description,
         )
 
@@ -210,7 +210,7 @@ class WorkerProcess:
         """The worker's own last word if it had one, else its exit status."""
         if returncode < 0:
             return describe_exit(returncode)
-        complaints = (line.partition("error: ")[2] for line in reversed(self._last_lines))
+        complaints = (line.partition("error: ")[2] for line in reversed(self.output.last(NUM_LAST_LINES)))
         return next(filter(None, complaints), describe_exit(returncode))
 
     @property
@@ -251,7 +251,7 @@ class WorkerProcess:
             self._progress = progress
             self._tell()
         elif line:
-            self._last_lines.append(line)
+            self.output.add(line)
             log.info("[%s] %s", self.model.name, line)
 
     def _enter(self, state: ModelState, reason: str = "") -> None:
@@ -304,6 +304,10 @@ class Fleet:
         """How many requests the model computes at once; 0 until it has been ready once."""
         return self._workers[model].num_parallel
 
+    def output(self, model: str) -> Tail:
+        """The last lines of the model's workers."""
+        return self._workers[model].output
+
     def models(self) -> list[ModelStatus]:
         """In the order of configuration."""
         return [worker.status() for worker in self._workers.values()]
@@ -325,6 +329,8 @@ class Fleet:
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""
         self._draining = True
+        for worker in self._workers.values():
+            worker.output.end()
 
     def check_health(self) -> None:
         """Raises ModelLoading until every model has settled, then Unavailable while none is ready."""
