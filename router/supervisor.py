@@ -126,6 +126,11 @@ class WorkerProcess:
         """Returns when the state or the progress has changed."""
         await self._changed.wait()
 
+    def begin_drain(self) -> None:
+        """Lets everyone go who only watches."""
+        self.output.end()
+        self._tell()
+
     def stop(self, grace: float) -> None:
         """Asks run() to end. May be called again with less grace."""
         self._grace = grace
@@ -272,7 +277,7 @@ class Fleet:
         self._workers = {model.name: WorkerProcess(model, config) for model in models}
         self._tasks: list[asyncio.Task[None]] = []
         self._folder: RunFolder | None = None
-        self._draining = False
+        self.draining = False  # requests are still served, but no more are wanted
 
     async def __aenter__(self) -> Self:
         self._folder = RunFolder(os.environ)
@@ -328,9 +333,9 @@ class Fleet:
 
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""
-        self._draining = True
+        self.draining = True
         for worker in self._workers.values():
-            worker.output.end()
+            worker.begin_drain()
 
     def check_health(self) -> None:
         """Raises ModelLoading until every model has settled, then Unavailable while none is ready."""
@@ -341,7 +346,7 @@ class Fleet:
 
     def check_ready(self) -> None:
         """As check_health; also Unavailable when draining."""
-        if self._draining:
+        if self.draining:
             raise Unavailable("the server is shutting down")
         self.check_health()
 
