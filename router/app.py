@@ -1,11 +1,11 @@
 """The gateway as an ASGI application: every route and every layer of middleware on one screen.
 
 Made by gateway.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
-    RequestId      gives it an id                      Cors       answers OPTIONS, marks answers for other origins
-    ErrorBoundary  exceptions become JSON envelopes    Access     counts and logs how it ended
-    HostGuard      refuses pages under another name    Auth       no key, no further
-    BodyLimit      counts its bytes                    Guarded    no right, no further
-    routes         router/api, which calls the Dispatcher
+    RequestId      gives it an id                      Farewell   closes connections while it drains
+    Cors           marks answers for other origins     ErrorBoundary  exceptions become JSON envelopes
+    Access         counts and logs how it ended        HostGuard  refuses pages that come under another name
+    Auth           no key, no further                  BodyLimit  counts its bytes
+    Guarded        no right, no further                routes     router/api, which calls the Dispatcher
 Invariant: a route is reached only with a key that has the scope its row declares; OPEN rows need none.
 """
 
@@ -23,14 +23,15 @@ from router.admission import Admission
 from router.api import chat, completions, fleet, metrics, models, native, slots, status, text
 from router.api.routed import check_overlays
 from router.auth import Auth, Endpoint, Guarded
-from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
+from router.boundary import BodyLimit, ErrorBoundary, Farewell, RequestId, reject_route
 from router.call import Policies
 from router.config import GatewayConfig, Scope
 from router.cors import Cors
 from router.dispatch import Dispatcher
 from router.hosts import HostGuard
-from router.limits import MemoryLimits
+from router.limits import LimitStore, MemoryLimits
 from router.metrics import Metrics
+from router.redislimits import RedisLimits
 from router.shadow import Shadows
 from router.supervisor import Fleet
 from router.table import Table
@@ -91,6 +92,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
         exception_handlers={HTTPException: reject_route},
         middleware=[
             Middleware(RequestId),
+            Middleware(Farewell, draining=lambda: workers.draining),
             Middleware(Cors, config=config.cors),
             Middleware(ErrorBoundary),
             Middleware(Access, metrics=counts, paths=[path for _, path, *_ in ROUTES]),
@@ -103,5 +105,10 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     app.state.fleet = workers
     app.state.table = Table.of(config)
     dispatcher = Dispatcher(workers, Admission(time.monotonic))
-    app.state.policies = Policies(dispatcher, MemoryLimits(time.monotonic), Shadows(dispatcher), counts)
+    app.state.policies = Policies(dispatcher, _limits(config), Shadows(dispatcher), counts)
     return app
+
+
+def _limits(config: GatewayConfig) -> LimitStore:
+    """Where the keys' limits are kept."""
+    return RedisLimits(config.redis, time.monotonic) if config.redis else MemoryLimits(time.monotonic)
