@@ -54,11 +54,12 @@ class Figures:
     p50: list[float]
     p99: list[float]
     rate: list[float]
-    cpu: list[list[float]]  # by process
+    per_request: list[list[float]]  # by process
+    per_token: list[list[float]]
 
     @classmethod
     def none(cls) -> "Figures":
-        return cls([], [], [], [])
+        return cls([], [], [], [], [])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -99,8 +100,10 @@ async def _rounds(
                 figures = found.setdefault(server.name, Figures.none()) if number else Figures.none()
                 figures.p50.append((percentile(through, 50) - percentile(before, 50)) * 1000)
                 figures.p99.append((percentile(through, 99) - percentile(before, 99)) * 1000)
-                figures.rate.append(await _rate(server, options))
-                figures.cpu.append(await _cpu(server, options))
+                rate, cost = await _rate(server, options)
+                figures.rate.append(rate)
+                figures.per_request.append(cost)
+                figures.per_token.append(await _per_token(server, options))
                 before = through  # the next one stands in front of this one
             print(f"round {number}/{options.rounds}", file=sys.stderr, flush=True)
 
@@ -125,9 +128,10 @@ async def _latencies(call: Callable[[], Awaitable[None]], options: argparse.Name
     return sorted(seconds)
 
 
-async def _rate(server: Server, options: argparse.Namespace) -> float:
-    """Whole answers a second, each connection asking again at once."""
+async def _rate(server: Server, options: argparse.Namespace) -> tuple[float, list[float]]:
+    """Whole answers a second, each connection asking again at once; microseconds of each process for one."""
     call = await _caller(server, options)
+    before = _used(server)
     began, num_answers = time.perf_counter(), 0
 
     async def user() -> None:
@@ -137,22 +141,25 @@ async def _rate(server: Server, options: argparse.Namespace) -> float:
             num_answers += 1
 
     await asyncio.gather(*(user() for _ in range(options.connections)))
-    return num_answers / (time.perf_counter() - began)
+    return num_answers / (time.perf_counter() - began), _each(before, _used(server), num_answers)
 
 
-async def _cpu(server: Server, options: argparse.Namespace) -> list[float]:
+async def _per_token(server: Server, options: argparse.Namespace) -> list[float]:
     """Microseconds of each process for a streamed token."""
-    before = [_used(process) for process in server.processes]
+    before = _used(server)
     body = _body(options.tokens, stream=True)
     await asyncio.gather(*(_stream(server.port, body) for _ in range(options.streams)))
-    after = [_used(process) for process in server.processes]
-    num_tokens = options.streams * options.tokens
-    return [(late - early) / num_tokens * 1e6 for early, late in zip(before, after, strict=True)]
+    return _each(before, _used(server), options.streams * options.tokens)
 
 
-def _used(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _used(server: Server) -> list[float]:
+    """Seconds that each process has computed."""
+    times = [process.cpu_times() for process in server.processes]
+    return [each.user + each.system for each in times]
+
+
+def _each(before: Sequence[float], after: Sequence[float], number: int) -> list[float]:
+    return [(late - early) / number * 1e6 for early, late in zip(before, after, strict=True)]
 
 
 # ---- calls ------------------------------------------------------------------------------------
@@ -267,16 +274,21 @@ def as_markdown(found: dict[str, Figures], options: argparse.Namespace) -> str:
     lines = [
         f"{options.connections} connections, {options.streams} streams; processor time by process: gateway, worker",
         "",
-        "| | added p50 ms | added p99 ms | requests/s | us per token |",
-        "|---|---:|---:|---:|---:|",
+        "| | added p50 ms | added p99 ms | requests/s | us per request | us per token |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
     for name, figures in found.items():
-        cpu = [statistics.median(each) for each in zip(*figures.cpu, strict=True)]
-        parts = " + ".join(f"{each:.0f}" for each in cpu)
         cells = [f"{statistics.median(figures.p50):.2f}", f"{statistics.median(figures.p99):.2f}"]
-        cells += [f"{statistics.median(figures.rate):.0f}", f"{sum(cpu):.0f} ({parts})" if len(cpu) > 1 else parts]
+        cells += [f"{statistics.median(figures.rate):.0f}", _shown(figures.per_request), _shown(figures.per_token)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shown(rounds: Sequence[Sequence[float]]) -> str:
+    """The median of each process, and their sum where there are several."""
+    medians = [statistics.median(each) for each in zip(*rounds, strict=True)]
+    parts = " + ".join(f"{each:.0f}" for each in medians)
+    return f"{sum(medians):.0f} ({parts})" if len(medians) > 1 else parts
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
 
 from protos import inference_pb2 as pb
+from router.histogram import Histogram, Series
 
 _FAST = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 _SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
@@ -29,10 +30,10 @@ class _ModelSeries:
     """The series of one model, looked up once."""
 
     name: str
-    first_token: Histogram
-    between_tokens: Histogram
-    whole: Histogram
-    queued: Histogram
+    first_token: Series
+    between_tokens: Series
+    whole: Series
+    queued: Series
 
 
 @dataclass(slots=True)
@@ -81,6 +82,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._models: dict[str, _ModelSeries] = {}
+        self._histograms: list[Histogram] = []
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
         self._whole = self._histogram("vllm:e2e_request_latency_seconds", "Time of whole generations", _PER_REQUEST)
@@ -127,7 +129,8 @@ class Metrics:
         return generate_latest(self).decode()
 
     def collect(self) -> Iterable[Metric]:
-        """The registry's metrics without the times at which their series began."""
+        """The histograms, and the registry's metrics without the times at which their series began."""
+        yield from (each.family() for each in self._histograms)
         for metric in self.registry.collect():
             metric.samples = [sample for sample in metric.samples if not sample.name.endswith(_CREATED)]
             yield metric
@@ -139,8 +142,10 @@ class Metrics:
             series = self._models[model] = _ModelSeries(model, *(family.labels(model) for family in families))
         return series
 
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, f"{text} in seconds.", ("model_name",), buckets=buckets, registry=self.registry)
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        made = Histogram(name, f"{text} in seconds.", "model_name", bounds)
+        self._histograms.append(made)
+        return made
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, f"{text}.", labels, registry=self.registry)
