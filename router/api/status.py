@@ -18,14 +18,15 @@ from router.api.wire import FINGERPRINT, json_response
 from router.call import Policies
 from router.config import GatewayConfig, KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Turn
-from router.errors import ModelLoading, NotSupported, RouterError, Unavailable
+from router.errors import ModelLoading, RouterError, Unavailable
 from router.supervisor import ModelStatus
 from router.table import Table
 
 OK = {"status": "ok"}
 DEEP_SECONDS = 10.0  # that /health/deep waits for a token
 HEALTH_KEY = KeyConfig("health", b"")
-PROBE = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(text="a")]))
+PROBE = {"max_tokens": 1, "temperature": 0, "cache_prompt": False}
+PROBE_PROMPT = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(text="a")]))
 MEDIA_MARKER = "<__media__>"
 
 
@@ -60,7 +61,7 @@ async def _first_token(dispatcher: Dispatcher, model: str, limits: LimitsConfig)
     """Seconds until the model has answered with a token."""
     clock = asyncio.get_running_loop().time
     began = clock()
-    message = pb.GenerateRequest(request_id=f"health-{model}", prompt=PROBE, max_tokens=1)
+    message = parameters(PROBE, None, {}).request(f"health-{model}", PROBE_PROMPT, 0, return_prompt=False)
     turn = Turn(HEALTH_KEY, limits, cost=2)
     try:
         async with (
