@@ -20,6 +20,9 @@ class Command(NamedTuple):
 COMMANDS: Mapping[str, Command] = {
     "serve": Command("router.serve", "serve models over HTTP: OpenAI's and llama-server's interfaces on one port"),
     "worker": Command("worker", "serve one model over gRPC"),
+    "ps": Command("router.commands.ps", "show the models of a running gateway"),
+    "top": Command("router.commands.top", "show them live, with tokens per second"),
+    "logs": Command("router.commands.logs", "show what a model's worker wrote; -f: and goes on to write"),
     "config": Command("router.configfile.command", "check, explain or compare configuration files"),
     "keys": Command("router.keycommand", "make, list and revoke the keys of tenants"),
     "pull": Command("router.pull", "fetch a model: a name of the catalogue, hf:USER/REPO[:QUANT] or a URL"),

@@ -59,8 +59,12 @@ class Admission:
 
     def is_idle(self, model: str) -> bool:
         """Whether nobody waits in front of the model."""
+        return self.num_waiting(model) == 0
+
+    def num_waiting(self, model: str) -> int:
+        """Requests that wait in front of the model."""
         queue = self._queues.get(model)
-        return queue is None or not queue.num_waiting
+        return queue.num_waiting if queue is not None else 0
 
     async def _admitted(self, model: str, queue: FairQueue, ticket: Ticket, limits: LimitsConfig) -> int:
         """Returns once the ticket has its place, with the number of those it had to wait for."""

@@ -1,8 +1,9 @@
 """The gateway as an ASGI application: every route and every layer of middleware on one screen.
 
 Made by gateway.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
-    RequestId      gives it an id                      Cors       answers OPTIONS, marks answers for other origins
-    ErrorBoundary  exceptions become JSON envelopes    HostGuard  refuses pages that come under another name
+    RequestId      gives it an id                      Farewell   closes connections while it drains
+    Cors           marks answers for other origins     ErrorBoundary  exceptions become JSON envelopes
+    Access         counts and logs how it ended        HostGuard  refuses pages that come under another name
     Auth           no key, no further                  BodyLimit  counts its bytes
     Guarded        no right, no further                routes     router/api, which calls the Dispatcher
 Invariant: a route is reached only with a key that has the scope its row declares; OPEN rows need none.
@@ -17,18 +18,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from router.access import Access
 from router.admission import Admission
-from router.api import admin, chat, completions, lifecycle, models, native, route, slots, status, text
+from router.api import admin, chat, completions, fleet, lifecycle, metrics, models, native, route, slots, status, text
 from router.api.routed import check_overlays
 from router.auth import Auth, Endpoint, Guarded
-from router.boundary import BodyLimit, ErrorBoundary, RequestId, reject_route
+from router.boundary import BodyLimit, ErrorBoundary, Farewell, RequestId, reject_route
 from router.call import Policies
 from router.config import GatewayConfig, Scope
 from router.cors import Cors
 from router.dispatch import Dispatcher
 from router.fleet import Fleet
 from router.hosts import HostGuard
-from router.limits import MemoryLimits
+from router.limits import LimitStore, MemoryLimits
+from router.metrics import Metrics
+from router.redislimits import RedisLimits
 from router.shadow import Shadows
 from router.table import Table
 
@@ -39,10 +43,13 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("GET", "/v1/health", OPEN, status.health),
     ("GET", "/live", OPEN, status.live),
     ("GET", "/ready", OPEN, status.ready),
+    ("GET", "/health/deep", Scope.METRICS, status.deep_health),
     ("GET", "/props", Scope.INFER, status.props),
     ("GET", "/slots", Scope.METRICS, slots.slots),
     ("POST", "/slots/{id}", Scope.ADMIN, slots.change_slot),
-    ("GET", "/metrics", Scope.METRICS, status.metrics),
+    ("GET", "/metrics", Scope.METRICS, metrics.metrics),
+    ("GET", "/admin/fleet", Scope.METRICS, fleet.fleet),
+    ("GET", "/admin/logs", Scope.ADMIN, fleet.logs),
     ("GET", "/v1/models", Scope.INFER, models.list_models),
     ("GET", "/models", Scope.INFER, models.list_with_replicas),
     ("GET", "/models/sse", Scope.INFER, lifecycle.events),
@@ -69,11 +76,12 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
     app.state: config, fleet, policies, the table in force, which a reload replaces, and `reload` (api/admin.py).
     """
     check_overlays(config.aliases)
-    fleet = running or Fleet(config.models, config.supervision, config.residency)
+    workers = running or Fleet(config.models, config.supervision, config.residency)
+    counts = Metrics()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        async with nullcontext() if running else fleet:
+        async with nullcontext() if running else workers:
             yield
 
     app = FastAPI(
@@ -89,17 +97,24 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
         exception_handlers={HTTPException: reject_route},
         middleware=[
             Middleware(RequestId),
+            Middleware(Farewell, draining=lambda: workers.draining),
             Middleware(Cors, config=config.cors),
             Middleware(ErrorBoundary),
+            Middleware(Access, metrics=counts, paths=[path for _, path, *_ in ROUTES]),
             *([] if config.allowed_hosts is None else [Middleware(HostGuard, allowed=config.allowed_hosts)]),
             Middleware(Auth, open_paths=OPEN_PATHS),
             Middleware(BodyLimit, limit=config.body_limit),
         ],
     )
     app.state.config = config
-    app.state.fleet = fleet
+    app.state.fleet = workers
     app.state.table = Table.of(config)
     app.state.reload = None
-    dispatcher = Dispatcher(fleet, Admission(time.monotonic))
-    app.state.policies = Policies(dispatcher, MemoryLimits(time.monotonic), Shadows(dispatcher))
+    dispatcher = Dispatcher(workers, Admission(time.monotonic))
+    app.state.policies = Policies(dispatcher, _limits(config), Shadows(dispatcher), counts)
     return app
+
+
+def _limits(config: GatewayConfig) -> LimitStore:
+    """Where the keys' limits are kept."""
+    return RedisLimits(config.redis, time.monotonic) if config.redis else MemoryLimits(time.monotonic)

@@ -1,4 +1,4 @@
-"""The border of the application: request ids, the size of bodies, and exceptions that become answers.
+"""The border of the application: request ids, the size of bodies, exceptions that become answers, and the farewell.
 
 Layers of app.py. Invariant: whatever goes wrong inside, the client gets a JSON envelope without a traceback, or, once
 its answer has begun, a connection that ends without the mark of completeness.
@@ -7,7 +7,7 @@ its answer has begun, a connection that ends without the mark of completeness.
 import logging
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -50,6 +50,25 @@ class RequestId:
             await send(message)
 
         await self._app(scope, receive, named)
+
+
+class Farewell:
+    """Lets connections go, one by one, while the gateway drains: each is closed after the answer it carries.
+
+    A reverse proxy that keeps connections would otherwise send its next request into one that is being closed.
+    """
+
+    def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
+        self._app = app
+        self._draining = draining
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def parting(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._draining():
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, receive, parting)
 
 
 class ErrorBoundary:

@@ -11,7 +11,7 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from protos import inference_pb2 as pb
@@ -29,6 +29,7 @@ from router.errors import (
     WorkerLost,
 )
 from router.limits import LimitStore, Verdict, rate_headers
+from router.metrics import Metrics, Watch
 from router.replica import Replica
 from router.shadow import Shadows
 from router.table import Table
@@ -51,6 +52,7 @@ class Policies:
     dispatcher: Dispatcher
     limits: LimitStore
     shadows: Shadows
+    metrics: Metrics
 
 
 @dataclass(slots=True)
@@ -71,6 +73,8 @@ class Call:
     _verdict: "asyncio.Future[Verdict] | None" = None
     _attempts: list[Attempt] = field(default_factory=list)  # of the first generation
     _passed: list[tuple[str, Reason]] = field(default_factory=list)  # models that could not serve it, and why
+    _watches: list[Watch] = field(default_factory=list)
+    _error: str = ""  # the kind of what ended a generation
 
     def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[AsyncGenerator[pb.GenerateReply, None]]:
         """The generations of the request, each begun when it is first awaited."""
@@ -118,6 +122,15 @@ class Call:
                 headers["x-corral-route-debug"] = json.dumps(asdict(last.choice))
         return headers
 
+    def facts(self) -> dict[str, Any]:
+        """What the log may tell of the request: who served it, counts and times; nothing that the client wrote."""
+        facts: dict[str, Any] = {"model": self.route.model}
+        if self._attempts:
+            facts |= {"way": self._way(), "replica": self._attempts[-1].replica}
+        if self._watches:
+            facts |= _timings(self._watches)
+        return facts | ({"error": self._error} if self._error else {})
+
     async def _generation(
         self, message: pb.GenerateRequest, cost: int, total: int, index: int
     ) -> AsyncGenerator[pb.GenerateReply, None]:
@@ -133,18 +146,27 @@ class Call:
         self, message: pb.GenerateRequest, turn: Turn, index: int
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """The answer of the first model along the route that can give one."""
+        metrics = self.policies.metrics
+        watch = metrics.watch()
+        self._watches.append(watch)
         route: Route | None = self.route
-        while route is not None:
-            attempt = self._attempt(route.model, index)
-            try:
-                async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as replies:
-                    async for reply in replies:
-                        yield reply
-                return
-            except RouterError as error:
-                route = self._next(route, attempt, error)
-            finally:
-                self._num_used += attempt.num_used
+        try:
+            while route is not None:
+                attempt = self._attempt(route.model, index)
+                metrics.goes_to(watch, route.model)
+                try:
+                    async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as replies:
+                        async for reply in replies:
+                            watch.reply(reply)
+                            yield reply
+                    return
+                except RouterError as error:
+                    route = self._next(route, attempt, error)
+                finally:
+                    self._num_used += attempt.num_used
+                    watch.waited += attempt.place.waited if attempt.place else 0.0
+        finally:
+            metrics.ended(watch)
 
     def _next(self, route: Route, attempt: Attempt, error: RouterError) -> Route:
         """The route to go on with. Raises the error, with the headers of the way so far, if there is none."""
@@ -152,6 +174,7 @@ class Call:
         following = route.after(reason) if reason is not None and not attempt.begun else None
         if reason is None or following is None:
             error.headers = {**self.headers(), **error.headers}
+            self._error = type(error).__name__
             raise error
         self._passed.append((route.model, reason))
         return following
@@ -207,3 +230,17 @@ class Call:
 def _named(name: str) -> str:
     """A name fit for a header."""
     return quote(name, safe="/:@+=,;!$&'()*~ ")
+
+
+def _timings(watches: Sequence[Watch]) -> dict[str, Any]:
+    """Counts of all generations of a request, times of its first, in milliseconds."""
+    first = watches[0]
+    found = {
+        "prompt_tokens": sum(watch.num_prompt_tokens for watch in watches),
+        "cached_tokens": sum(watch.num_cached_tokens for watch in watches),
+        "completion_tokens": sum(watch.num_tokens for watch in watches),
+        "queue_ms": round(first.waited * 1000, 3),
+    }
+    if first.first_token:
+        found["first_token_ms"] = round((first.first_token - first.began) * 1000, 3)
+    return found | ({"finish": first.finish} if first.finish else {})

@@ -24,6 +24,7 @@ from router.fleet import Fleet
 from router.lifecycle import ModelStatus
 from router.prefixes import prefixes
 from router.replica import Replica
+from router.tail import Tail
 from router.totals import total
 
 log = logging.getLogger("corral.dispatch")
@@ -155,6 +156,10 @@ class Dispatcher:
         """Whether nobody waits for the model."""
         return self._admission.is_idle(model)
 
+    def num_waiting(self, model: str) -> int:
+        """Requests in the model's line."""
+        return self._admission.num_waiting(model)
+
     async def ask(self, attempt: Attempt, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply; when a worker dies under the question, another one is asked."""
         async with self._fleet.using(attempt.model):
@@ -189,6 +194,10 @@ class Dispatcher:
     def models(self) -> Sequence[ModelStatus]:
         """What is known of every configured model, in the order of configuration."""
         return self._fleet.models()
+
+    def output(self, model: str) -> Tail:
+        """The last lines of the model's workers."""
+        return self._fleet.output(model)
 
     def check_health(self) -> None:
         """Returns if the gateway can answer; raises ModelLoading or Unavailable if not."""

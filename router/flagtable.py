@@ -111,6 +111,8 @@ _SERVE = """
     --body-limit : BYTES : largest request body (16777216)
     --lame-duck : SECONDS : after SIGTERM: from /ready saying 503 to closing the port (1)
     --drain-timeout : SECONDS : after that: what open requests get to finish (60)
+    --listen-when-ready :  : refuse connections until the models are ready, for proxies that do not ask /ready
+    --redis : URL : share keys' limits with other gateways; while it is away, limits hold for each gateway alone
     --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too
     --core-weight : NAME=WEIGHT : a model's share of the cores while others want them too (1)
     --worker-command : COMMAND : what starts a worker, for running it under another program

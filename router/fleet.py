@@ -20,6 +20,7 @@ from router.replica import Replica
 from router.replicaset import ReplicaSet
 from router.runfolder import RunFolder
 from router.supervisor import Site
+from router.tail import Tail
 
 _GONE = (ModelState.UNLOADED, ModelState.FAILED, ModelState.STOPPED)
 
@@ -92,6 +93,10 @@ class Fleet:
 
     # ---- for operators ----
 
+    def output(self, model: str) -> Tail:
+        """The last lines of the model's workers."""
+        return self._set(model).output
+
     def models(self) -> list[ModelStatus]:
         """In the order of configuration."""
         return [each.status() for each in self._sets.values() if not each.removed]
@@ -144,6 +149,8 @@ class Fleet:
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""
         self.draining = True
+        for each in self._sets.values():
+            each.output.end()
         self._changes.tell()
 
     def check_health(self) -> None:

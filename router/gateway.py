@@ -41,6 +41,8 @@ async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: 
     banner.listening()
     start = asyncio.create_task(_report_start(banner, fleet, server))
     try:
+        if config.listen_when_ready:
+            await _settled(fleet)
         await server.serve(sockets=list(sockets))
     finally:
         shutdown.cancel()
@@ -50,6 +52,12 @@ async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: 
     for status in failed:
         print(f"error: {status.name}: {status.reason}", file=sys.stderr)
     return 1 if failed else 0
+
+
+async def _settled(fleet: Fleet) -> None:
+    """Returns once every model has been ready, or never will be; at once if that is not waited for any more."""
+    while not fleet.settled and not fleet.draining:
+        await fleet.change()
 
 
 async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) -> list[ModelStatus]:

@@ -41,6 +41,13 @@ class Level:
     remaining: int
     reset: float  # seconds
 
+    @classmethod
+    def of(cls, per_minute: int | None, level: float) -> "Level | None":
+        """Of a bucket with this much in it; None for no limit."""
+        if per_minute is None:
+            return None
+        return cls(per_minute, max(math.floor(level), 0), max(per_minute - level, 0.0) * MINUTE / per_minute)
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -126,9 +133,7 @@ def _refusal(key: KeyConfig, usage: _Usage, num_tokens: int) -> tuple[str, float
 
 
 def _level(bucket: Bucket | None) -> Level | None:
-    if bucket is None:
-        return None
-    return Level(round(bucket.per_minute), max(math.floor(bucket.level), 0), bucket.wait(bucket.per_minute))
+    return Level.of(round(bucket.per_minute), bucket.level) if bucket else None
 
 
 def rate_headers(verdict: Verdict) -> dict[str, str]:

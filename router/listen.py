@@ -9,6 +9,7 @@ import socket
 import stat
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from router.config import GatewayConfig
 from router.errors import CommandError
@@ -18,9 +19,12 @@ BACKLOG = 2048
 
 
 def bind(config: GatewayConfig) -> list[socket.socket]:
-    """A listening socket per host. Raises CommandError."""
+    """A socket per host; it listens, unless that is to wait for the models. Raises CommandError."""
     with ExitStack() as bound:
         sockets = [bound.enter_context(_bind_one(host, config.port)) for host in config.hosts]
+        if not config.listen_when_ready:
+            for each in sockets:
+                each.listen(BACKLOG)
         bound.pop_all()
         return sockets
 
@@ -39,11 +43,24 @@ def _bind_one(host: str, port: int) -> socket.socket:
         if host.endswith(UNIX_SUFFIX):
             return _bind_unix(host)
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(place[:2], family=family, backlog=BACKLOG)
+        return _bind_port(family, place[:2])
     except socket.gaierror:
         raise CommandError(f"--host {host}: no such address") from None
     except OSError as error:
         raise CommandError(_reason(host, port, error)) from None
+
+
+def _bind_port(family: int, place: tuple[Any, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(place)
+    except OSError:
+        listener.close()
+        raise
+    return listener
 
 
 def _reason(host: str, port: int, error: OSError) -> str:
@@ -60,7 +77,6 @@ def _bind_unix(path: str) -> socket.socket:
         if Path(path).exists() and stat.S_ISSOCK(os.stat(path).st_mode) and not _answers(path):
             os.unlink(path)
         listener.bind(path)
-        listener.listen(BACKLOG)
     except OSError:
         listener.close()
         raise

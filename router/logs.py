@@ -1,6 +1,7 @@
 """The log: one line of text or one JSON object per event, on standard error or in a file.
 
-Set up by serve.py. Invariant: one event is one line, whatever it quotes; control characters are written out.
+Set up by serve.py. An event may bring `fields` of its own (`extra={"fields": {...}}`): members of the object, or
+name=value behind the text. Invariant: one event is one line, whatever it quotes; control characters are written out.
 """
 
 import logging
@@ -29,7 +30,8 @@ class _StandardError:
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}"
+        fields = "".join(f" {name}={value}" for name, value in getattr(record, "fields", {}).items())
+        line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}{fields}"
         return _escaped(line, "\\n") + (f"\n{self.formatException(record.exc_info)}" if record.exc_info else "")
 
 
@@ -41,6 +43,7 @@ class _Json(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage().encode("utf-8", "replace").decode(),
         }
+        event |= getattr(record, "fields", {})
         if record.exc_info:
             event["exception"] = self.formatException(record.exc_info)
         return orjson.dumps(event).decode()

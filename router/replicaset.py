@@ -17,6 +17,7 @@ from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, m
 from router.modelfile import size_on_disk
 from router.replica import Replica
 from router.supervisor import Site
+from router.tail import Tail
 from router.workers import Workers
 
 log = logging.getLogger("corral.fleet")
@@ -44,7 +45,8 @@ class ReplicaSet:
         self._told = changed
         self._clock = clock
         self._changes = Changes()
-        self._workers = Workers(config, site, self._worker_changed)
+        self.output = Tail()  # the last lines of all its workers
+        self._workers = Workers(config, site, self._worker_changed, self.output)
         self._num_users = 0
         self._asked = False  # to be loaded, by name
         self._yields = False

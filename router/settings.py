@@ -86,6 +86,8 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
         sampling=sampling_defaults(given),
+        listen_when_ready=given.on("listen_when_ready"),
+        redis=given.last("redis"),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))

@@ -28,11 +28,12 @@ from router.process import Child
 from router.progress import Progress, read_progress
 from router.replica import Replica
 from router.restarts import RestartPolicy, describe_exit
+from router.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
 
 EXIT_BAD_MODEL = 2  # the worker's way to say that a restart will not help
-NUM_LAST_LINES = 50
+NUM_LAST_LINES = 50  # of what is known of a model
 _SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
@@ -48,9 +49,15 @@ class WorkerProcess:
     """One replica's worker through all its lives."""
 
     def __init__(
-        self, model: ModelConfig, index: int, config: SupervisionConfig, site: Site, changed: Callable[[], None]
+        self,
+        model: ModelConfig,
+        index: int,
+        config: SupervisionConfig,
+        site: Site,
+        changed: Callable[[], None],
+        output: Tail,
     ) -> None:
-        """`changed` is called after every change of what its properties and status say."""
+        """`changed` is called after every change of what its properties and status say; `output` gets its lines."""
         self.model = model
         self.index = index
         self.name = f"{model.name}/{index}"
@@ -64,6 +71,7 @@ class WorkerProcess:
         self._config = config
         self._site = site
         self._changed = changed
+        self._output = output
         self._policy = RestartPolicy(config)
         self._stopping = asyncio.Event()
         self._grace = config.stop_grace
@@ -245,6 +253,7 @@ class WorkerProcess:
             self._changed()
         elif line:
             self.last_lines.append(line)
+            self._output.add(line)
             log.info("[%s] %s", self.name, line)
 
     def _enter(self, state: ModelState, reason: str = "") -> None:

@@ -12,6 +12,7 @@ from router.changes import Changes
 from router.config import ModelConfig, SupervisionConfig
 from router.lifecycle import ModelState
 from router.supervisor import Site, WorkerProcess
+from router.tail import Tail
 
 log = logging.getLogger("corral.fleet")
 
@@ -19,8 +20,11 @@ log = logging.getLogger("corral.fleet")
 class Workers:
     """Iterating gives those in service, by index."""
 
-    def __init__(self, config: SupervisionConfig, site: Callable[[], Site], changed: Callable[[], None]) -> None:
+    def __init__(
+        self, config: SupervisionConfig, site: Callable[[], Site], changed: Callable[[], None], output: Tail
+    ) -> None:
         """`site` gives each worker a place of its own; `changed` is called after every change."""
+        self._output = output  # what all of them say
         self._config = config
         self._site = site
         self._changed = changed
@@ -100,7 +104,7 @@ class Workers:
             self._turnover = None
 
     def _start(self, model: ModelConfig, index: int) -> WorkerProcess:
-        worker = WorkerProcess(model, index, self._config, self._site(), self._tell)
+        worker = WorkerProcess(model, index, self._config, self._site(), self._tell, self._output)
         self._tasks[worker] = asyncio.create_task(worker.run(), name=f"worker {worker.name}")
         return worker
 

@@ -148,6 +148,7 @@ class Engine:
             counters.prompt_tokens, counters.cached_tokens, counters.predicted_tokens,
             counters.prompt_seconds, counters.predicted_seconds,
             counters.step_seconds, tuple(counters.step_counts), scheduler.expected_wait, self._busy,
+            counters.num_advanced, counters.longest,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -206,8 +207,9 @@ class Engine:
             self._fail(batch.sequences, ComputeFailed("the model failed to compute this request"))
             return
         now = time.perf_counter()
-        self._counters.count_step(seconds)
         caught_up = set(self._scheduler.commit(batch, seconds))
+        longest = max((sequence.num_computed for sequence in batch.sequences), default=0)
+        self._counters.count_step(seconds, len(batch.sequences), longest)
         for sequence, rows in self._inputs.split(batch, logits):
             if sequence.most_per_step < NO_LIMIT:
                 self._try(sequence, partial(self._score_prompt, sequence, rows))

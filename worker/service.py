@@ -172,6 +172,8 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             step_bounds=STEP_BOUNDS,
             step_counts=stats.step_counts,
             expected_wait=stats.expected_wait,
+            advanced_sequences_total=stats.num_advanced,
+            longest_sequence=stats.longest,
             prefix_names=_prefix_names(engine) if request.prefixes else b"",
         )
 

@@ -28,6 +28,8 @@ class Stats(NamedTuple):
     step_counts: tuple[int, ...]  # steps that took up to STEP_BOUNDS[i] and longer than the bound before; the rest last
     expected_wait: float  # seconds in line for one who comes now
     busy: bool
+    num_advanced: int
+    longest: int
 
 
 @dataclass(slots=True)
@@ -41,9 +43,14 @@ class Counters:
     prompt_seconds: float = 0.0
     predicted_seconds: float = 0.0
     step_seconds: float = 0.0
+    num_advanced: int = 0  # sequences that a step carried forward, summed over the steps
+    longest: int = 0  # tokens of the longest sequence computed so far
     step_counts: list[int] = field(default_factory=lambda: [0] * (len(STEP_BOUNDS) + 1))
 
-    def count_step(self, seconds: float) -> None:
+    def count_step(self, seconds: float, num_sequences: int, longest: int) -> None:
+        """A step of that many sequences, the longest of which has that many tokens behind it now."""
         self.num_steps += 1
+        self.num_advanced += num_sequences
+        self.longest = max(self.longest, longest)
         self.step_seconds += seconds
         self.step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1

@@ -50,7 +50,9 @@ def call_to(request: Request, name: str | None) -> Call:
     table: Table = request.state.table
     key: KeyConfig = request.state.key
     policies: Policies = request.app.state.policies
-    return Call(policies, table, key, _permitted(table, key, name), str(getattr(request.state, "request_id", "")))
+    call = Call(policies, table, key, _permitted(table, key, name), str(getattr(request.state, "request_id", "")))
+    request.state.call = call
+    return call
 
 
 def _permitted(table: Table, key: KeyConfig, name: str | None) -> Route:

@@ -1,10 +1,10 @@
-"""Health, properties and metrics: what operators and probes ask for, in llama-server's shape.
+"""Health and properties: what operators and probes ask for, in llama-server's shape.
 
-Called by app.py's route table. Invariant: nothing here generates, and /live depends on no worker.
+Called by app.py's route table. Invariant: /live depends on no worker, and nothing but /health/deep generates.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from starlette.requests import Request
@@ -13,14 +13,20 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.routed import call_to
 from router.api.sampling import generation_settings, parameters
+from router.api.streaming import gather
 from router.api.wire import FINGERPRINT, json_response
 from router.call import Policies
-from router.config import GatewayConfig
-from router.dispatch import Dispatcher
-from router.errors import ModelLoading, NotSupported, RouterError
-from router.lifecycle import ModelState, ModelStatus
+from router.config import GatewayConfig, KeyConfig, LimitsConfig
+from router.dispatch import Attempt, Dispatcher, Turn
+from router.errors import ModelLoading, RouterError, Unavailable
+from router.lifecycle import ModelStatus
+from router.table import Table
 
 OK = {"status": "ok"}
+DEEP_SECONDS = 10.0  # that /health/deep waits for a token
+HEALTH_KEY = KeyConfig("health", b"")
+PROBE = {"max_tokens": 1, "temperature": 0, "cache_prompt": False}
+PROBE_PROMPT = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(text="a")]))
 MEDIA_MARKER = "<__media__>"
 
 
@@ -39,6 +45,37 @@ async def ready(request: Request) -> Response:
     """Requests are wanted here: healthy, and not about to stop."""
     _dispatcher(request).check_ready()
     return json_response(OK)
+
+
+async def deep_health(request: Request) -> Response:
+    """One token through the real line of a model, or of every model. Raises Unavailable if one gives none in time."""
+    name = request.query_params.get("model")
+    dispatcher, table = _dispatcher(request), _table(request)
+    models = [call_to(request, name).route.model] if name else [status.name for status in dispatcher.models()]
+    seconds = await gather([_first_token(dispatcher, model, table.limits) for model in models])
+    checked = [{"name": model, "ms": round(each * 1000, 1)} for model, each in zip(models, seconds, strict=True)]
+    return json_response({**OK, "models": checked})
+
+
+async def _first_token(dispatcher: Dispatcher, model: str, limits: LimitsConfig) -> float:
+    """Seconds until the model has answered with a token."""
+    clock = asyncio.get_running_loop().time
+    began = clock()
+    message = parameters(PROBE, None, {}).request(f"health-{model}", PROBE_PROMPT, 0, return_prompt=False)
+    turn = Turn(HEALTH_KEY, limits, cost=2)
+    try:
+        async with (
+            asyncio.timeout(DEEP_SECONDS),
+            aclosing(dispatcher.generate(Attempt(model), message, turn)) as replies,
+        ):
+            async for _ in replies:
+                pass
+    except TimeoutError:
+        waiting = dispatcher.num_waiting(model)
+        raise Unavailable(f"model '{model}' gave no token in {DEEP_SECONDS:g} s ({waiting} requests wait)") from None
+    except RouterError as error:
+        raise Unavailable(f"model '{model}': {error.message}") from error
+    return clock() - began
 
 
 async def props(request: Request) -> Response:
@@ -92,78 +129,14 @@ def _model_props(alias: str, known: pb.DescribeReply, config: GatewayConfig) -> 
     }
 
 
-# ---- metrics ----------------------------------------------------------------------------------
-
-METRICS: Sequence[tuple[str, str, str, Callable[[pb.StatsReply], float]]] = (
-    ("prompt_tokens_total", "counter", "Number of prompt tokens processed.", lambda s: s.prompt_tokens_total),
-    ("prompt_tokens_cached_total", "counter", "Number of prompt tokens reused.", lambda s: s.cached_tokens_total),
-    ("prompt_seconds_total", "counter", "Prompt process time", lambda s: s.prompt_seconds_total),
-    ("tokens_predicted_total", "counter", "Number of generation tokens processed.", lambda s: s.predicted_tokens_total),
-    ("tokens_predicted_seconds_total", "counter", "Predict process time", lambda s: s.predicted_seconds_total),
-    ("n_decode_total", "counter", "Total number of steps computed", lambda s: s.num_steps),
-    (
-        "prompt_tokens_seconds",
-        "gauge",
-        "Average prompt throughput in tokens/s.",
-        lambda s: _rate(s.prompt_tokens_total, s.prompt_seconds_total),
-    ),
-    (
-        "predicted_tokens_seconds",
-        "gauge",
-        "Average generation throughput in tokens/s.",
-        lambda s: _rate(s.predicted_tokens_total, s.predicted_seconds_total),
-    ),
-    ("requests_processing", "gauge", "Number of requests processing.", lambda s: s.num_running),
-    ("requests_deferred", "gauge", "Number of requests deferred.", lambda s: s.num_waiting),
-)
-
-
-async def metrics(request: Request) -> Response:
-    """llama-server's metrics: with ?model= its exact text, else every ready model's with a label."""
-    if not _config(request).metrics:
-        raise NotSupported("This server does not support metrics endpoint. Start it with `--metrics`")
-    dispatcher, name = _dispatcher(request), request.query_params.get("model")
-    if name:
-        rows = [("", await dispatcher.stats(call_to(request, name).route.model))]
-    else:
-        rows = await _labelled(dispatcher)
-    return Response(_exposition(rows), media_type="text/plain; version=0.0.4")
-
-
-async def _labelled(dispatcher: Dispatcher) -> list[tuple[str, pb.StatsReply]]:
-    """Stats of the models that can tell; one that dies meanwhile is left out."""
-    names = [status.name for status in dispatcher.models() if status.state is ModelState.READY]
-    asked = [dispatcher.stats(name) for name in names]
-    replies = await asyncio.gather(*asked, return_exceptions=True)
-    rows = []
-    for name, reply in zip(names, replies, strict=True):
-        if isinstance(reply, BaseException):
-            if not isinstance(reply, RouterError):
-                raise reply
-        else:
-            rows.append((f'{{model="{_escaped(name)}"}}', reply))
-    return rows
-
-
-def _exposition(rows: Sequence[tuple[str, pb.StatsReply]]) -> str:
-    lines = []
-    for name, kind, text, value in METRICS:
-        lines += [f"# HELP llamacpp:{name} {text}", f"# TYPE llamacpp:{name} {kind}"]
-        lines += [f"llamacpp:{name}{label} {value(stats)}" for label, stats in rows]
-    return "\n".join(lines) + "\n"
-
-
-def _escaped(label: str) -> str:
-    return label.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _rate(number: float, seconds: float) -> float:
-    return number / seconds if seconds > 0 else 0.0
-
-
 def _dispatcher(request: Request) -> Dispatcher:
     policies: Policies = request.app.state.policies
     return policies.dispatcher
+
+
+def _table(request: Request) -> Table:
+    table: Table = request.state.table
+    return table
 
 
 def _status(dispatcher: Dispatcher, model: str) -> ModelStatus:

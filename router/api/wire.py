@@ -6,8 +6,8 @@ clock of Progress.
 
 import math
 import secrets
-import string
 import time
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -22,7 +22,6 @@ from router.errors import JSON_CONTENT_TYPE
 
 FINGERPRINT = "b0-corral"
 FINISH_REASONS: Mapping[int, str] = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
-_ID_LETTERS = string.ascii_letters + string.digits
 
 
 def json_response(content: Any) -> Response:
@@ -30,12 +29,17 @@ def json_response(content: Any) -> Response:
     return Response(orjson.dumps(content), headers={"content-type": JSON_CONTENT_TYPE})
 
 
+def random_id() -> str:
+    """32 letters and digits from 24 random bytes; two letters come twice as often as the others."""
+    return b64encode(secrets.token_bytes(24), altchars=b"aB").decode()
+
+
 @dataclass(frozen=True, slots=True)
 class Head:
     """What every object and chunk of one answer repeats."""
 
     model: str
-    id: str = field(default_factory=lambda: "chatcmpl-" + "".join(secrets.choice(_ID_LETTERS) for _ in range(32)))
+    id: str = field(default_factory=lambda: f"chatcmpl-{random_id()}")
     created: int = field(default_factory=lambda: int(time.time()))
 
 

@@ -274,3 +274,13 @@ def test_a_terminated_gateway_lets_its_streams_end(tmp_path: Path) -> None:
         assert chunks[-1].choices[0].finish_reason == "length"
         assert leaving.process.wait(120) == 0
         assert psutil.wait_procs(workers, timeout=30)[1] == []
+
+
+# ---- what operators ask -----------------------------------------------------------------------
+
+
+def test_deep_health_is_a_real_token_and_the_counts_are_the_workers(served: Serving) -> None:
+    checked = served.http.get("/health/deep", params={"model": "tiny"})
+    assert checked.json()["status"] == "ok", checked.text
+    [model] = [each for each in served.http.get("/admin/fleet").json()["models"] if each["state"] == "ready"]
+    assert model["predicted_tokens_total"] > 0 and model["resident_bytes"] > 10_000_000

@@ -111,7 +111,7 @@ async def test_who_has_lost_a_replica_gets_another_one() -> None:
     async with fleet(model("a", replicas=2, load_on_start=True)) as started:
         await until(lambda: len(started.open("a")) == 2)
         lost, other = started.open("a")
-        assert list(await started.ready("a", lost=lost)) == [other]
+        assert list(await started.ready("a", left=(lost,))) == [other]
 
 
 # ---- loading on demand ------------------------------------------------------------------------

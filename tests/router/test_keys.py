@@ -126,6 +126,9 @@ HEADERS = {
 OPEN = {"/health", "/v1/health", "/live", "/ready"}
 NEEDS = {
     "/metrics": Scope.METRICS,
+    "/health/deep": Scope.METRICS,
+    "/admin/fleet": Scope.METRICS,
+    "/admin/logs": Scope.ADMIN,
     "/slots": Scope.METRICS,
     "/slots/{id}": Scope.ADMIN,
     "/models/load": Scope.ADMIN,

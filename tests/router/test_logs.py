@@ -41,3 +41,15 @@ def test_json_events_are_objects_whatever_they_quote(tmp_path: Path) -> None:
 
 def test_the_level_leaves_the_rest_out(tmp_path: Path) -> None:
     assert lines(LogConfig(level="WARNING", file=tmp_path / "log"), "unheard") == []
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_fields_of_an_event_stand_beside_its_message(tmp_path: Path, as_json: bool) -> None:
+    logs.configure(LogConfig(file=tmp_path / "log", json=as_json))
+    logging.getLogger("corral.test").info("request", extra={"fields": {"route": "/a", "ms": 1.5}})
+    (line,) = (tmp_path / "log").read_text("utf-8").splitlines()
+    if as_json:
+        event = json.loads(line)
+        assert (event["message"], event["route"], event["ms"]) == ("request", "/a", 1.5)
+    else:
+        assert line.endswith("info    request route=/a ms=1.5")

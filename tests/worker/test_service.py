@@ -291,6 +291,8 @@ async def test_stats_count_what_was_computed(worker):
     stats = await worker.stub.Stats(pb.StatsRequest())
     assert (stats.prompt_tokens_total, stats.cached_tokens_total, stats.predicted_tokens_total) == (10, 8, 8)
     assert stats.num_steps >= 8 and stats.resident_bytes > 1 << 20
+    assert stats.advanced_sequences_total == stats.num_steps
+    assert stats.longest_sequence == 9 + 4 - 1  # the last token is never computed
     assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks == 64
 
 

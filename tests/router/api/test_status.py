@@ -1,9 +1,9 @@
-"""Health, properties and metrics."""
-
-import re
+"""Health and properties."""
 
 import pytest
 
+from router.api import status
+from router.config import LimitsConfig
 from tests.router.api.clients import Gateway
 from tests.router.gateways import config, running
 
@@ -53,20 +53,34 @@ def test_with_several_models_properties_need_a_name(two: Gateway) -> None:
     assert two.http.get("/props", params={"model": "absent"}).status_code == 404
 
 
-def test_metrics_of_one_model_have_no_label_and_those_of_all_have(two: Gateway) -> None:
-    one = two.http.get("/metrics", params={"model": "other"})
-    assert one.headers["content-type"].startswith("text/plain; version=0.0.4")
-    assert re.search(r"^llamacpp:requests_processing 0$", one.text, re.MULTILINE)
-    everything = two.http.get("/metrics").text
-    for name in ("tiny", "other"):
-        assert f'llamacpp:requests_processing{{model="{name}"}} 0' in everything
-    assert everything.count("# TYPE llamacpp:requests_processing gauge") == 1
+def test_deep_health_is_a_token_of_every_model(two: Gateway) -> None:
+    answer = two.http.get("/health/deep")
+    assert answer.status_code == 200
+    assert [each["name"] for each in answer.json()["models"]] == ["tiny", "other"]
+    only = two.http.get("/health/deep", params={"model": "other"}).json()
+    assert only["status"] == "ok" and only["models"][0]["ms"] > 0
 
 
-def test_metrics_are_well_formed(two: Gateway) -> None:
-    line = re.compile(
-        r"# HELP llamacpp:\w+ .+|# TYPE llamacpp:\w+ (counter|gauge)|llamacpp:\w+(\{model=\"[^\"]+\"\})? [\d.e+]+"
-    )
-    text = two.http.get("/metrics").text
-    assert text.endswith("\n")
-    assert all(line.fullmatch(each) for each in text.splitlines())
+@pytest.mark.anyio
+async def test_deep_health_goes_through_the_real_line_and_does_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(status, "DEEP_SECONDS", 0.2)
+    async with running(config("tiny", limits=LimitsConfig(in_flight=1))) as gateway:
+        body = {"prompt": "stop_at=100000 delay=1000", "stream": True}
+        async with gateway.client.stream("POST", "/completion", json=body) as busy:
+            assert busy.status_code == 200
+            answer = await gateway.client.get("/health/deep")
+            assert answer.status_code == 503
+            assert answer.json()["error"]["message"] == "model 'tiny' gave no token in 0.2 s (0 requests wait)"
+        monkeypatch.setattr(status, "DEEP_SECONDS", 30.0)
+        assert (await gateway.client.get("/health/deep")).status_code == 200
+
+
+@pytest.mark.anyio
+async def test_deep_health_tells_of_a_model_that_failed_while_health_is_ok() -> None:
+    async with running(config("good", "bad", options=["--bad-model", "bad"])) as gateway:
+        assert (await gateway.client.get("/health")).status_code == 200
+        answer = await gateway.client.get("/health/deep")
+        assert answer.status_code == 503
+        assert answer.json()["error"]["message"].startswith("model 'bad': ")

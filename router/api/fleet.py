@@ -1,0 +1,97 @@
+"""GET /admin/fleet and /admin/logs: the models' workers as operators see them; what `corral ps`, `top` and `logs` ask.
+
+Called by app.py's route table. Invariant: nothing here waits for a model or wakes one.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from protos import inference_pb2 as pb
+from router.api.metrics import ready_stats
+from router.api.routed import call_to
+from router.api.streaming import EventStream
+from router.api.wire import json_response
+from router.call import Policies
+from router.errors import InvalidRequest
+from router.lifecycle import ModelStatus
+from router.tail import MAX_LINES, Tail
+
+DEFAULT_LINES = 50
+TEXT = "text/plain; charset=utf-8"
+PING_SECONDS = 30.0
+
+
+async def fleet(request: Request) -> Response:
+    """Every model: its state, its worker, its line, and what it has computed so far."""
+    policies: Policies = request.app.state.policies
+    dispatcher = policies.dispatcher
+    stats = dict(await ready_stats(dispatcher))
+    return json_response(
+        {
+            "object": "fleet",
+            "models": [
+                _model(status, stats.get(status.name), dispatcher.num_waiting(status.name))
+                for status in dispatcher.models()
+            ],
+        }
+    )
+
+
+def _model(status: ModelStatus, stats: pb.StatsReply | None, num_waiting: int) -> dict[str, Any]:
+    known = status.description
+    return {
+        "name": status.name,
+        "aliases": list(status.aliases[1:]),
+        "path": str(status.path),
+        "architecture": known.architecture if known else None,
+        "file_type": known.file_type if known else None,
+        "context_length": known.context_length if known else None,
+        "state": status.state.value,
+        "reason": status.reason,
+        "progress": {"stage": status.progress.stage, "fraction": status.progress.fraction} if status.progress else None,
+        "pids": [replica.pid for replica in status.replicas if replica.pid is not None],
+        "crashes": status.num_restarts,
+        "waiting": num_waiting,
+        **_figures(stats),
+    }
+
+
+def _figures(stats: pb.StatsReply | None) -> Mapping[str, Any]:
+    """What the worker counts; null while it cannot be asked."""
+    return {
+        "running": stats.num_running if stats else None,
+        "resident_bytes": stats.resident_bytes if stats else None,
+        "prompt_tokens_total": stats.prompt_tokens_total if stats else None,
+        "cached_tokens_total": stats.cached_tokens_total if stats else None,
+        "predicted_tokens_total": stats.predicted_tokens_total if stats else None,
+        "predicted_seconds_total": stats.predicted_seconds_total if stats else None,
+    }
+
+
+async def logs(request: Request) -> Response:
+    """A model's last lines as text, ?model=NAME&lines=N; with follow=1 as events, each a line as a JSON string."""
+    policies: Policies = request.app.state.policies
+    tail = policies.dispatcher.output(call_to(request, request.query_params.get("model")).route.model)
+    num_lines = _num_lines(request.query_params.get("lines"))
+    if request.query_params.get("follow") in ("1", "true"):
+        return EventStream(_frames(tail, num_lines), PING_SECONDS)
+    text = "".join(f"{line}\n" for line in tail.last(num_lines))
+    return Response(text, headers={"content-type": TEXT})
+
+
+def _num_lines(given: str | None) -> int:
+    if given is None:
+        return DEFAULT_LINES
+    if not given.isdecimal() or int(given[:9]) > MAX_LINES:
+        raise InvalidRequest(f"lines must be between 0 and {MAX_LINES}, but is '{given[:20]}'")
+    return int(given)
+
+
+async def _frames(tail: Tail, num_lines: int) -> AsyncGenerator[bytes, None]:
+    yield b""  # the answer begins, even if no line comes for long
+    async for line in tail.follow(num_lines):
+        yield b"data: " + orjson.dumps(line) + b"\n\n"

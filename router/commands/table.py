@@ -1,0 +1,69 @@
+"""The fleet as a table for people: one row per model. Called by ps.py and top.py. Pure.
+
+Invariant: what a gateway tells is shown without control characters, and an unknown figure is a dash, never a zero.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+NOTHING = "-"
+_STYLES = {"ready": "green", "loading": "yellow", "crashed": "red", "failed": "red"}
+
+
+def fleet_table(models: Sequence[Mapping[str, Any]], rates: Mapping[str, float] | None = None) -> Table:
+    """A table of /admin/fleet's models; `rates` are tokens per second by model, for a column of their own."""
+    columns = [*COLUMNS, *([] if rates is None else [RATE])]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, _ in columns:
+        table.add_column(name, no_wrap=name != "note", justify="right" if name in _NUMBERS else "left")
+    for model in models:
+        shown = {**model, "rate": None if rates is None else rates.get(model["name"])}
+        table.add_row(*(value(shown) for _, value in columns))
+    return table
+
+
+def _plain(name: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda model: shown(model.get(name))
+
+
+def shown(value: Any) -> str:
+    """A value without control characters and without markup."""
+    if value is None:
+        return NOTHING
+    return escape("".join(letter if letter.isprintable() else "?" for letter in str(value)))
+
+
+def _state(model: Mapping[str, Any]) -> str:
+    state, progress = shown(model["state"]), model.get("progress")
+    if model["state"] == "loading" and progress:
+        state += f" {progress['fraction']:.0%}"
+    style = _STYLES.get(model["state"])
+    return f"[{style}]{state}[/{style}]" if style else state
+
+
+def _megabytes(model: Mapping[str, Any]) -> str:
+    size = model.get("resident_bytes")
+    return NOTHING if size is None else f"{size / 1e6:.0f} MB"
+
+
+def _rate(model: Mapping[str, Any]) -> str:
+    return NOTHING if model["rate"] is None else f"{model['rate']:.1f}"
+
+
+COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
+    ("model", _plain("name")),
+    ("aliases", lambda model: shown(" ".join(model.get("aliases") or ()))),
+    ("state", _state),
+    ("pid", lambda model: shown(" ".join(map(str, model.get("pids") or ())) or None)),
+    ("running", _plain("running")),
+    ("waiting", _plain("waiting")),
+    ("crashes", _plain("crashes")),
+    ("memory", _megabytes),
+    ("tokens", _plain("predicted_tokens_total")),
+    ("note", lambda model: shown(model.get("reason") or "")),
+)
+RATE = ("tokens/s", _rate)
+_NUMBERS = {"pid", "running", "waiting", "crashes", "memory", "tokens", "tokens/s"}

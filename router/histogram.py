@@ -1,0 +1,49 @@
+"""A histogram that costs little for each value: for what happens once per token.
+
+Made and read by metrics.py, and written by the one thread that runs the event loop: it has no lock, which is what most
+of prometheus-client's own costs. Invariant: the buckets of a series are cumulative only when they are read.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate
+
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.utils import floatToGoString
+
+
+class Series:
+    """The values of one label; a value equal to a bound belongs below it."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+
+class Histogram:
+    """Series by the value of one label. Bounds ascend."""
+
+    def __init__(self, name: str, text: str, label: str, bounds: Sequence[float]) -> None:
+        self._name, self._text, self._label = name, text, label
+        self._bounds = tuple(bounds)
+        self._series: dict[str, Series] = {}
+
+    def labels(self, value: str) -> Series:
+        """The series of a label's value, made when it is first asked for."""
+        return self._series.setdefault(value, Series(self._bounds))
+
+    def family(self) -> HistogramMetricFamily:
+        """As Prometheus wants it."""
+        family = HistogramMetricFamily(self._name, self._text, labels=(self._label,))
+        bounds = [*map(floatToGoString, self._bounds), "+Inf"]
+        for value, series in self._series.items():
+            buckets = list(zip(bounds, map(float, accumulate(series.counts)), strict=True))
+            family.add_metric((value,), buckets, series.total)
+        return family

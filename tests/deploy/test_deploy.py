@@ -1,0 +1,161 @@
+"""What deploy/ ships says only what exists: flags, paths, routes, metrics."""
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from router.app import OPEN_PATHS
+from router.configfile.loading import load
+from router.flags import parse
+from tests.router.gateways import config, running
+from worker.arguments import parser as worker_parser
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+UNIT = DEPLOY / "corral.service"
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+
+
+def documents() -> Iterator[Mapping[str, Any]]:
+    for manifest in MANIFESTS:
+        yield from yaml.safe_load_all(manifest.read_text())
+
+
+def containers() -> Iterator[Mapping[str, Any]]:
+    for document in documents():
+        yield from (
+            document["spec"].get("template", {}).get("spec", {}).get("containers", ()) if "spec" in document else ()
+        )
+
+
+def dockerfile(instruction: str) -> list[str]:
+    """The arguments of the last instruction of a kind that is written as JSON."""
+    return json.loads(re.findall(rf"^{instruction} (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+
+
+def test_the_image_copies_what_the_package_needs_and_starts_the_gateway_with_flags_it_has() -> None:
+    for source in re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, re.MULTILINE):
+        assert all((ROOT / name).exists() for name in source.split())
+    command, subcommand, *flags = dockerfile("ENTRYPOINT")
+    assert (command, subcommand) == ("corral", "serve")
+    assert parse([*flags, "--insecure-no-auth"], {}).last("host") == "0.0.0.0"
+    [probe] = re.findall(r"http://127\.0\.0\.1:(\d+)(/\w+)", DOCKERFILE)
+    assert probe == (flags[flags.index("--port") + 1], "/live")
+    assert probe[1] in OPEN_PATHS
+
+
+def test_the_unit_starts_the_gateway_with_flags_it_has() -> None:
+    text = UNIT.read_text()
+    [command] = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
+    program, subcommand, *flags = command.split()
+    assert (program, subcommand) == ("/opt/corral/bin/corral", "serve")
+    parse(flags, {})
+    assert "MemoryDenyWriteExecute=" not in text  # kernels are compiled while it runs
+
+
+def test_systemd_understands_the_unit(tmp_path: Path) -> None:
+    unit = tmp_path / "corral.service"
+    if not shutil.which("systemd-analyze"):
+        sections = re.findall(r"^\[(\w+)\]$", UNIT.read_text(), re.MULTILINE)
+        assert sections == ["Unit", "Service", "Install"]
+        return
+    unit.write_text(UNIT.read_text().replace("/opt/corral/bin/corral", "/bin/true"))
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True)
+    assert [line for line in done.stderr.splitlines() if "corral" in line] == []
+
+
+def test_compose_starts_two_gateways_with_flags_they_have_and_files_that_are_there() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    users = {"keys.toml", "models", "corral.crt", "corral.key"}  # what the first lines ask for
+    for name, service in services.items():
+        for volume in service["volumes"]:
+            source = volume.split(":")[0]
+            assert not source.startswith(".") or Path(source).name in users or (DEPLOY / source).exists()
+        if name.startswith("gateway"):
+            assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+            given = parse(service["command"], {})
+            wanted = float(given.last("drain_timeout") or 0)
+            assert int(service["stop_grace_period"].removesuffix("s")) > wanted
+    assert sum(name.startswith("gateway") for name in services) == 2
+
+
+def test_every_container_of_kubernetes_is_started_with_flags_it_has() -> None:
+    found = list(containers())
+    assert {container["name"] for container in found} == {"gateway", "worker"}
+    for container in found:
+        if container["name"] == "gateway":
+            given = parse(container["args"], {})
+            assert given.last("config") == "/etc/corral/corral.toml"
+        else:
+            assert container["command"] == ["corral", "worker"]
+            worker_parser().parse_args(container["args"])
+
+
+def test_probes_ask_what_the_gateway_answers_without_a_key() -> None:
+    for container in containers():
+        ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            asked = container.get(probe, {}).get("httpGet")
+            assert asked is None or (asked["path"] in OPEN_PATHS and asked["port"] in ports)
+    gateway = next(container for container in containers() if container["name"] == "gateway")
+    assert gateway["livenessProbe"]["httpGet"]["path"] == "/live"
+    assert gateway["readinessProbe"]["httpGet"]["path"] == "/ready"
+
+
+def test_pods_get_longer_to_end_than_they_may_take() -> None:
+    for document in documents():
+        if document["kind"] == "Deployment":
+            pod = document["spec"]["template"]["spec"]
+            given = parse(pod["containers"][0]["args"], {})
+            needed = float(given.last("lame_duck") or 0) + float(given.last("drain_timeout") or 0)
+            assert pod["terminationGracePeriodSeconds"] > needed
+
+
+def test_every_name_in_the_manifests_leads_somewhere() -> None:
+    """Volumes are there for every mount; selectors of services, budgets and policies find the pods they mean."""
+    pods = [document["spec"]["template"] for document in documents() if "template" in document.get("spec", {})]
+    for pod in pods:
+        volumes = {volume["name"] for volume in pod["spec"]["volumes"]}
+        for container in (*pod["spec"]["containers"], *pod["spec"].get("initContainers", ())):
+            assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+    labels = [pod["metadata"]["labels"].items() for pod in pods]
+    for document in documents():
+        spec = document.get("spec", {})
+        selector = spec.get("selector") or spec.get("podSelector") or {}
+        wanted = selector.get("matchLabels", selector)
+        assert document["kind"] == "ConfigMap" or sum(wanted.items() <= each for each in labels) == 1, document
+
+
+def test_the_configuration_of_the_pods_is_one_the_gateway_reads(tmp_path: Path) -> None:
+    [kept] = [document for document in documents() if document["kind"] == "ConfigMap"]
+    keys = tmp_path / "keys.toml"
+    keys.touch(0o600)
+    file = tmp_path / "corral.toml"
+    file.write_text(kept["data"]["corral.toml"].replace("/run/corral/keys.toml", str(keys)))
+    read = load(parse(["--config", str(file)], {}))
+    assert [entry.path for entry in read.models] == [Path("/models/smollm2.gguf")]
+
+
+@pytest.mark.anyio
+async def test_every_metric_of_the_dashboard_is_one_the_gateway_has() -> None:
+    dashboard = json.loads((DEPLOY / "grafana" / "corral.json").read_text())
+    text = "".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
+    text += "".join(str(variable["query"]) for variable in dashboard["templating"]["list"])
+    asked = set(re.findall(r"\b(?:corral_|vllm:|llamacpp:)\w+", text))
+    async with running(config("tiny", metrics=True)) as gateway:
+        await gateway.client.post("/completion", json={"prompt": "stop_at=2"})
+        await gateway.client.post("/completion", json={"prompt": "refuse=OVERLOADED"})
+        await gateway.client.get("/metrics")
+        scrape = (await gateway.client.get("/metrics")).text
+    families = text_string_to_metric_families(scrape)
+    assert asked <= {sample.name for family in families for sample in family.samples}
+    assert len(asked) > 15
