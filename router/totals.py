@@ -21,6 +21,7 @@ ADDED = (
     "predicted_seconds_total",
     "resident_bytes",
     "step_seconds_total",
+    "advanced_sequences_total",
 )
 
 
@@ -33,6 +34,7 @@ def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
             setattr(result, name, getattr(result, name) + getattr(reply, name))
         result.busy |= reply.busy
         result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]
+        result.longest_sequence = max(result.longest_sequence, reply.longest_sequence)
         result.expected_wait = min(result.expected_wait, reply.expected_wait)
         result.prefix_names += reply.prefix_names
     return result
