@@ -437,7 +437,7 @@ class StatsRequest(_message.Message):
     def __init__(self, prefixes: _Optional[bool] = ...) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "prefix_names", "advanced_sequences_total", "longest_sequence")
+    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "prefix_names", "advanced_sequences_total", "longest_sequence", "draft_rounds_total", "drafted_tokens_total", "accepted_tokens_total")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -458,6 +458,9 @@ class StatsReply(_message.Message):
     PREFIX_NAMES_FIELD_NUMBER: _ClassVar[int]
     ADVANCED_SEQUENCES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     LONGEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    DRAFTED_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_running: int
     num_waiting: int
@@ -478,7 +481,10 @@ class StatsReply(_message.Message):
     prefix_names: bytes
     advanced_sequences_total: int
     longest_sequence: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., prefix_names: _Optional[bytes] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ...) -> None: ...
+    draft_rounds_total: int
+    drafted_tokens_total: int
+    accepted_tokens_total: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., prefix_names: _Optional[bytes] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ..., draft_rounds_total: _Optional[int] = ..., drafted_tokens_total: _Optional[int] = ..., accepted_tokens_total: _Optional[int] = ...) -> None: ...
 
 class PlacesRequest(_message.Message):
     __slots__ = ()

@@ -22,6 +22,9 @@ ADDED = (
     "resident_bytes",
     "step_seconds_total",
     "advanced_sequences_total",
+    "draft_rounds_total",
+    "drafted_tokens_total",
+    "accepted_tokens_total",
 )
 
 

@@ -149,6 +149,7 @@ class Engine:
             counters.prompt_seconds, counters.predicted_seconds,
             counters.step_seconds, tuple(counters.step_counts), scheduler.expected_wait, self._busy,
             counters.num_advanced, counters.longest,
+            counters.num_drafts, counters.drafted_tokens, counters.accepted_tokens,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -276,6 +277,7 @@ class Engine:
             reason = self._choose(generation, logits[num_accepted])
         if drafts.size:
             generation.drafter.observe(sequence, drafts.size, num_accepted)
+            self._counters.count_drafts(drafts.size, num_accepted)
         return reason
 
     def _score_prompt(self, sequence: Sequence, logits: FloatArray) -> None:

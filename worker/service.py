@@ -173,6 +173,9 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             step_counts=stats.step_counts,
             expected_wait=stats.expected_wait,
             advanced_sequences_total=stats.num_advanced,
+            draft_rounds_total=stats.num_drafts,
+            drafted_tokens_total=stats.drafted_tokens,
+            accepted_tokens_total=stats.accepted_tokens,
             longest_sequence=stats.longest,
             prefix_names=_prefix_names(engine) if request.prefixes else b"",
         )

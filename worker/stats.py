@@ -30,6 +30,9 @@ class Stats(NamedTuple):
     busy: bool
     num_advanced: int
     longest: int
+    num_drafts: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 @dataclass(slots=True)
@@ -45,6 +48,9 @@ class Counters:
     step_seconds: float = 0.0
     num_advanced: int = 0  # sequences that a step carried forward, summed over the steps
     longest: int = 0  # tokens of the longest sequence computed so far
+    num_drafts: int = 0  # times that tokens were guessed ahead
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     step_counts: list[int] = field(default_factory=lambda: [0] * (len(STEP_BOUNDS) + 1))
 
     def count_step(self, seconds: float, num_sequences: int, longest: int) -> None:
@@ -54,3 +60,9 @@ class Counters:
         self.longest = max(self.longest, longest)
         self.step_seconds += seconds
         self.step_counts[bisect_left(STEP_BOUNDS, seconds)] += 1
+
+    def count_drafts(self, num_drafted: int, num_accepted: int) -> None:
+        """Tokens guessed for one sequence, the first of which were those that came."""
+        self.num_drafts += 1
+        self.drafted_tokens += num_drafted
+        self.accepted_tokens += num_accepted

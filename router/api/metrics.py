@@ -71,18 +71,23 @@ LLAMA_SERVER: Sequence[Figure] = (
         "Largest observed sequence length (prompt + generation)",
         lambda s: s.longest_sequence,
     ),
-    Figure("spec_decode_num_draft_tokens_total", "counter", "Speculative: Total draft tokens generated", lambda _: 0),
+    Figure(
+        "spec_decode_num_draft_tokens_total",
+        "counter",
+        "Speculative: Total draft tokens generated",
+        lambda s: s.drafted_tokens_total,
+    ),
     Figure(
         "spec_decode_num_accepted_tokens_total",
         "counter",
         "Speculative: Total draft tokens accepted by the target model",
-        lambda _: 0,
+        lambda s: s.accepted_tokens_total,
     ),
     Figure(
         "spec_decode_num_drafts_total",
         "counter",
         "Speculative: Total speculative decoding verification steps",
-        lambda _: 0,
+        lambda s: s.draft_rounds_total,
     ),
     Figure(
         "prompt_tokens_seconds",

@@ -37,10 +37,6 @@ def _empty(value: Any) -> bool:
     return not value
 
 
-def _one_or_more(value: float) -> bool:
-    return value >= 1
-
-
 def _zero_or_less(value: float) -> bool:
     return value <= 0
 

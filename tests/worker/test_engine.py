@@ -645,6 +645,10 @@ class Drafting:
             inbox.result()
             bench.wait_until_idle()
             self.names, self.num_steps = bench.engine.prefix_names(), len(bench.model.batch_sizes)
+            stats = bench.engine.stats()
+        ended = inbox.result()
+        assert (stats.drafted_tokens, stats.accepted_tokens) == (ended.num_drafted, ended.num_accepted)
+        assert (stats.num_drafts > 0) is (ended.num_drafted > 0)
         return inbox
 
     @property

@@ -27,6 +27,13 @@ def test_an_idle_models_text_is_llama_servers_to_the_byte() -> None:
     assert exposition("llamacpp:", LLAMA_SERVER, [("", pb.StatsReply())]) == PEER
 
 
+def test_guesses_are_counted_as_the_workers_tell() -> None:
+    stats = pb.StatsReply(draft_rounds_total=2, drafted_tokens_total=6, accepted_tokens_total=5)
+    lines = exposition("llamacpp:", LLAMA_SERVER, [("", stats)]).splitlines()
+    for name, count in (("draft_tokens", 6), ("accepted_tokens", 5), ("drafts", 2)):
+        assert f"llamacpp:spec_decode_num_{name}_total {count}" in lines
+
+
 def test_numbers_are_written_as_llama_server_writes_them() -> None:
     stats = pb.StatsReply(
         prompt_tokens_total=12345678, prompt_seconds_total=0.16620412, num_steps=4, advanced_sequences_total=7
