@@ -1,7 +1,7 @@
 """One worker seen over gRPC: calls go out, replies or RouterErrors come back.
 
-Made by supervisor.WorkerProcess, one per life of a worker; called by dispatch.py. Counts its own open calls, so that a
-worker that is to go can be left in peace until they have ended.
+Made by supervisor.WorkerProcess and remote.RemoteWorker, one per life of a worker or connection; called by dispatch.py.
+Counts its own open calls, so that a worker that is to go can be left in peace until they have ended.
 Invariant: no grpc exception leaves this file.
 """
 
@@ -9,6 +9,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -16,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from router.credentials import PLAIN, Credentials, open_channel
 from router.errors import (
     ContextExceeded,
     InternalError,
@@ -62,7 +64,10 @@ _Reply = TypeVar("_Reply")
 class Replica:
     """A channel to one worker."""
 
-    def __init__(self, model: str, address: str, token: str, index: int = 0) -> None:
+    def __init__(
+        self, model: str, address: str, token: str, index: int | str = 0, credentials: Credentials = PLAIN
+    ) -> None:
+        """`index` tells it from the model's other replicas."""
         self.model = model
         self.name = f"{model}/{index}"  # what clients are told
         self.num_open = 0  # calls that have begun and not ended
@@ -71,8 +76,8 @@ class Replica:
         self.address = address
         self.since = time.monotonic()  # when it came to serve
         self._closed = False
-        self._metadata = ((TOKEN_KEY, token),)
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._metadata = ((TOKEN_KEY, token),) if token else ()
+        self._channel = open_channel(address, credentials, _CHANNEL_OPTIONS)
         self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
@@ -129,19 +134,30 @@ class Replica:
 
     async def serving(self) -> None:
         """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""
+        async with aclosing(self.health(waits=True)) as reports:
+            async for serves in reports:
+                if serves:
+                    self.since = time.monotonic()
+                    return
+        raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
+
+    async def health(self, *, waits: bool = False) -> AsyncGenerator[bool, None]:
+        """Whether the worker serves: at first, and after every change. Raises WorkerFailed when it cannot be asked.
+
+        `waits`: for one that cannot be reached yet.
+        """
         call = self._health.Watch(
-            health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=True
+            health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=waits
         )
         try:
             async for reply in call:
-                if reply.status == health_pb2.HealthCheckResponse.SERVING:
-                    self.since = time.monotonic()
-                    return
+                yield reply.status == health_pb2.HealthCheckResponse.SERVING
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise WorkerLost(
+                f"cannot be reached: {' '.join(str(error.details()).split())}", had_request=False
+            ) from None
         finally:
             call.cancel()
-        raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
 
     async def idle(self) -> None:
         """Returns once no call is open."""
@@ -190,4 +206,5 @@ class Replica:
                 return make(detail) if make else InternalError()
         if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
             return self._lost(had_request=ARRIVED_KEY in (error.initial_metadata() or ()))
-        return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name})")
+        why = ": it asks for another token" if error.code() is grpc.StatusCode.UNAUTHENTICATED else ""
+        return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name}){why}")

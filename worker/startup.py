@@ -61,7 +61,7 @@ def load(
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
-    identity = cache_identity(decoder) if config.kv_store or config.slot_save_path else b""
+    identity = cache_identity(decoder)
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, share_cores(config))
@@ -79,6 +79,7 @@ def load(
         num_parallel=capacity.max_running,
         num_threads=decoder.num_threads,
         instruction_set=decoder.instruction_set,
+        identity=identity,
     )
     return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description, slot_files)
 
