@@ -16,12 +16,13 @@ from typing import NoReturn
 
 import uvloop
 
-from worker.arguments import TOKEN_VARIABLE, parser, worker_config
+from worker.access import Access
+from worker.arguments import access, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
 from worker.generation import Event, Sink
 from worker.process import Progress, die_with, forget_library, set_up
-from worker.server import Server, is_loopback
+from worker.server import Server
 from worker.service import LoadedModel, post_events
 from worker.startup import load
 
@@ -37,7 +38,8 @@ def main() -> NoReturn:
     try:
         if arguments.parent_fd is not None:
             die_with(arguments.parent_fd)
-        uvloop.run(_serve(worker_config(arguments), _token(arguments.token_file), arguments.grace))
+        allowed = access(arguments, os.environ)
+        uvloop.run(_serve(worker_config(arguments), allowed, arguments.health_listen, arguments.grace))
         status = 0
     except (WorkerError, OSError) as error:
         status = EXIT_NOT_STARTED
@@ -49,14 +51,12 @@ def main() -> NoReturn:
     os._exit(status)  # threads that still tokenise or load have nothing left to do
 
 
-async def _serve(config: WorkerConfig, token: str | None, grace: float) -> None:
+async def _serve(config: WorkerConfig, allowed: Access, health_listen: str | None, grace: float) -> None:
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
-    server = Server(token, max_open=2 * (config.max_waiting + config.max_running) + 64)
-    listen = await server.start(config.listen)
-    if not token and not is_loopback(listen):
-        log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)
+    server = Server(allowed, max_open=2 * (config.max_waiting + config.max_running) + 64)
+    listen = await server.start(config.listen, health_listen)
     loading = asyncio.create_task(_load(config, loop))
     terminating = asyncio.create_task(terminated.wait())
     try:
@@ -110,15 +110,6 @@ def _one_line(error: Exception, path: Path) -> str:
         return f"{error.filename or path}: {error.strerror or error}"
     message = " ".join(str(error).split())
     return f"{path}: {message}" if isinstance(error, ModelFileError) and str(path) not in message else message
-
-
-def _token(file: Path | None) -> str | None:
-    token = os.environ.pop(TOKEN_VARIABLE, "")
-    if file is not None:
-        token = file.read_text().strip()
-        if not token:
-            raise WorkerError(f"{file}: no token in it")
-    return token or None
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def _models(tables: Mapping[str, Any], problems: Problems, base: Path) -> Sequen
         _read_remote(values, place, problems, base)
         if not {"path", "workers"} & {*table}:
             problems.add(place, "give `path`, `workers`, or both")
-        for key in table if path is None and "path" not in table else ():
+        for key in table if "workers" in table and "path" not in table else ():
             if key.replace("_", "-") in OF_PROCESSES:
                 problems.add((*place, key), "this is for a model with a `path`")
         entries.append(ModelEntry(name, path, problems.where(place), worker, names, values))

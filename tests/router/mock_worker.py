@@ -20,6 +20,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -245,7 +246,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     if arguments.parent_fd is not None:
         follow_parent(arguments.parent_fd)
     server = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServicer_to_server(MockInference(arguments), server)
+    inference = MockInference(arguments)
+    inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
     report = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(report, server)
     await report.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -265,7 +267,11 @@ async def serve(arguments: argparse.Namespace) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await stopping.wait()
     await report.enter_graceful_shutdown()
-    await server.stop(arguments.grace)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(arguments.grace):
+            while inference.num_running:
+                await asyncio.sleep(0.01)
+    await server.stop(1.0)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -279,7 +285,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--hold", type=Path, help="serve only once this file exists")
     parser.add_argument("--exit-code", type=int, help="end at once with this status")
     parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
-    parser.add_argument("--grace", type=float, default=1.0, help="seconds for open calls after SIGTERM")
+    parser.add_argument("--grace", type=float, default=0.0, help="seconds for open calls after SIGTERM")
     parser.add_argument("--ignore-sigterm", action="store_true")
     return parser.parse_known_args(arguments)[0]
 

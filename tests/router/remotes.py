@@ -4,13 +4,14 @@ import os
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from router.config import ModelConfig
 from router.remoteset import World
-from tests.router.mocks import MOCK_COMMAND
+from tests.router.mocks import DEADLINE, MOCK_COMMAND
 
 TOKEN = "of the workers"
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")  # of this machine, all of them
@@ -26,6 +27,18 @@ class Remote:
     def start(self, *options: str) -> None:
         command = [*MOCK_COMMAND, "-m", "/elsewhere/a.gguf", "--listen", self.address, *options]
         self.process = subprocess.Popen(command, env={**os.environ, "CORRAL_WORKER_TOKEN": TOKEN})
+
+    def wait(self) -> None:
+        """Until it listens."""
+        host, _, port = self.address.rpartition(":")
+        deadline = time.monotonic() + DEADLINE
+        while True:
+            try:
+                socket.create_connection((host, int(port)), DEADLINE).close()
+                return
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline, f"nobody listens on {self.address}"
+                time.sleep(0.01)
 
     def signal(self, number: signal.Signals) -> None:
         assert self.process is not None
@@ -46,6 +59,8 @@ def remotes(number: int, *options: str) -> Iterator[list[Remote]]:
     try:
         for remote in made:
             remote.start(*options)
+        for remote in made:
+            remote.wait()
         yield made
     finally:
         for remote in made:

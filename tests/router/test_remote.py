@@ -1,4 +1,3 @@
-# ruff: noqa: ASYNC110 (polling with a deadline)
 """Workers on other hosts: reached, lost, hung, replaced, and taken back, in real processes."""
 
 import asyncio
@@ -12,7 +11,7 @@ import pytest
 
 from router.config import ModelConfig, ResidencyConfig
 from router.dispatch import Attempt
-from router.errors import ModelFailed, RouterError, Unavailable
+from router.errors import Unavailable
 from router.fleet import Fleet
 from router.lifecycle import ModelState, ReplicaStatus
 from router.remoteset import World
@@ -189,8 +188,6 @@ async def test_a_process_of_this_host_says_which_model_it_is() -> None:
             await until(lambda: any(replica.pid for replica in started.replicas("a")))
             await until_state(started, wrong.address, ModelState.FAILED)
             assert [replica.address for replica in started.open("a")] != [wrong.address]
-            with pytest.raises(RouterError):
-                raise ModelFailed("a", told(started, wrong.address).reason)
 
 
 async def test_a_model_may_have_processes_here_and_workers_elsewhere() -> None:
@@ -208,7 +205,8 @@ async def test_a_model_may_have_processes_here_and_workers_elsewhere() -> None:
 async def test_room_for_models_is_made_without_those_on_other_hosts() -> None:
     with remotes(1) as [worker]:
         local = ModelConfig(Path("/models/b.gguf"), ("b",))
-        async with Fleet([model(worker.address), local], QUICK, ResidencyConfig(max_models=1), Names().world) as started:
+        one = ResidencyConfig(max_models=1)
+        async with Fleet([model(worker.address), local], QUICK, one, Names().world) as started:
             await until(lambda: started.settled and bool(started.open("a")) and bool(started.open("b")))
 
 

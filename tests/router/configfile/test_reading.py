@@ -120,7 +120,7 @@ policy = "random"
         "4: server.metrics: expected true or false, but got 1",
         "5: server.config: this is for the command line only",
         "6: model: no such section; did you mean 'models'?",
-        "7: models.b: 'path' is missing",
+        "7: models.b: give `path`, `workers`, or both",
         "8: models.b.pathh: no such setting; did you mean 'path'?",
         "9: models.b.worker.port: this is a setting of the whole gateway; it belongs under [server]",
         "9: models.b.worker.ctx-sise: no such flag; did you mean 'ctx-size'?",
