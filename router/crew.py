@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from protos import inference_pb2 as pb
+from router import places
 from router.errors import RouterError
 from router.lifecycle import ModelState, ReplicaStatus, most_alive
 from router.likeness import misfit
@@ -89,6 +90,15 @@ class Crew:
         ready = [worker for worker in self if worker.state is ModelState.READY]
         each = [worker.description.num_parallel for worker in ready if worker.description is not None]
         return sum(each) or next((told.num_parallel for told in self.descriptions()), 0)
+
+    def number_places(self) -> None:
+        """Gives those that can be called numbers for their places, and leaves room for the others that have told."""
+        first, alone = 0, len([*self]) < 2
+        for worker in self:
+            num_places = worker.description.num_parallel if worker.description is not None else 0
+            if worker.replica is not None:
+                worker.replica.place_numbers = places.ALL if alone else range(first, first + num_places)
+            first += num_places
 
     # ---- one model ----
 

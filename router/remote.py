@@ -173,7 +173,6 @@ class RemoteWorker:
 
     async def _connect(self) -> _Loss | None:
         """From the first attempt to its loss; None: it was ended from here."""
-        self._is_loading = False
         self._enter(ModelState.CONNECTING, self.reason)
         try:
             token = read_token(self.model, self._around.environment)
@@ -194,9 +193,9 @@ class RemoteWorker:
                 task.cancel()
             await self._leave(replica)
 
-    async def _listen(self, replica: Replica, described: "asyncio.Future[pb.DescribeReply]") -> _Loss:
-        """Announces the worker while it says that it serves. Returns when it says nothing any more."""
-        clock = asyncio.get_running_loop().time
+    async def _listen(self, replica: Replica, described: "asyncio.Future[pb.DescribeReply]") -> _Loss | None:
+        """Announces the worker while it says that it serves. Returns when it says nothing any more; None: ask anew."""
+        clock, heard = asyncio.get_running_loop().time, False
         try:
             async with (
                 asyncio.timeout(self._config.connect_timeout) as patience,
@@ -207,10 +206,12 @@ class RemoteWorker:
                         self._withdraw()
                     elif (why := await self._announce(replica, described)) is not None:
                         return _Loss(ModelState.FAILED, why)
+                    heard = True
                     patience.reschedule(None if described.done() else clock() + LOADING_PATIENCE)
         except TimeoutError:
-            waited = LOADING_PATIENCE if self._is_loading else self._config.connect_timeout
-            return _Loss(ModelState.UNREACHABLE, f"no answer within {waited:g} s")
+            if heard:
+                return None
+            return _Loss(ModelState.UNREACHABLE, f"no answer within {self._config.connect_timeout:g} s")
         except RouterError as error:
             return _Loss(ModelState.UNREACHABLE, error.message)
         return _Loss(ModelState.UNREACHABLE, "it has ended")
@@ -260,6 +261,7 @@ class RemoteWorker:
         if loss.reason != self.reason or self.state is not ModelState.CONNECTING:
             log.warning("%s at %s is %s: %s", self.name, self.address, loss.state, loss.reason)
         self._num_losses += 1
+        self._is_loading = False
         delay = self._policy.after_crash(now, lived)
         self._retry_after = max(delay or 0.0, _RETRY_AFTER)
         self._enter(loss.state, loss.reason)

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from router import places
 from router.credentials import PLAIN, Credentials, open_channel
 from router.errors import (
     ContextExceeded,
@@ -74,6 +75,7 @@ class Replica:
         self._idle = asyncio.Event()
         self._idle.set()
         self.address = address
+        self.place_numbers = places.ALL  # of its places among those of all replicas
         self.since = time.monotonic()  # when it came to serve
         self._closed = False
         self._metadata = ((TOKEN_KEY, token),) if token else ()

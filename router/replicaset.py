@@ -308,6 +308,7 @@ class ReplicaSet:
         if all(worker.settled for worker in self._workers):
             self._at_start = False
         self._crew.check()
+        self._crew.number_places()
         self._description = next(iter(self._crew.descriptions()), self._description)
         measured = self._measured()
         self._num_bytes = self._num_bytes if measured is None else measured

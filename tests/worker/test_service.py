@@ -640,7 +640,7 @@ async def test_nobody_listens_beyond_this_host_for_everybody(tmp_path):
     certificate, key = Authority(tmp_path).issue("worker")
     tls = read_tls(certificate, key, None)
     for access in (Access(), Access(tls=tls)):
-        with pytest.raises(AccessError, match="anybody who can reach 0.0.0.0"):
+        with pytest.raises(AccessError, match=r"anybody who can reach 0\.0\.0\.0"):
             await Server(access, 1).start("0.0.0.0:0")
     for access in (Access("token"), Access(tls=read_tls(certificate, key, certificate)), Access(open_to_all=True)):
         server = Server(access, 1)
