@@ -19,8 +19,8 @@ from router.configfile.tables import (
     SHADOW_TABLE,
     Setting,
 )
+from router.flagrows import Effect, Flag, Takes
 from router.flags import long_names
-from router.flagtable import Effect, Flag, Takes
 
 Schema = Mapping[str, Any]
 _NAME: Schema = {"type": "string", "minLength": 1}
