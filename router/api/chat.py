@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Body, Field, boolean, integer, read
+from router.api.fields import Body, Field, Fields, boolean, integer, read
 from router.api.generation import Run, run, sampling_defaults
 from router.api.messages import chat
 from router.api.routed import routed
@@ -32,7 +32,7 @@ from router.api.wire import (
 from router.errors import InvalidRequest
 
 DEFAULT_TOP_LOGPROBS = 20
-LOGPROBS = (
+LOGPROBS = Fields(
     Field("logprobs", boolean, False),
     Field("top_logprobs", integer, None, 0, MAX_LOGPROBS),
     Field("n_probs", integer, 0, 0, MAX_LOGPROBS),
