@@ -26,16 +26,16 @@ class Call:
 
     def __init__(self, exchange: "Exchange", number: int) -> None:
         self.has_arrived = False  # at the worker
+        self.has_ended = False  # nothing will come after what has
         self._exchange = exchange
         self._number = number
         self._replies: list[pb.GenerateReply] = []
-        self._has_ended = False
         self._error: RouterError | None = None  # after those replies
         self._waiter: asyncio.Future[None] | None = None
 
     async def take(self) -> list[pb.GenerateReply]:
         """The next replies, once there are some; none after the last. Raises RouterError."""
-        if not self._replies and not self._has_ended:
+        if not self._replies and not self.has_ended:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         replies, self._replies = self._replies, []
@@ -45,12 +45,12 @@ class Call:
 
     def cancel(self) -> None:
         """Frees what it holds in the worker; nothing happens if it has ended."""
-        if not self._has_ended:
-            self._has_ended = True
+        if not self.has_ended:
+            self.has_ended = True
             self._exchange.cancel(self._number)
 
     def put(self, reply: pb.GenerateReply) -> None:
-        self._has_ended = reply.HasField("finished")
+        self.has_ended = reply.HasField("finished")
         if len(self._replies) >= _MAX_PENDING and _are_deltas(self._replies[-1], reply):
             _join(self._replies[-1].delta, reply.delta)
         else:
@@ -58,12 +58,8 @@ class Call:
         self._wake()
 
     def fail(self, error: RouterError) -> None:
-        self._has_ended, self._error = True, error
+        self.has_ended, self._error = True, error
         self._wake()
-
-    @property
-    def has_ended(self) -> bool:
-        return self._has_ended
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

@@ -155,19 +155,20 @@ def _messages(outcomes: Iterable[tuple[int, Outcome]]) -> Iterator[pb.ServeReply
         if num_bytes >= _FULL_MESSAGE:
             yield message
             message, num_bytes = pb.ServeReply(), 0
-        reply = _call_reply(number, outcome)
+        reply = message.replies.add(call=number)
+        _tell(reply, outcome)
         num_bytes += reply.ByteSize()
-        message.replies.append(reply)
     if num_bytes:
         yield message
 
 
-def _call_reply(number: int, outcome: Outcome) -> pb.CallReply:
+def _tell(reply: pb.CallReply, outcome: Outcome) -> None:
     if isinstance(outcome, pb.GenerateReply):
-        return pb.CallReply(call=number, reply=outcome)
-    if isinstance(outcome, pb.Arrived):
-        return pb.CallReply(call=number, arrived=outcome)
-    return pb.CallReply(call=number, error=error_detail(outcome))
+        reply.reply.CopyFrom(outcome)
+    elif isinstance(outcome, pb.Arrived):
+        reply.arrived.SetInParent()
+    else:
+        reply.error.CopyFrom(error_detail(outcome))
 
 
 def _prefix_names(engine: Engine) -> bytes:

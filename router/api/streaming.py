@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -101,17 +102,15 @@ class EventStream(Response):
         await self._send(send, b"data: " + error_body(error) + b"\n\n")
 
     async def _send(self, send: Send, frame: bytes) -> None:
-        clock = asyncio.get_running_loop().time
-        self._sending, self._since = True, clock()
+        self._sending, self._since = True, monotonic()
         await send({"type": "http.response.body", "body": frame, "more_body": True})
-        self._sending, self._since = False, clock()
+        self._sending, self._since = False, monotonic()
 
     async def _watch(self, send: Send) -> None:
         """Fills silence with comments. Returns when a reader takes too long."""
-        clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self.tick)
-            waited = clock() - self._since
+            waited = monotonic() - self._since
             if self._sending and waited > self.send_timeout:
                 return
             if self._begun and not self._sending and 0 < self._ping_interval < waited:

@@ -23,6 +23,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
@@ -56,8 +57,8 @@ class MockStream:
         self.wake = asyncio.Event()
         self.is_open = True
 
-    def tell(self, reply: pb.CallReply) -> None:
-        self.message.replies.append(reply)
+    def tell(self, **reply: object) -> None:
+        self.message.replies.add(**reply)  # type: ignore[arg-type]
         self.wake.set()
 
     def end(self) -> None:
@@ -111,15 +112,15 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         self.num_running += 1
         finished = False
         try:
-            stream.tell(pb.CallReply(call=number, arrived=pb.Arrived()))
+            stream.tell(call=number, arrived=pb.Arrived())
             async for reply in self._replies(request):
                 finished = reply.HasField("finished")
-                stream.tell(pb.CallReply(call=number, reply=reply))
+                stream.tell(call=number, reply=reply)
             if not finished:
-                stream.tell(pb.CallReply(call=number))
+                stream.tell(call=number)
             self.num_finished += 1
         except Refused as refused:
-            stream.tell(pb.CallReply(call=number, error=refused.detail))
+            stream.tell(call=number, error=refused.detail)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
@@ -335,7 +336,7 @@ def main() -> None:
     if arguments.exit_code is not None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
-    asyncio.run(serve(arguments))
+    uvloop.run(serve(arguments))
 
 
 if __name__ == "__main__":
