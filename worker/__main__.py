@@ -19,10 +19,11 @@ import uvloop
 from worker.arguments import TOKEN_VARIABLE, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
+from worker.exchange import post_events
 from worker.generation import Event, Sink
+from worker.loaded import LoadedModel
 from worker.process import Progress, die_with, forget_library, set_up
 from worker.server import Server, is_loopback
-from worker.service import LoadedModel, post_events
 from worker.startup import load
 
 log = logging.getLogger("worker")

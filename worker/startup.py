@@ -20,12 +20,12 @@ from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.kv_file import IDENTITY_BYTES
 from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
+from worker.loaded import LoadedModel, describe
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.numa import place
 from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
-from worker.service import LoadedModel, describe
 from worker.slot_files import SlotFiles
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer

@@ -23,19 +23,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 
-STATUS = {
-    pb.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    pb.CONTEXT_EXCEEDED: grpc.StatusCode.INVALID_ARGUMENT,
-    pb.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
-    pb.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    pb.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    pb.INTERNAL: grpc.StatusCode.INTERNAL,
-}
 DEFAULT_NUM_TOKENS = 8
 
 
@@ -55,6 +48,25 @@ def num_prompt_tokens(prompt: pb.Prompt) -> int:
     return sum(len(part.tokens.ids) or len(part.text.split()) for part in prompt.parts.parts)
 
 
+class MockStream:
+    """What goes to one gateway; calls of the same moment share a message."""
+
+    def __init__(self) -> None:
+        self.message = pb.ServeReply()
+        self.calls: dict[int, asyncio.Task[None]] = {}
+        self.wake = asyncio.Event()
+        self.is_open = True
+
+    def tell(self, **reply: object) -> None:
+        self.message.replies.add(**reply)  # type: ignore[arg-type]
+        self.wake.set()
+
+    def end(self) -> None:
+        """It ends with the calls in it."""
+        self.is_open = False
+        self.wake.set()
+
+
 class MockInference(inference_pb2_grpc.InferenceServicer):
     """Counts how many requests run and were cancelled; Stats tells."""
 
@@ -63,36 +75,67 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         self.num_running = 0
         self.num_finished = 0
         self.num_cancelled = 0
+        self.streams: set[MockStream] = set()
 
     async def _guard(self, context: grpc.aio.ServicerContext) -> None:
         if dict(context.invocation_metadata()).get("corral-token") != os.environ["CORRAL_WORKER_TOKEN"]:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
 
-    async def Generate(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateReply]:
+    async def Serve(self, requests: AsyncIterator[pb.ServeRequest], context: grpc.aio.ServicerContext) -> None:
         await self._guard(context)
-        await context.send_initial_metadata((("corral-arrived", "1"),))
-        self.num_running += 1
+        stream = MockStream()
+        self.streams.add(stream)
+        listening = asyncio.create_task(self._listen(requests, stream))
         try:
-            async for reply in self._replies(request, context):
-                yield reply
+            while stream.is_open or stream.calls or stream.message.replies:
+                if not stream.message.replies:
+                    stream.wake.clear()
+                    await stream.wake.wait()
+                    continue
+                message, stream.message = stream.message, pb.ServeReply()
+                await context.write(message)
+        finally:
+            self.streams.discard(stream)
+            for task in (listening, *stream.calls.values()):
+                task.cancel()
+
+    async def _listen(self, requests: AsyncIterator[pb.ServeRequest], stream: "MockStream") -> None:
+        async for message in requests:
+            for begin in message.begin:
+                stream.calls[begin.call] = asyncio.create_task(self._generate(begin.call, begin.request, stream))
+            for number in message.cancel:
+                if number in stream.calls:
+                    stream.calls[number].cancel()
+        stream.end()
+
+    async def _generate(self, number: int, request: pb.GenerateRequest, stream: "MockStream") -> None:
+        self.num_running += 1
+        finished = False
+        try:
+            stream.tell(call=number, arrived=pb.Arrived())
+            async for reply in self._replies(request):
+                finished = reply.HasField("finished")
+                stream.tell(call=number, reply=reply)
+            if not finished:
+                stream.tell(call=number)
             self.num_finished += 1
+        except Refused as refused:
+            stream.tell(call=number, error=refused.detail)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
         finally:
             self.num_running -= 1
+            del stream.calls[number]
+            stream.wake.set()
 
-    async def _replies(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateReply]:
+    async def _replies(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
         text = prompt_text(request.prompt)
         told = directives(text)
         if told.get("only_on", self.arguments.model.stem) != self.arguments.model.stem:
             told = {}
         if "refuse" in told:
-            await refuse(context, pb.ErrorCode.Value(told["refuse"]))
+            raise Refused(pb.ErrorCode.Value(told["refuse"]))
         num_prompt = num_prompt_tokens(request.prompt)
         crash_after = int(told.get("crash_after", -1))
         if crash_after == 0:
@@ -219,16 +262,17 @@ async def crash(told: dict[str, str]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def refuse(context: grpc.aio.ServicerContext, code: "pb.ErrorCode") -> None:
-    detail = pb.ErrorDetail(
-        code=code,
-        message=f"refused with {pb.ErrorCode.Name(code)}",
-        num_prompt_tokens=5000,
-        context_length=2048,
-        wait_seconds=2.5,
-    )
-    context.set_trailing_metadata((("corral-error-bin", detail.SerializeToString()),))
-    await context.abort(STATUS[code], detail.message)
+class Refused(Exception):
+    """A call that fails with an ErrorDetail."""
+
+    def __init__(self, code: "pb.ErrorCode") -> None:
+        self.detail = pb.ErrorDetail(
+            code=code,
+            message=f"refused with {pb.ErrorCode.Name(code)}",
+            num_prompt_tokens=5000,
+            context_length=2048,
+            wait_seconds=2.5,
+        )
 
 
 def follow_parent(file_number: int) -> None:
@@ -245,7 +289,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     if arguments.parent_fd is not None:
         follow_parent(arguments.parent_fd)
     server = grpc.aio.server()
-    inference_pb2_grpc.add_InferenceServicer_to_server(MockInference(arguments), server)
+    inference = MockInference(arguments)
+    inference_pb2_grpc.add_InferenceServicer_to_server(inference, server)
     report = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(report, server)
     await report.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -264,6 +309,8 @@ async def serve(arguments: argparse.Namespace) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await stopping.wait()
+    for stream in inference.streams:
+        stream.end()
     await server.stop(1.0)
 
 
@@ -289,7 +336,7 @@ def main() -> None:
     if arguments.exit_code is not None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
-    asyncio.run(serve(arguments))
+    uvloop.run(serve(arguments))
 
 
 if __name__ == "__main__":
