@@ -157,6 +157,7 @@ class SupervisionConfig:
     """How workers are started, watched and stopped. Times are in seconds."""
 
     worker_command: tuple[str, ...] = (sys.executable, "-P", "-m", "worker")
+    nursery: bool = True  # whether workers are forked from a process that has loaded the model, where that can be
     first_delay: float = 0.5  # before the first restart; doubles with every crash in a row
     longest_delay: float = 30.0
     jitter: float = 0.25  # of the delay, either way
