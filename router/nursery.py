@@ -122,8 +122,10 @@ class Nursery:
                 birth.process.set_exception(end)
 
     def _receive(self) -> None:
-        """One reply."""
-        reply = self._control.recv(_MOST_BYTES)
+        """One reply, or the end, of which `_live` is told more."""
+        reply = b""
+        with suppress(ConnectionResetError):  # it left requests unread
+            reply = self._control.recv(_MOST_BYTES)
         if not reply:
             asyncio.get_running_loop().remove_reader(self._control)
             return

@@ -2,6 +2,7 @@
 """A worker without a model, for tests of the gateway: a real process that speaks the real protocol.
 
     python -m tests.router.mock_worker -m FILE --listen unix:PATH --parent-fd N [options]
+    python -m tests.router.mock_worker -m FILE --nursery N [options]
 
 It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ..., and goes on after tokens it is given.
 Its behaviour follows from the options and from directives in the text of the prompt, so a test chooses per request:
@@ -21,12 +22,14 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from worker.nursery import tend
 
 STATUS = {
     pb.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -270,7 +273,8 @@ async def serve(arguments: argparse.Namespace) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-m", "--model", type=Path, required=True)
-    parser.add_argument("--listen", required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
     parser.add_argument("--load-seconds", type=float, default=0.0)
@@ -289,7 +293,14 @@ def main() -> None:
     if arguments.exit_code is not None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
+    if arguments.nursery is not None:
+        tend(arguments.nursery, live)
     asyncio.run(serve(arguments))
+
+
+def live(arguments: list[str]) -> NoReturn:
+    asyncio.run(serve(parse(arguments)))
+    os._exit(0)
 
 
 if __name__ == "__main__":
