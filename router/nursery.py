@@ -73,17 +73,27 @@ class Nursery:
     async def _fork(self, request: bytes, files: Sequence[int], on_line: Callable[[str], None]) -> Adopted:
         if self._life is None:
             self._begin()
+        has_loaded = self._has_forked
+        birth = self._ask(request, files, on_line)
+        try:
+            done, _ = await asyncio.wait((birth.process,), timeout=_LONGEST_FORK if has_loaded else None)
+            if not done and self._process is not None:
+                log.error("%s: the nursery does not answer and is killed", self._name)
+                self._process.kill()
+            return await birth.process
+        except NurseryEnded:
+            if not has_loaded:
+                raise
+            return await self._fork(request, files, on_line)
+        finally:
+            birth.process.cancel()
+
+    def _ask(self, request: bytes, files: Sequence[int], on_line: Callable[[str], None]) -> _Birth:
         birth = _Birth(asyncio.get_running_loop().create_future(), on_line)
         self._births.append(birth)
-        with suppress(ConnectionError):  # it has just ended: the birth is about to be told how
+        with suppress(ConnectionError):  # it has just ended, and the birth is about to be told how
             socket.send_fds(self._control, [request], files)
-        try:
-            return await asyncio.wait_for(birth.process, _LONGEST_FORK if self._has_forked else None)
-        except TimeoutError:
-            log.error("%s: the nursery does not answer and is killed", self._name)
-            if self._process is not None:
-                self._process.kill()
-            raise NurseryEnded(-signal.SIGKILL) from None
+        return birth
 
     def _begin(self) -> None:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
