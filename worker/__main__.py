@@ -67,6 +67,8 @@ def _work(arguments: Namespace, prepared: Prepared | None = None) -> None:
 def _nurse(arguments: Namespace) -> None:
     take_name("corral-nursery")
     die_with_parent()
+    if arguments.parent_fd is not None:
+        os.close(arguments.parent_fd)  # its workers have theirs; the socket says when no more are wanted
     progress = Progress()
     try:
         prepared = prepare(worker_config(arguments), progress)

@@ -20,6 +20,7 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NoReturn
@@ -30,6 +31,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from worker.nursery import tend
+from worker.process import take_name
 
 STATUS = {
     pb.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
@@ -278,6 +280,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")
     parser.add_argument("--hold", type=Path, help="serve only once this file exists")
     parser.add_argument("--exit-code", type=int, help="end at once with this status")
     parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
@@ -294,11 +297,15 @@ def main() -> None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
     if arguments.nursery is not None:
+        take_name("corral-nursery")
+        if arguments.load_slowly:
+            time.sleep(600)
         tend(arguments.nursery, live)
     asyncio.run(serve(arguments))
 
 
 def live(arguments: list[str]) -> NoReturn:
+    take_name("corral-worker")
     asyncio.run(serve(parse(arguments)))
     os._exit(0)
 

@@ -32,7 +32,9 @@ def live(arguments):
     sys.stdout.flush()
     os._exit(0)
 
-tend(int(sys.argv[-3]), live)
+control, lifeline = int(sys.argv[-3]), int(sys.argv[-1])
+os.close(lifeline)
+tend(control, live)
 """
 STAY = "print(NURSERY, flush=True); time.sleep(600)"
 
@@ -44,7 +46,7 @@ def adopting() -> None:
 
 def nursery_of(tmp_path: Path, before: str = "") -> Nursery:
     """`before` runs while it loads."""
-    program = PROGRAM.replace("\n\ntend(", f"\n\n{before}\n\ntend(")
+    program = PROGRAM.replace("\ntend(", f"\n{before}\ntend(")
     return Nursery("m", [sys.executable, "-c", program], dict(os.environ, HELD=str(tmp_path / "go")))
 
 
@@ -189,7 +191,8 @@ async def test_workers_hold_no_file_of_their_siblings_or_of_the_nursery(tmp_path
     lines: list[str] = []
     first, _ = await staying(forking)
     last = await forking.spawn([tell], "token", lines.append)
-    await last.stop(DEADLINE)
+    assert await last.wait() == 0
+    await last.stop(0)
     assert lines[0].count("pipe:") == 1
     assert "socket:" not in lines[0]
     await first.stop(0)
