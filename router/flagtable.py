@@ -42,7 +42,7 @@ _SERVE = """
     --redis : URL : share keys' limits with other gateways; while it is away, limits hold for each gateway alone
     --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too
     --core-weight : NAME=WEIGHT : a model's share of the cores while others want them too (1)
-    --worker-command : COMMAND : what starts a worker, for running it under another program
+    --worker-command : COMMAND : what starts every worker anew, for running it under another program
     -v --log-verbose --verbose :  : log everything
     -lv --log-verbosity --verbosity $ LLAMA_ARG_LOG_VERBOSITY : N : 1 errors, 2 warnings, 3 more (default), 4 all
     --log-disable :  : no log

@@ -1,18 +1,20 @@
 """python -m worker -m FILE --listen unix:PATH|HOST:PORT: one model as a gRPC server.
 
-Exit status: 0 drained, 1 killed or broken while serving, 2 could not start; the last two with a line "error: ..." on
-standard error. A second SIGTERM or SIGINT does not wait for the drain.
+With --nursery instead of --listen it loads the model and forks such servers. Exit status: 0 drained, 1 killed or broken
+while serving, 2 could not start; the last two with a line "error: ..." on standard error. A second SIGTERM or SIGINT
+does not wait for the drain.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -22,9 +24,10 @@ from worker.errors import ModelFileError, WorkerError
 from worker.exchange import post_events
 from worker.generation import Event, Sink
 from worker.loaded import LoadedModel
-from worker.process import Progress, die_with, forget_library, set_up
+from worker.nursery import tend
+from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
 from worker.server import Server, is_loopback
-from worker.startup import load
+from worker.startup import Prepared, prepare, start
 
 log = logging.getLogger("worker")
 
@@ -35,10 +38,15 @@ EXIT_NOT_STARTED = 2
 def main() -> NoReturn:
     arguments = parser().parse_args()
     set_up()
+    if arguments.nursery is None:
+        _leave_after(_work, arguments)
+    _leave_after(_nurse, arguments)
+
+
+def _leave_after(life: Callable[..., None], arguments: Namespace, *more: Any) -> NoReturn:
+    """Ends the process with the status of a life, and a line that says what cut it short."""
     try:
-        if arguments.parent_fd is not None:
-            die_with(arguments.parent_fd)
-        uvloop.run(_serve(worker_config(arguments), _token(arguments.token_file), arguments.grace))
+        life(arguments, *more)
         status = 0
     except (WorkerError, OSError) as error:
         status = EXIT_NOT_STARTED
@@ -50,7 +58,28 @@ def main() -> NoReturn:
     os._exit(status)  # threads that still tokenise or load have nothing left to do
 
 
-async def _serve(config: WorkerConfig, token: str | None, grace: float) -> None:
+def _work(arguments: Namespace, prepared: Prepared | None = None) -> None:
+    take_name("corral-worker")
+    if arguments.parent_fd is not None:
+        die_with(arguments.parent_fd)
+    uvloop.run(_serve(worker_config(arguments), _token(arguments.token_file), arguments.grace, prepared))
+
+
+def _nurse(arguments: Namespace) -> None:
+    take_name("corral-nursery")
+    die_with_parent()
+    if arguments.parent_fd is not None:
+        os.close(arguments.parent_fd)  # its workers have theirs; the socket says when no more are wanted
+    progress = Progress()
+    try:
+        prepared = prepare(worker_config(arguments), progress)
+    finally:
+        progress.end()
+    settle()
+    tend(arguments.nursery, lambda given: _leave_after(_work, parser().parse_args(given), prepared))
+
+
+async def _serve(config: WorkerConfig, token: str | None, grace: float, prepared: Prepared | None) -> None:
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
@@ -58,7 +87,7 @@ async def _serve(config: WorkerConfig, token: str | None, grace: float) -> None:
     listen = await server.start(config.listen)
     if not token and not is_loopback(listen):
         log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)
-    loading = asyncio.create_task(_load(config, loop))
+    loading = asyncio.create_task(_load(config, loop, prepared))
     terminating = asyncio.create_task(terminated.wait())
     try:
         await asyncio.wait((loading, terminating), return_when=asyncio.FIRST_COMPLETED)
@@ -70,20 +99,21 @@ async def _serve(config: WorkerConfig, token: str | None, grace: float) -> None:
         await server.drain(grace)
 
 
-async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> LoadedModel:
+async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop, prepared: Prepared | None) -> LoadedModel:
     progress = Progress()
 
     def post(events: list[tuple[Sink, Event]]) -> None:
         loop.call_soon_threadsafe(post_events, events)
 
+    def load() -> LoadedModel:
+        return start(prepared or prepare(config, progress), config, post, _die)
+
     try:
         # A thread of its own: the loop's would be waited for, even if a signal ends the worker while it loads.
-        model = await loop.run_in_executor(ThreadPoolExecutor(1, "load"), load, config, post, _die, progress)
+        model = await loop.run_in_executor(ThreadPoolExecutor(1, "load"), load)
     finally:
         progress.end()
-    gc.collect()
-    gc.freeze()  # what is loaded stays; no collection need look at it again
-    forget_library("libllvmlite")
+    settle()
     return model
 
 

@@ -2,6 +2,7 @@
 """A worker without a model, for tests of the gateway: a real process that speaks the real protocol.
 
     python -m tests.router.mock_worker -m FILE --listen unix:PATH --parent-fd N [options]
+    python -m tests.router.mock_worker -m FILE --nursery N [options]
 
 It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ..., and goes on after tokens it is given.
 Its behaviour follows from the options and from directives in the text of the prompt, so a test chooses per request:
@@ -19,8 +20,10 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
 import uvloop
@@ -28,6 +31,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from worker.nursery import tend
+from worker.process import take_name
 
 DEFAULT_NUM_TOKENS = 8
 
@@ -317,10 +322,12 @@ async def serve(arguments: argparse.Namespace) -> None:
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-m", "--model", type=Path, required=True)
-    parser.add_argument("--listen", required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")
     parser.add_argument("--hold", type=Path, help="serve only once this file exists")
     parser.add_argument("--exit-code", type=int, help="end at once with this status")
     parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
@@ -336,7 +343,18 @@ def main() -> None:
     if arguments.exit_code is not None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
+    if arguments.nursery is not None:
+        take_name("corral-nursery")
+        if arguments.load_slowly:
+            time.sleep(600)
+        tend(arguments.nursery, live)
     uvloop.run(serve(arguments))
+
+
+def live(arguments: list[str]) -> NoReturn:
+    take_name("corral-worker")
+    uvloop.run(serve(parse(arguments)))
+    os._exit(0)
 
 
 if __name__ == "__main__":
