@@ -24,13 +24,12 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import grpc
 import psutil  # type: ignore[import-untyped]
 import uvloop
 
 from bench.load import percentile
 from protos import inference_pb2 as pb
-from protos import inference_pb2_grpc
+from router.replica import Replica
 
 _PATH = "/v1/chat/completions"
 _START_SECONDS = 120.0
@@ -91,10 +90,11 @@ def _parser() -> argparse.ArgumentParser:
 async def _rounds(
     worker: str, servers: Sequence[Server], options: argparse.Namespace, found: dict[str, Figures]
 ) -> None:
-    async with grpc.aio.insecure_channel(worker) as channel:
-        generate = inference_pb2_grpc.InferenceStub(channel).Generate
+    replica = Replica("mock", worker, _TOKEN)
+    await replica.serving()
+    try:
         for number in range(options.rounds + 1):  # the first one warms up
-            before = await _latencies(lambda: _direct(generate), options)
+            before = await _latencies(lambda: _direct(replica), options)
             for server in servers:
                 through = await _latencies(await _caller(server, options), options)
                 figures = found.setdefault(server.name, Figures.none()) if number else Figures.none()
@@ -106,6 +106,8 @@ async def _rounds(
                 figures.per_token.append(await _per_token(server, options))
                 before = through  # the next one stands in front of this one
             print(f"round {number}/{options.rounds}", file=sys.stderr, flush=True)
+    finally:
+        await replica.close()
 
 
 # ---- measurements -----------------------------------------------------------------------------
@@ -205,10 +207,9 @@ async def _stream(port: int, request: bytes) -> None:
     writer.close()
 
 
-async def _direct(generate: Callable[..., grpc.aio.UnaryStreamCall[pb.GenerateRequest, pb.GenerateReply]]) -> None:
+async def _direct(replica: Replica) -> None:
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "stop_at=1"}]))
-    request = pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)
-    async for _ in generate(request, metadata=(("corral-token", _TOKEN),)):
+    async for _ in replica.generate(pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)):
         pass
 
 

@@ -9,14 +9,12 @@ Invariant: the rates of a share are from the same round, and every stream is bus
 
 import argparse
 import asyncio
-import socket
 import statistics
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,22 +24,13 @@ import uvloop
 from bench.engines import wait_until_quiet
 from bench.load import prompt
 from bench.peers import MOST_FOREIGN
+from bench.servers import Foreign, Setup, corral, llama_servers, running
 from bench.sse import Exchange, Target, exchange
 
 _PATH = "/v1/completions"
-_START_SECONDS = 300
 _SETTLE_SECONDS = 0.5  # from the first request to the time that is counted
 _PROMPT_WORDS, _MAX_TOKENS = 16, 128
 _CORES = psutil.cpu_count() or 1
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """Servers, and where each model answers."""
-
-    name: str
-    commands: tuple[tuple[str, ...], ...]
-    places: tuple[tuple[str, str], ...]  # (URL, model) of each model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +46,15 @@ class Round:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    setups = [corral(f"corral, turns {lease}", options, lease) for lease in ("auto", "off")]
+    sizes = ("-t", str(options.threads), "-c", "4096", "-np", str(max(options.streams, 1)))
+    setups = [
+        corral(f"corral, turns {lease}", options.model, (*sizes, "--core-lease", lease)) for lease in ("auto", "off")
+    ]
     if options.llama_server:
-        setups.append(llama_servers(options))
+        setups.append(llama_servers("llama-server each", options.llama_server, options.model, sizes))
     found: dict[str, list[Round]] = {setup.name: [] for setup in setups}
-    with ExitStack() as running:
-        servers = {setup.name: running.enter_context(_running(setup)) for setup in setups}
+    with ExitStack() as stack:
+        servers = {setup.name: stack.enter_context(running(setup)) for setup in setups}
         for setup in setups:
             _rates(setup.places, options)  # the first answers read weights from the disk
         for number in range(options.rounds):
@@ -89,74 +81,14 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-# ---- servers ----------------------------------------------------------------------------------
-
-
-def corral(name: str, options: argparse.Namespace, lease: str) -> Setup:
-    port = _free_port()
-    models = [argument for model in options.model for argument in ("-m", str(model))]
-    command = (sys.executable, "-m", "router", "serve", *models, *_sizes(options), "--port", str(port))
-    places = tuple((f"http://127.0.0.1:{port}", model.stem) for model in options.model)
-    return Setup(name, ((*command, "--core-lease", lease),), places)
-
-
-def llama_servers(options: argparse.Namespace) -> Setup:
-    ports = [_free_port() for _ in options.model]
-    commands = tuple(
-        (str(options.llama_server), "-m", str(model), *_sizes(options), "--port", str(port))
-        for model, port in zip(options.model, ports, strict=True)
-    )
-    return Setup("llama-server each", commands, tuple((f"http://127.0.0.1:{port}", "any") for port in ports))
-
-
-def _sizes(options: argparse.Namespace) -> tuple[str, ...]:
-    return "-t", str(options.threads), "-c", "4096", "-np", str(max(options.streams, 1))
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-@contextmanager
-def _running(setup: Setup) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """The setup's processes, ready to answer."""
-    quiet = subprocess.DEVNULL
-    processes = [subprocess.Popen(command, stdout=quiet, stderr=quiet) for command in setup.commands]
-    try:
-        for url, _ in setup.places:
-            _wait_until_healthy(url, processes)
-        yield processes
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
-
-
-def _wait_until_healthy(url: str, processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline:
-        if any(process.poll() is not None for process in processes):
-            raise SystemExit(f"error: a server for {url} ended with status {[p.poll() for p in processes]}")
-        try:
-            with urllib.request.urlopen(f"{url}/health", timeout=5):
-                return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit(f"error: {url} is not healthy after {_START_SECONDS} s")
-
-
 # ---- rates ------------------------------------------------------------------------------------
 
 
 def _measure(setup: Setup, servers: Sequence[subprocess.Popen[bytes]], options: argparse.Namespace) -> Round:
-    own, everybody, started = _seconds_of(servers), _busy_seconds(), time.monotonic()
+    foreign = Foreign(servers)
     alone = [_rates([place], options)[0] for place in setup.places]
     together = _rates(setup.places, options)
-    elapsed, used = time.monotonic() - started, _seconds_of(servers) - own
-    foreign = (_busy_seconds() - everybody - used) / (elapsed * _CORES)
-    return Round(tuple(alone), tuple(together), max(foreign, 0.0))
+    return Round(tuple(alone), tuple(together), foreign.part())
 
 
 def _rates(places: Sequence[tuple[str, str]], options: argparse.Namespace) -> list[float]:
@@ -196,18 +128,6 @@ def tokens_between(one: Exchange, begin: float, end: float) -> float:
     if not one.arrivals:
         return 0.0
     return one.num_generated * sum(begin <= arrival < end for arrival in one.arrivals) / len(one.arrivals)
-
-
-def _seconds_of(servers: Sequence[subprocess.Popen[bytes]]) -> float:
-    """Processor time of the servers, their workers and this process."""
-    family = [psutil.Process(), *(psutil.Process(server.pid) for server in servers)]
-    family += [child for server in family[1:] for child in server.children(recursive=True)]
-    return float(sum(sum(process.cpu_times()[:2]) for process in family))
-
-
-def _busy_seconds() -> float:
-    times = psutil.cpu_times()
-    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 # ---- what the rounds say ----------------------------------------------------------------------

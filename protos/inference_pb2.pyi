@@ -346,6 +346,44 @@ class GenerateReply(_message.Message):
     finished: Finished
     def __init__(self, started: _Optional[_Union[Started, _Mapping]] = ..., delta: _Optional[_Union[Delta, _Mapping]] = ..., finished: _Optional[_Union[Finished, _Mapping]] = ...) -> None: ...
 
+class CallBegin(_message.Message):
+    __slots__ = ("call", "request")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    request: GenerateRequest
+    def __init__(self, call: _Optional[int] = ..., request: _Optional[_Union[GenerateRequest, _Mapping]] = ...) -> None: ...
+
+class ServeRequest(_message.Message):
+    __slots__ = ("begin", "cancel")
+    BEGIN_FIELD_NUMBER: _ClassVar[int]
+    CANCEL_FIELD_NUMBER: _ClassVar[int]
+    begin: _containers.RepeatedCompositeFieldContainer[CallBegin]
+    cancel: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, begin: _Optional[_Iterable[_Union[CallBegin, _Mapping]]] = ..., cancel: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Arrived(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CallReply(_message.Message):
+    __slots__ = ("call", "arrived", "reply", "error")
+    CALL_FIELD_NUMBER: _ClassVar[int]
+    ARRIVED_FIELD_NUMBER: _ClassVar[int]
+    REPLY_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    call: int
+    arrived: Arrived
+    reply: GenerateReply
+    error: ErrorDetail
+    def __init__(self, call: _Optional[int] = ..., arrived: _Optional[_Union[Arrived, _Mapping]] = ..., reply: _Optional[_Union[GenerateReply, _Mapping]] = ..., error: _Optional[_Union[ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class ServeReply(_message.Message):
+    __slots__ = ("replies",)
+    REPLIES_FIELD_NUMBER: _ClassVar[int]
+    replies: _containers.RepeatedCompositeFieldContainer[CallReply]
+    def __init__(self, replies: _Optional[_Iterable[_Union[CallReply, _Mapping]]] = ...) -> None: ...
+
 class TokenizeRequest(_message.Message):
     __slots__ = ("content", "add_special", "parse_special")
     CONTENT_FIELD_NUMBER: _ClassVar[int]

@@ -39,6 +39,11 @@ class InferenceStub:
                 request_serializer=protos_dot_inference__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=protos_dot_inference__pb2.GenerateReply.FromString,
                 _registered_method=True)
+        self.Serve = channel.stream_stream(
+                '/corral.v1.Inference/Serve',
+                request_serializer=protos_dot_inference__pb2.ServeRequest.SerializeToString,
+                response_deserializer=protos_dot_inference__pb2.ServeReply.FromString,
+                _registered_method=True)
         self.Tokenize = channel.unary_unary(
                 '/corral.v1.Inference/Tokenize',
                 request_serializer=protos_dot_inference__pb2.TokenizeRequest.SerializeToString,
@@ -84,6 +89,14 @@ class InferenceServicer:
         A stream that ends without Finished was cut: the text so far is good, the answer is not complete.
         The leading metadata carry "corral-arrived" as soon as the request is the worker's: without it, it never got there.
         Cancelling the call frees everything the request holds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Serve(self, request_iterator, context):
+        """The same for any number of calls at once, which a gateway keeps open: what is ready at the same time shares a
+        message. The end of the stream cancels the calls in it; after the client's last message they go on to their ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -143,6 +156,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=protos_dot_inference__pb2.GenerateRequest.FromString,
                     response_serializer=protos_dot_inference__pb2.GenerateReply.SerializeToString,
+            ),
+            'Serve': grpc.stream_stream_rpc_method_handler(
+                    servicer.Serve,
+                    request_deserializer=protos_dot_inference__pb2.ServeRequest.FromString,
+                    response_serializer=protos_dot_inference__pb2.ServeReply.SerializeToString,
             ),
             'Tokenize': grpc.unary_unary_rpc_method_handler(
                     servicer.Tokenize,
@@ -207,6 +225,33 @@ class Inference:
             '/corral.v1.Inference/Generate',
             protos_dot_inference__pb2.GenerateRequest.SerializeToString,
             protos_dot_inference__pb2.GenerateReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Serve(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/corral.v1.Inference/Serve',
+            protos_dot_inference__pb2.ServeRequest.SerializeToString,
+            protos_dot_inference__pb2.ServeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -69,11 +69,11 @@ class Admission:
     async def _admitted(self, model: str, queue: FairQueue, ticket: Ticket, limits: LimitsConfig) -> int:
         """Returns once the ticket has its place, with the number of those it had to wait for."""
         queue.join(ticket)
-        position = queue.position(ticket)
         waiter = self._waiters[ticket] = asyncio.get_running_loop().create_future()
         self._wake(queue)
         if waiter.done():
             return 0
+        position = queue.position(ticket)
         try:
             async with asyncio.timeout(limits.queue_timeout):
                 await waiter

@@ -5,7 +5,8 @@ Made by gateway.py (and by tests) from a GatewayConfig. A request passes the lay
     Cors           marks answers for other origins     ErrorBoundary  exceptions become JSON envelopes
     Access         counts and logs how it ended        HostGuard  refuses pages that come under another name
     Auth           no key, no further                  BodyLimit  counts its bytes
-    Guarded        no right, no further                routes     router/api, which calls the Dispatcher
+    FixedPaths     looks up the endpoint               Guarded    no right, no further
+    routes         router/api, which calls the Dispatcher
 Invariant: a route is reached only with a key that has the scope its row declares; OPEN rows need none.
 """
 
@@ -28,6 +29,7 @@ from router.call import Policies
 from router.config import GatewayConfig, Scope
 from router.cors import Cors
 from router.dispatch import Dispatcher
+from router.fixedpaths import FixedPaths
 from router.fleet import Fleet
 from router.hosts import HostGuard
 from router.limits import LimitStore, MemoryLimits
@@ -84,6 +86,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
         async with nullcontext() if running else workers:
             yield
 
+    rows = [(method, path, Guarded(endpoint, scope).answer) for method, path, scope, endpoint in ROUTES]
     app = FastAPI(
         title="Corral",
         lifespan=lifespan,
@@ -91,9 +94,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
-        routes=[
-            Route(path, Guarded(endpoint, scope).answer, methods=[method]) for method, path, scope, endpoint in ROUTES
-        ],
+        routes=[Route(path, answer, methods=[method]) for method, path, answer in rows],
         exception_handlers={HTTPException: reject_route},
         middleware=[
             Middleware(RequestId),
@@ -104,6 +105,9 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
             *([] if config.allowed_hosts is None else [Middleware(HostGuard, allowed=config.allowed_hosts)]),
             Middleware(Auth, open_paths=OPEN_PATHS),
             Middleware(BodyLimit, limit=config.body_limit),
+            Middleware(
+                FixedPaths, answers={(method, path): answer for method, path, answer in rows if "{" not in path}
+            ),
         ],
     )
     app.state.config = config

@@ -136,16 +136,19 @@ class Call:
             facts |= _timings(self._watches)
         return facts | ({"error": self._error} if self._error else {})
 
-    async def _generation(
+    def _generation(
         self, message: pb.GenerateRequest, cost: int, total: int, index: int
     ) -> AsyncGenerator[pb.GenerateReply, None]:
-        async with self._within_limits(total):
-            turn = self._turn(cost, patient=index > 0)
-            routed = self._routed(message, turn, index)
-            shadowed = self.policies.shadows.beside(self.route, message, routed)
-            async with aclosing(routed), aclosing(shadowed) as replies:
-                async for reply in replies:
-                    yield reply
+        routed = self._routed(message, self._turn(cost, patient=index > 0), index)
+        replies = self.policies.shadows.beside(self.route, message, routed)
+        return self._limited(replies, total) if self._has_limits else replies
+
+    async def _limited(
+        self, replies: AsyncGenerator[pb.GenerateReply, None], num_tokens: int
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        async with self._within_limits(num_tokens), aclosing(replies):
+            async for reply in replies:
+                yield reply
 
     async def _routed(
         self, message: pb.GenerateRequest, turn: Turn, index: int
@@ -204,10 +207,15 @@ class Call:
         answer = message.max_tokens if message.max_tokens >= 0 else self.table.limits.assumed_answer
         return message.ByteSize() // BYTES_PER_TOKEN + answer
 
+    @property
+    def _has_limits(self) -> bool:
+        key = self.key
+        return not (key.concurrent is key.requests_per_minute is key.tokens_per_minute is None)
+
     @asynccontextmanager
     async def _within_limits(self, num_tokens: int) -> AsyncIterator[None]:
         """Reserves with the first generation that begins, settles with the last that ends. Raises RateLimited."""
-        if self.key.concurrent is self.key.requests_per_minute is self.key.tokens_per_minute is None:
+        if not self._has_limits:
             yield
             return
         self._num_open += 1

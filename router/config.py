@@ -175,11 +175,12 @@ class SupervisionConfig:
     """How workers are started, watched and stopped. Times are in seconds."""
 
     worker_command: tuple[str, ...] = (sys.executable, "-P", "-m", "worker")
-    first_delay: float = 0.5  # before the first restart; doubles with every crash in a row
+    nursery: bool = True  # whether workers are forked from a process that has loaded the model, where that can be
+    first_delay: float = 0.1  # before the first restart; doubles with every crash in a row
     longest_delay: float = 30.0
     jitter: float = 0.25  # of the delay, either way
     healthy_after: float = 60.0  # a life this long makes earlier crashes forgotten
-    max_crashes: int = 5  # more than this many within crash_window: failed
+    max_crashes: int = 7  # more than this many within crash_window: failed
     crash_window: float = 120.0
     recovery_wait: float = 10.0  # a request waits this long for a model that was ready and crashed
     stop_grace: float = 5.0  # between SIGTERM and SIGKILL

@@ -92,19 +92,17 @@ class Dispatcher:
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """Started, any number of Delta, Finished. Closing the generator cancels the request. Raises RouterError."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
-        async with (
-            self._fleet.using(attempt.model, turn.keep_alive),
-            self._admission.place(
+        with self._fleet.using(attempt.model, turn.keep_alive):
+            async with self._admission.place(
                 attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
-            ) as attempt.place,
-        ):
-            try:
-                async with aclosing(self._replies(attempt, request, turn)) as replies:
-                    async for reply in replies:
-                        attempt.observe(reply)
-                        yield reply
-            finally:
-                attempt.place.num_tokens = attempt.num_used
+            ) as attempt.place:
+                try:
+                    async with aclosing(self._replies(attempt, request, turn)) as replies:
+                        async for reply in replies:
+                            attempt.observe(reply)
+                            yield reply
+                finally:
+                    attempt.place.num_tokens = attempt.num_used
 
     async def _replies(
         self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn
@@ -175,7 +173,7 @@ class Dispatcher:
 
     async def ask(self, attempt: Attempt, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply; when a worker dies under the question, another one is asked."""
-        async with self._fleet.using(attempt.model):
+        with self._fleet.using(attempt.model):
             replica = await self._choose(attempt, Wish(0.0), BALANCING[0])
             try:
                 return await question(replica)
@@ -216,7 +214,7 @@ class Dispatcher:
 
     async def change_place(self, attempt: Attempt, request: pb.ChangePlaceRequest) -> pb.ChangePlaceReply:
         """By the replica that has the place. Raises InvalidRequest where none has."""
-        async with self._fleet.using(attempt.model):
+        with self._fleet.using(attempt.model):
             with_place = places.having(await self._fleet.ready(attempt.model), request.number)
             if not with_place:
                 raise InvalidRequest("Invalid slot ID")

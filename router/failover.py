@@ -33,7 +33,7 @@ class Journal:
         self._began = self._first_token = clock()
         self._started: pb.Started | None = None
         self._tokens: list[int] = []
-        self._sampler = pb.Resume()  # its state after those tokens
+        self._last = pb.Delta()  # the latest of them came with it, and with the sampler's state after it
         self._num_prompt_logprobs = 0
         self._num_repeated = 0  # prompt logprobs that the present worker has yet to say again
         self._num_crashes = 0
@@ -61,9 +61,8 @@ class Journal:
             if not self._tokens:
                 self._first_token = self._clock()
             self._tokens += delta.tokens
-            memory = delta.memory if delta.HasField("memory") else None
-            self._sampler = pb.Resume(num_draws=delta.num_draws, memory=memory)
-        return reply if delta.ByteSize() else None
+            self._last = delta
+        return reply if delta.tokens or delta.ByteSize() else None
 
     def _drop_repeated(self, delta: pb.Delta) -> None:
         """Each worker computes those of the prompt from the beginning; the client gets them once."""
@@ -79,7 +78,9 @@ class Journal:
         request = pb.GenerateRequest()
         request.CopyFrom(self._request)
         request.sampling.seed, request.sampling.has_seed = self._started.seed, True
-        request.resume.CopyFrom(self._sampler)
+        request.resume.num_draws = self._last.num_draws
+        if self._last.HasField("memory"):
+            request.resume.memory.CopyFrom(self._last.memory)
         request.resume.tokens.extend(self._tokens)
         return request
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.errors import CommandError
-from router.flagtable import FLAGS, Effect, Flag, Takes
+from router.flagrows import Effect, Flag, Takes
+from router.flagtable import FLAGS
 
 EXIT_USAGE = 2
 _ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})

@@ -7,8 +7,8 @@ lifecycle.plan says after every change. Invariant: only that task loads and unlo
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Collection, Sequence
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
 
@@ -71,14 +71,12 @@ class Fleet:
 
     # ---- for requests ----
 
-    @asynccontextmanager
-    async def using(self, model: str, keep_alive: float | None = None) -> AsyncIterator[None]:
+    def using(self, model: str, keep_alive: float | None = None) -> AbstractContextManager[None]:
         """See ReplicaSet.using. Raises ModelNotFound for a model that a reload has taken away and that has gone."""
         found = self._set(model)
         if found.removed and found.state is not ModelState.READY:
             raise ModelNotFound(model, ())
-        async with found.using(keep_alive):
-            yield
+        return found.using(keep_alive)
 
     async def ready(self, model: str, left: Collection[Replica] = ()) -> Sequence[Replica]:
         """See ReplicaSet.ready. Whoever calls one of them without waiting in between finds it in service."""

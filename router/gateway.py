@@ -4,6 +4,7 @@ serve.py calls `serve`. Invariant: a first signal loses no open request that end
 """
 
 import asyncio
+import gc
 import logging
 import math
 import signal
@@ -67,6 +68,7 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
     if all(status.state is ModelState.FAILED for status in models):
         server.should_exit = True
         return models
+    gc.freeze()  # what is there by now stays; no collection need look at it again
     if not server.should_exit:
         banner.settled(models)
     return []

@@ -34,6 +34,8 @@ class _ModelSeries:
     between_tokens: Series
     whole: Series
     queued: Series
+    prompt_tokens: Counter
+    tokens: Counter
 
 
 @dataclass(slots=True)
@@ -82,6 +84,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._clock = clock
         self._models: dict[str, _ModelSeries] = {}
+        self._by_request: dict[tuple[str, int, str], tuple[Counter, Counter]] = {}
         self._histograms: list[Histogram] = []
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
@@ -108,8 +111,8 @@ class Metrics:
         series = watch.series
         if series is None:
             return
-        self._prompt_tokens.labels(series.name).inc(watch.num_prompt_tokens)
-        self._tokens.labels(series.name).inc(watch.num_tokens)
+        series.prompt_tokens.inc(watch.num_prompt_tokens)
+        series.tokens.inc(watch.num_tokens)
         series.queued.observe(watch.waited)
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
@@ -117,8 +120,9 @@ class Metrics:
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
-        self._requests.labels(route, str(status), model).inc()
-        self._seconds.labels(route).inc(seconds)
+        requests, total = self._by_request.get((route, status, model)) or self._request_series(route, status, model)
+        requests.inc()
+        total.inc(seconds)
 
     def refused(self, limit: str) -> None:
         """Counts a 429: "key" for a limit of the key, "queue" for a full or slow line."""
@@ -138,9 +142,22 @@ class Metrics:
     def _series(self, model: str) -> _ModelSeries:
         series = self._models.get(model)
         if series is None:
-            families = (self._first_token, self._between_tokens, self._whole, self._queued)
-            series = self._models[model] = _ModelSeries(model, *(family.labels(model) for family in families))
+            series = _ModelSeries(
+                model,
+                self._first_token.labels(model),
+                self._between_tokens.labels(model),
+                self._whole.labels(model),
+                self._queued.labels(model),
+                self._prompt_tokens.labels(model),
+                self._tokens.labels(model),
+            )
+            self._models[model] = series
         return series
+
+    def _request_series(self, route: str, status: int, model: str) -> tuple[Counter, Counter]:
+        found = self._requests.labels(route, str(status), model), self._seconds.labels(route)
+        self._by_request[route, status, model] = found
+        return found
 
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
         made = Histogram(name, f"{text} in seconds.", "model_name", bounds)

@@ -1,52 +1,81 @@
 """One running worker process: spawned in a group of its own, heard line by line, stopped and reaped.
 
-Owned by supervisor.WorkerProcess. The child inherits the reading end of a pipe whose writing end only this process
-holds: when the gateway dies, however it dies, the child reads end of file and leaves.
-Invariant: after stop() no process of the group is left.
+Owned by supervisor.WorkerProcess, or by nursery.Nursery, which forks others. The child inherits the reading end of a
+pipe whose writing end only this process holds: when the gateway dies, however it dies, the child reads end of file and
+leaves. Invariant: after stop() no process of the group is left.
 """
 
 import asyncio
+import ctypes
 import os
 import signal
+import sys
 from asyncio.subprocess import DEVNULL, STDOUT
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 MAX_LINE_BYTES = 8192
+TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (the name of what a worker's callers must present)
+_PR_SET_CHILD_SUBREAPER = 36
 _DRAIN_SECONDS = 1.0  # for what an ended process left in its pipe
+
+
+class Process(Protocol):
+    """A child of this process."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    async def wait(self) -> int:
+        """The exit status; negative for a signal."""
 
 
 class Child:
     """A process group under this gateway."""
 
-    def __init__(
-        self, process: asyncio.subprocess.Process, lifeline: int, output: int, on_line: Callable[[str], None]
-    ) -> None:
+    def __init__(self, process: Process, lifeline: int, output: int, on_line: Callable[[str], None]) -> None:
         self._process = process
         self._lifeline = lifeline
         self._hearing = asyncio.create_task(_hear(output, on_line))
 
     @classmethod
     async def spawn(
-        cls, command: Sequence[str], environment: Mapping[str, str], on_line: Callable[[str], None]
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_line: Callable[[str], None],
+        files: Sequence[int] = (),
     ) -> "Child":
-        """Starts COMMAND --parent-fd N. Raises OSError if it cannot be executed."""
+        """Starts COMMAND --parent-fd N, which inherits `files`. Raises OSError if it cannot be executed."""
+
+        async def start(parent_fd: int, output: int) -> Process:
+            return await asyncio.create_subprocess_exec(
+                *command,
+                "--parent-fd",
+                str(parent_fd),
+                stdin=DEVNULL,
+                stdout=output,
+                stderr=STDOUT,
+                env=dict(environment),
+                pass_fds=(parent_fd, *files),
+                start_new_session=True,
+            )
+
+        return await cls.begin(start, on_line)
+
+    @classmethod
+    async def begin(cls, start: Callable[[int, int], Awaitable[Process]], on_line: Callable[[str], None]) -> "Child":
+        """`start` makes the leader of a group; it gets the child's ends of the lifeline and of the output."""
         parent_fd, lifeline = os.pipe()
         # A pipe of our own, because asyncio's wait() for a process may last until its pipes are closed, and a
         # grandchild can hold those open long after the child's death.
         output, child_output = os.pipe()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                "--parent-fd",
-                str(parent_fd),
-                stdin=DEVNULL,
-                stdout=child_output,
-                stderr=STDOUT,
-                env=dict(environment),
-                pass_fds=(parent_fd,),
-                start_new_session=True,
-            )
+            process = await start(parent_fd, child_output)
         except BaseException:
             os.close(lifeline)
             os.close(output)
@@ -73,6 +102,7 @@ class Child:
         self.kill()
         returncode = await self._process.wait()
         await self._finish_hearing()
+        _bury(self.pid)
         return returncode
 
     def kill(self) -> None:
@@ -88,6 +118,54 @@ class Child:
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
+
+
+class Adopted:
+    """A Process that a descendant of this one forked; it is our child as soon as its own parent has ended."""
+
+    def __init__(self, pid: int) -> None:
+        """Raises ChildProcessError if another process has adopted it."""
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+        try:
+            os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            os.close(self._descriptor)
+            raise
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._loop.add_reader(self._descriptor, self._reap)
+
+    @property
+    def returncode(self) -> int | None:
+        return self._ended.result() if self._ended.done() else None
+
+    async def wait(self) -> int:
+        return await asyncio.shield(self._ended)
+
+    def _reap(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+        os.close(self._descriptor)
+        _, status = os.waitpid(self.pid, 0)
+        self._ended.set_result(os.waitstatus_to_exitcode(status))
+
+
+def adopt_orphans() -> bool:
+    """From now on descendants whose parent ends become children of this process; whether the system can do that."""
+    if sys.platform != "linux":
+        return False
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError:
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+
+
+def _bury(group: int) -> None:
+    """Reaps what has ended of a killed group: an orphan may have become a child of ours."""
+    with suppress(ChildProcessError):
+        while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
+            pass
 
 
 async def _hear(output: int, on_line: Callable[[str], None]) -> None:

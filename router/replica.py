@@ -6,9 +6,8 @@ Invariant: no grpc exception leaves this file.
 """
 
 import asyncio
-import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, TypeVar
 
@@ -19,22 +18,11 @@ from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from router import places
 from router.credentials import PLAIN, Credentials, open_channel
-from router.errors import (
-    ContextExceeded,
-    InternalError,
-    InvalidRequest,
-    NotSupported,
-    Overloaded,
-    RouterError,
-    Unavailable,
-    WorkerFailed,
-    WorkerLost,
-)
+from router.errors import WorkerFailed, WorkerLost
+from router.exchange import MAX_MESSAGE_BYTES, Exchange
+from router.workererrors import failure, lost
 
-ERROR_DETAIL_KEY = "corral-error-bin"
-ARRIVED_KEY = "corral-arrived"
 TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
-MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 UNARY_TIMEOUT = 60.0  # seconds
 _CLOSE_GRACE = 0.2  # seconds for calls to a dead worker to fail by themselves, which tells more of them
 _CHANNEL_OPTIONS = (
@@ -46,17 +34,6 @@ _CHANNEL_OPTIONS = (
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
 )
-
-_FROM_CODE: Mapping[int, Callable[[pb.ErrorDetail], RouterError]] = {
-    pb.INVALID_REQUEST: lambda detail: InvalidRequest(detail.message),
-    pb.CONTEXT_EXCEEDED: lambda detail: ContextExceeded(
-        detail.message, detail.num_prompt_tokens, detail.context_length
-    ),
-    pb.NOT_SUPPORTED: lambda detail: NotSupported(detail.message),
-    pb.OVERLOADED: lambda detail: Overloaded(detail.message, max(1, math.ceil(detail.wait_seconds))),
-    pb.UNAVAILABLE: lambda detail: Unavailable(detail.message),
-    pb.INTERNAL: lambda _: InternalError(),
-}
 
 _Request = TypeVar("_Request")
 _Reply = TypeVar("_Reply")
@@ -82,26 +59,19 @@ class Replica:
         self._channel = open_channel(address, credentials, _CHANNEL_OPTIONS)
         self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._exchange: Exchange | None = None
 
     async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
         """The worker's replies, the last of them Finished. Closing the generator cancels the call."""
-        call = self._inference.Generate(request, metadata=self._metadata)
-        finished = False
+        call = self._opened().begin(request)
         self._begin()
         try:
-            async for reply in call:
-                finished = reply.HasField("finished")
-                yield reply
-        except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
-        except asyncio.CancelledError:
-            self._raise_if_lost()
-            raise
+            while replies := await call.take():
+                for reply in replies:
+                    yield reply
         finally:
             call.cancel()
             self._end()
-        if not finished:
-            raise WorkerFailed(f"the worker of '{self.model}' ended its answer too early")
 
     async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeReply:
         return await self._call(self._inference.Tokenize, request)
@@ -131,7 +101,7 @@ class Replica:
                 pb.StatsRequest(), metadata=self._metadata, timeout=deadline
             )
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise failure(self.model, error) from None
         return reply
 
     async def serving(self) -> None:
@@ -165,6 +135,12 @@ class Replica:
         """Returns once no call is open."""
         await self._idle.wait()
 
+    def _opened(self) -> Exchange:
+        """The stream that carries generations: the one there is, or a new one in the place of one that broke."""
+        if self._exchange is None or not self._exchange.is_open:
+            self._exchange = Exchange(self.model, self._inference.Serve(metadata=self._metadata))
+        return self._exchange
+
     def _begin(self) -> None:
         self.num_open += 1
         self._idle.clear()
@@ -176,6 +152,8 @@ class Replica:
 
     async def close(self) -> None:
         self._closed = True
+        if self._exchange is not None and self._exchange.is_idle:
+            self._exchange.close()
         await self._channel.close(_CLOSE_GRACE)
 
     async def _call(self, method: Callable[..., Awaitable[_Reply]], request: _Request) -> _Reply:
@@ -183,7 +161,7 @@ class Replica:
         try:
             return await method(request, metadata=self._metadata, timeout=UNARY_TIMEOUT)
         except grpc.aio.AioRpcError as error:
-            raise self._translated(error) from None
+            raise failure(self.model, error) from None
         except asyncio.CancelledError:
             self._raise_if_lost()
             raise
@@ -194,19 +172,4 @@ class Replica:
         """A closed channel cancels its calls; for the caller that is a lost worker, unless it was cancelled itself."""
         task = asyncio.current_task()
         if self._closed and task is not None and not task.cancelling():
-            raise self._lost()
-
-    def _lost(self, *, had_request: bool = True) -> WorkerLost:
-        return WorkerLost(f"the worker of '{self.model}' stopped while it answered", had_request=had_request)
-
-    def _translated(self, error: grpc.aio.AioRpcError) -> RouterError:
-        """The worker's own words if it sent some; else the connection broke under it."""
-        for key, value in error.trailing_metadata() or ():
-            if key == ERROR_DETAIL_KEY and isinstance(value, bytes):
-                detail = pb.ErrorDetail.FromString(value)
-                make = _FROM_CODE.get(detail.code)
-                return make(detail) if make else InternalError()
-        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-            return self._lost(had_request=ARRIVED_KEY in (error.initial_metadata() or ()))
-        why = ": it asks for another token" if error.code() is grpc.StatusCode.UNAUTHENTICATED else ""
-        return WorkerFailed(f"the worker of '{self.model}' failed ({error.code().name}){why}")
+            raise lost(self.model, had_request=True)

@@ -6,8 +6,8 @@ Invariant: between `using` and its end the model is never unloaded for want of r
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
 
 from protos import inference_pb2 as pb
 from router.changes import Changes
@@ -144,14 +144,15 @@ class ReplicaSet:
 
     # ---- using it ----
 
-    @asynccontextmanager
-    async def using(self, keep_alive: float | None = None) -> AsyncIterator[None]:
+    @contextmanager
+    def using(self, keep_alive: float | None = None) -> Iterator[None]:
         """For the length of a request: the model is loaded if it must be, and stays.
 
         `keep_alive` says how many seconds it stays loaded afterwards; None: as the configuration says.
         """
         self._num_users += 1
-        self._want()
+        if self._num_users == 1 or (self._wanted_since is None and self._is_wanted):
+            self._want()
         try:
             yield
         finally:
@@ -162,7 +163,8 @@ class ReplicaSet:
             self._leave_if_removed()
             configured = FOREVER if self.model.ttl is None else self.model.ttl
             self._keep_alive = configured if keep_alive is None else keep_alive
-            self._tell()
+            if not self._num_users:
+                self._tell()
 
     async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
         """The replicas that can be called, at least one, without those the caller has left.
@@ -248,7 +250,8 @@ class ReplicaSet:
     def _want(self) -> None:
         if self._wanted_since is None and self._is_wanted:
             self._wanted_since = self._clock()
-        self._tell()
+        if self.state is not ModelState.READY:  # else it is loaded already, and stays
+            self._tell()
 
     def _forget_failure(self) -> None:
         self._refusal = ""

@@ -222,7 +222,7 @@ def _supervision(given: Given) -> SupervisionConfig:
     if lease not in tuple(CoreLease):
         raise CommandError(f"--core-lease must be auto, on or off, but is '{lease}'", EXIT_USAGE)
     config = SupervisionConfig(core_lease=CoreLease(lease))
-    return replace(config, worker_command=tuple(shlex.split(command))) if command else config
+    return replace(config, worker_command=tuple(shlex.split(command)), nursery=False) if command else config
 
 
 def _residency(given: Given) -> ResidencyConfig:

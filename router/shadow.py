@@ -47,21 +47,23 @@ class Shadows:
         self._dispatcher = dispatcher
         self._copies: set[asyncio.Task[None]] = set()
 
-    async def beside(
+    def beside(
         self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """The replies as they are; where the route has a shadow, it gets a copy of the message."""
-        if route.shadow is None:
-            async for reply in replies:
-                yield reply
-            return
+        return replies if route.shadow is None else self._shadowed(route, message, replies)
+
+    async def _shadowed(
+        self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
         answer = _Answer()
         try:
-            async for reply in replies:
-                if reply.HasField("started"):
-                    self._begin(route, message, reply.started.seed, answer)
-                answer.add(reply)
-                yield reply
+            async with aclosing(replies):
+                async for reply in replies:
+                    if reply.HasField("started"):
+                        self._begin(route, message, reply.started.seed, answer)
+                    answer.add(reply)
+                    yield reply
         finally:
             answer.finished.set()
 

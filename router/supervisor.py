@@ -11,10 +11,9 @@ Invariant: it is started for one configuration, never changes that, and after ST
 import asyncio
 import logging
 import math
-import os
 import secrets
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,8 @@ from router.config import ModelConfig, SupervisionConfig
 from router.errors import ModelFailed, ModelLoading, RouterError, Unavailable
 from router.health import hung
 from router.lifecycle import ModelState, ReplicaStatus
+from router.nursery import NurseryEnded
+from router.origin import Origin
 from router.process import Child
 from router.progress import Progress, read_progress
 from router.replica import Replica
@@ -34,7 +35,6 @@ log = logging.getLogger("corral.supervisor")
 
 EXIT_BAD_MODEL = 2  # the worker's way to say that a restart will not help
 NUM_LAST_LINES = 50  # of what is known of a model
-_SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,7 @@ class WorkerProcess:
         index: int,
         config: SupervisionConfig,
         site: Site,
+        origin: Origin,
         changed: Callable[[], None],
         output: Tail,
     ) -> None:
@@ -61,6 +62,7 @@ class WorkerProcess:
         self.model = model
         self.index = index
         self.name = f"{model.name}/{index}"
+        self.origin = origin
         self.state = ModelState.LOADING
         self.replica: Replica | None = None  # while it is READY or DRAINING
         self.description: pb.DescribeReply | None = None  # once it has been ready
@@ -167,8 +169,12 @@ class WorkerProcess:
         self._enter(ModelState.LOADING, self.reason)
         token = secrets.token_hex(32)
         address = _fresh_address(self._site.socket)
-        environment = _environment(os.environ, token)
-        child = self._child = await Child.spawn(self._command(address), environment, self._hear)
+        try:
+            child = self._child = await self._spawned(address, token)
+        except NurseryEnded as ended:
+            return ended.returncode
+        if child is None:
+            return 0
         replica = Replica(self.model.name, address, token, self.index)
         tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._watch(replica))]
         try:
@@ -182,6 +188,17 @@ class WorkerProcess:
             self._child = None
             self.replica = None
             await replica.close()
+
+    async def _spawned(self, address: str, token: str) -> Child | None:
+        """A process, for which a nursery may have to load the model first; None if it is stopped meanwhile."""
+        spawning = asyncio.create_task(self.origin.spawn(self._arguments(address), token, self._hear))
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait((spawning, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if spawning.done():
+            return spawning.result()
+        spawning.cancel()
+        return None
 
     async def _watch(self, replica: Replica) -> None:
         """READY as soon as the worker serves; returns when it is hung. Runs beside the life it belongs to."""
@@ -231,9 +248,8 @@ class WorkerProcess:
         complaints = (line.partition("error: ")[2] for line in reversed(self.last_lines))
         return next(filter(None, complaints), describe_exit(returncode))
 
-    def _command(self, address: str) -> list[str]:
+    def _arguments(self, address: str) -> list[str]:
         return [
-            *self._config.worker_command,
             "-m",
             str(self.model.path),
             "--listen",
@@ -266,13 +282,3 @@ def _fresh_address(socket: Path) -> str:
     """The address of a socket without the file that a killed worker left there."""
     socket.unlink(missing_ok=True)
     return f"unix:{socket}"
-
-
-def _environment(inherited: Mapping[str, str], token: str) -> dict[str, str]:
-    """The worker's environment: ours without secrets and without settings meant for the gateway, and its token."""
-    kept = {
-        name: value
-        for name, value in inherited.items()
-        if not name.endswith(_SECRET_VARIABLES) and not name.startswith("LLAMA_")
-    }
-    return {**kept, "CORRAL_WORKER_TOKEN": token}

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from router.changes import Changes
 from router.config import ModelConfig, SupervisionConfig
 from router.lifecycle import ModelState
+from router.origin import Origin, origin_of
 from router.supervisor import Site, WorkerProcess
 from router.tail import Tail
 
@@ -72,6 +73,7 @@ class Workers:
         for worker in self._tasks:
             worker.stop(grace)
         await asyncio.gather(*self._tasks.values(), *self._farewells, return_exceptions=True)
+        await asyncio.gather(*(worker.origin.close() for worker in self._tasks))
 
     async def _turn_over(self, model: ModelConfig) -> None:
         """From the workers there are to those of the model's settings, one at a time and the new one first."""
@@ -104,9 +106,15 @@ class Workers:
             self._turnover = None
 
     def _start(self, model: ModelConfig, index: int) -> WorkerProcess:
-        worker = WorkerProcess(model, index, self._config, self._site(), self._tell, self._output)
+        origin = self._origin(model)
+        worker = WorkerProcess(model, index, self._config, self._site(), origin, self._tell, self._output)
         self._tasks[worker] = asyncio.create_task(worker.run(), name=f"worker {worker.name}")
         return worker
+
+    def _origin(self, model: ModelConfig) -> Origin:
+        """Workers that could take each other's place come from the same."""
+        alike = (worker.origin for worker in self._tasks if worker.model.loads_like(model))
+        return next(alike, None) or origin_of(model, self._config)
 
     def _retire(self, worker: WorkerProcess) -> None:
         """Takes a worker out of service; a task of its own sees it off."""
@@ -122,6 +130,8 @@ class Workers:
         finally:
             self._beside.discard(worker)
             self._tasks.pop(worker, None)
+            if all(worker.origin is not other.origin for other in self._tasks):
+                await worker.origin.close()
             self._tell()
 
     def _tell(self) -> None:

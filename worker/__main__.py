@@ -1,18 +1,20 @@
 """python -m worker -m FILE --listen unix:PATH|HOST:PORT: one model as a gRPC server.
 
-Exit status: 0 drained, 1 killed or broken while serving, 2 could not start; the last two with a line "error: ..." on
-standard error. A second SIGTERM or SIGINT does not wait for the drain.
+With --nursery instead of --listen it loads the model and forks such servers. Exit status: 0 drained, 1 killed or broken
+while serving, 2 could not start; the last two with a line "error: ..." on standard error. A second SIGTERM or SIGINT
+does not wait for the drain.
 """
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import sys
+from argparse import Namespace
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import uvloop
 
@@ -20,11 +22,13 @@ from worker.access import Access
 from worker.arguments import access, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
+from worker.exchange import post_events
 from worker.generation import Event, Sink
-from worker.process import Progress, die_with, forget_library, set_up
+from worker.loaded import LoadedModel
+from worker.nursery import tend
+from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
 from worker.server import Server
-from worker.service import LoadedModel, post_events
-from worker.startup import load
+from worker.startup import Prepared, prepare, start
 
 log = logging.getLogger("worker")
 
@@ -35,11 +39,15 @@ EXIT_NOT_STARTED = 2
 def main() -> NoReturn:
     arguments = parser().parse_args()
     set_up()
+    if arguments.nursery is None:
+        _leave_after(_work, arguments)
+    _leave_after(_nurse, arguments)
+
+
+def _leave_after(life: Callable[..., None], arguments: Namespace, *more: Any) -> NoReturn:
+    """Ends the process with the status of a life, and a line that says what cut it short."""
     try:
-        if arguments.parent_fd is not None:
-            die_with(arguments.parent_fd)
-        allowed = access(arguments, os.environ)
-        uvloop.run(_serve(worker_config(arguments), allowed, arguments.health_listen, arguments.grace))
+        life(arguments, *more)
         status = 0
     except (WorkerError, OSError) as error:
         status = EXIT_NOT_STARTED
@@ -51,13 +59,37 @@ def main() -> NoReturn:
     os._exit(status)  # threads that still tokenise or load have nothing left to do
 
 
-async def _serve(config: WorkerConfig, allowed: Access, health_listen: str | None, grace: float) -> None:
+def _work(arguments: Namespace, prepared: Prepared | None = None) -> None:
+    take_name("corral-worker")
+    if arguments.parent_fd is not None:
+        die_with(arguments.parent_fd)
+    allowed = access(arguments, os.environ)
+    uvloop.run(_serve(worker_config(arguments), allowed, arguments.health_listen, arguments.grace, prepared))
+
+
+def _nurse(arguments: Namespace) -> None:
+    take_name("corral-nursery")
+    die_with_parent()
+    if arguments.parent_fd is not None:
+        os.close(arguments.parent_fd)  # its workers have theirs; the socket says when no more are wanted
+    progress = Progress()
+    try:
+        prepared = prepare(worker_config(arguments), progress)
+    finally:
+        progress.end()
+    settle()
+    tend(arguments.nursery, lambda given: _leave_after(_work, parser().parse_args(given), prepared))
+
+
+async def _serve(
+    config: WorkerConfig, allowed: Access, health_listen: str | None, grace: float, prepared: Prepared | None
+) -> None:
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
     server = Server(allowed, max_open=2 * (config.max_waiting + config.max_running) + 64)
     listen = await server.start(config.listen, health_listen)
-    loading = asyncio.create_task(_load(config, loop))
+    loading = asyncio.create_task(_load(config, loop, prepared))
     terminating = asyncio.create_task(terminated.wait())
     try:
         await asyncio.wait((loading, terminating), return_when=asyncio.FIRST_COMPLETED)
@@ -69,20 +101,21 @@ async def _serve(config: WorkerConfig, allowed: Access, health_listen: str | Non
         await server.drain(grace)
 
 
-async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop) -> LoadedModel:
+async def _load(config: WorkerConfig, loop: asyncio.AbstractEventLoop, prepared: Prepared | None) -> LoadedModel:
     progress = Progress()
 
     def post(events: list[tuple[Sink, Event]]) -> None:
         loop.call_soon_threadsafe(post_events, events)
 
+    def load() -> LoadedModel:
+        return start(prepared or prepare(config, progress), config, post, _die)
+
     try:
         # A thread of its own: the loop's would be waited for, even if a signal ends the worker while it loads.
-        model = await loop.run_in_executor(ThreadPoolExecutor(1, "load"), load, config, post, _die, progress)
+        model = await loop.run_in_executor(ThreadPoolExecutor(1, "load"), load)
     finally:
         progress.end()
-    gc.collect()
-    gc.freeze()  # what is loaded stays; no collection need look at it again
-    forget_library("libllvmlite")
+    settle()
     return model
 
 

@@ -97,7 +97,9 @@ def _weight(text: str) -> float:
 def _add_process(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     add("-m", "--model", type=Path, required=True, metavar="FILE", help="a GGUF file, or the first part of a split one")
-    add("--listen", required=True, metavar="unix:PATH|HOST:PORT")
+    place = made.add_mutually_exclusive_group(required=True)
+    place.add_argument("--listen", default="", metavar="unix:PATH|HOST:PORT")
+    place.add_argument("--nursery", type=int, metavar="N", help="fork workers that listen, as this socket asks")
     add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
     add("--tls-cert", type=Path, metavar="FILE", help="listen with TLS: the certificate and its chain, PEM")
     add("--tls-key", type=Path, metavar="FILE", help="its key, PEM")

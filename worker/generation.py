@@ -12,7 +12,6 @@ from enum import Enum
 from typing import NamedTuple, Protocol
 
 from worker.drafts import Drafter
-from worker.errors import WorkerError
 from worker.sampler import Logprob, SamplerState
 from worker.sampling.settings import NOTHING_YET, Memory, Sampling
 from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
@@ -98,7 +97,7 @@ class Finished(NamedTuple):
 
 
 class Failed(NamedTuple):
-    error: WorkerError
+    error: Exception
 
 
 Event = Started | PromptScores | Token | Finished | Failed

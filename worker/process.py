@@ -1,4 +1,4 @@
-"""What a worker sets up for itself as a process: its death with its parent, its limits, its words on standard error.
+"""What a worker sets up for itself as a process: its name, its death with its parent, its memory, its words.
 
 Called by worker/__main__.py. Standard error speaks to a person on a terminal, or in lines to the supervisor: progress
 as one JSON object per line, everything else as text.
@@ -6,6 +6,7 @@ as one JSON object per line, everything else as text.
 
 import ctypes
 import faulthandler
+import gc
 import logging
 import mmap
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import orjson
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 _SWITCH_SECONDS = 1e-4  # after a step the engine must not wait for the event loop's thread
 
 
@@ -28,10 +29,21 @@ def set_up() -> None:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
 
+def take_name(name: str) -> None:
+    """What lists of processes call this one, in at most 15 bytes."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode())
+
+
+def die_with_parent() -> None:
+    """Ends this process when the thread that started it ends, where the system can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def die_with(parent_fd: int) -> None:
     """Ends this process as soon as the other end of the pipe is closed, however that comes about."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    die_with_parent()
 
     def wait() -> None:
         while os.read(parent_fd, 1):
@@ -40,6 +52,16 @@ def die_with(parent_fd: int) -> None:
 
     os.fstat(parent_fd)
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def settle() -> None:
+    """What is loaded stays: no collection looks at it again, and what loading alone needed goes."""
+    gc.collect()
+    gc.freeze()
+    forget_library("libllvmlite")
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def forget_library(name: str) -> None:

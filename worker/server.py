@@ -15,8 +15,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from worker.access import Access, Tls
+from worker.border import Border
 from worker.errors import WorkerError
-from worker.service import Border, Inference, LoadedModel
+from worker.loaded import LoadedModel
+from worker.service import Inference
 
 log = logging.getLogger("worker.server")
 

@@ -1,12 +1,15 @@
 """From a file to a model that can answer: read it, load tokenizer and weights, size the cache, start the engine.
 
-worker/__main__.py calls `load` in a thread. Invariant: whatever a user can cause raises a WorkerError or an OSError.
+worker/__main__.py calls `prepare`, which starts no thread, and then `start`, in the process that serves. Invariant:
+whatever a user can cause raises a WorkerError or an OSError.
 """
 
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
@@ -20,12 +23,12 @@ from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.kv_file import IDENTITY_BYTES
 from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
-from worker.model.decoder import BLOCK_SIZE
+from worker.loaded import LoadedModel, describe
+from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
 from worker.numa import place
 from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
-from worker.service import LoadedModel, describe
 from worker.slot_files import SlotFiles
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
@@ -43,45 +46,60 @@ class TooLittleMemory(ModelFileError):
     """The cache for the context asked for does not fit this machine."""
 
 
-def load(
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the workers of one configuration have in common; nothing of it changes any more."""
+
+    tokenizer: Tokenizer
+    prompts: PromptReader
+    decoder: Decoder  # without cache and threads
+    describe: Callable[..., Any]  # service.describe, given all that is known of the file
+
+
+def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
+    """Reads, packs and compiles. Raises ModelFileError, OSError."""
+    progress("reading the file", 0.0)
+    with GGUF.open(config.model_path) as gguf:
+        tokenizer = Tokenizer(gguf.metadata)
+        prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(gguf.metadata, tokenizer))
+        decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
+        facts = partial(
+            describe,
+            {key: value for key, value in gguf.metadata.items() if not isinstance(value, (list, np.ndarray))},
+            prompts,
+            model_path=str(config.model_path),
+            num_parameters=decoder.num_parameters,
+            size_bytes=gguf.size_bytes,
+            trained_context_length=decoder.context_length,
+            num_threads=decoder.num_threads,
+            instruction_set=decoder.instruction_set,
+        )
+    return Prepared(tokenizer, prompts, decoder, facts)
+
+
+def start(
+    prepared: Prepared,
     config: WorkerConfig,
     post: Callable[[list[tuple[Sink, Event]]], None],
     on_death: Callable[[BaseException], None],
-    progress: Progress,
 ) -> LoadedModel:
-    """Everything up to a running engine. Raises ModelFileError, OSError."""
-    progress("reading the file", 0.0)
-    with GGUF.open(config.model_path) as gguf:
-        metadata = gguf.metadata
-        tokenizer = Tokenizer(metadata)
-        prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(metadata, tokenizer))
-        decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
-        size_bytes = gguf.size_bytes
+    """Makes the cache and starts the engine; once for what was prepared. Raises ModelFileError, OSError."""
+    decoder, tokenizer = prepared.decoder, prepared.tokenizer
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
-    identity = cache_identity(decoder)
+    identity = cache_identity(decoder) if config.kv_store or config.slot_save_path or config.has_siblings else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, share_cores(config))
     engine.start()
     if config.numa:
         place(config.numa, [engine.thread_id, *decoder.thread_ids])
-    description = describe(
-        metadata,
-        prompts,
-        model_path=str(config.model_path),
-        num_parameters=decoder.num_parameters,
-        size_bytes=size_bytes,
-        context_length=capacity.context_length,
-        trained_context_length=decoder.context_length,
-        num_parallel=capacity.max_running,
-        num_threads=decoder.num_threads,
-        instruction_set=decoder.instruction_set,
-        identity=identity,
+    description = prepared.describe(
+        context_length=capacity.context_length, num_parallel=capacity.max_running, identity=identity
     )
-    return LoadedModel(engine, prompts, partial(Detokenizer, tokenizer), description, slot_files)
+    return LoadedModel(engine, prepared.prompts, partial(Detokenizer, tokenizer), description, slot_files)
 
 
 def plan(config: WorkerConfig, trained: int) -> Capacity:

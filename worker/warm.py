@@ -6,7 +6,7 @@ Says "ready" when it waits for a name and "done" when that kernel is compiled. E
 import sys
 
 from worker import atomic, sampler
-from worker.kernels import cache_types, ops
+from worker.kernels import cache_pages, ops
 from worker.kernels.attention import ATTEND
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
@@ -19,9 +19,9 @@ _ALL: list[Native | Entry] = [
     *experts.NATIVES,
     *PRODUCTS.values(),
     *ATTEND.values(),
-    *cache_types.KEY_WRITERS.values(),
-    *cache_types.VALUE_WRITERS.values(),
-    *cache_types.VALUE_CLEARERS.values(),
+    *cache_pages.KEY_WRITERS.values(),
+    *cache_pages.VALUE_WRITERS.values(),
+    *cache_pages.VALUE_CLEARERS.values(),
     *ops.ROW_READERS.values(),
     *(kernel for pair in ops.GATED.values() for kernel in pair),
     ops.rotate_pairs,

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Body, Field, boolean, integer, read
+from router.api.fields import Body, Field, Fields, boolean, integer, read
 from router.api.generation import Run, run, sampling_defaults
 from router.api.messages import chat
 from router.api.routed import routed
@@ -32,7 +32,7 @@ from router.api.wire import (
 from router.errors import InvalidRequest
 
 DEFAULT_TOP_LOGPROBS = 20
-LOGPROBS = (
+LOGPROBS = Fields(
     Field("logprobs", boolean, False),
     Field("top_logprobs", integer, None, 0, MAX_LOGPROBS),
     Field("n_probs", integer, 0, 0, MAX_LOGPROBS),
@@ -97,6 +97,8 @@ class ChatEvents:
         self._prefix = b'data: {"choices":[{"finish_reason":null,"index":%d,"delta":' % index
         self._finish = b'data: {"choices":[{"finish_reason":"%%s","index":%d,"delta":{}' % index
         self._suffix = _chunk_suffix(head)
+        self._content = self._prefix + b'{"content":'
+        self._tells_progress = bool(given["timings_per_token"])
         self.end = pb.Finished()
 
     @property
@@ -112,8 +114,9 @@ class ChatEvents:
         self._pending.extend(delta.logprobs)
         if not delta.text:
             return b""
-        content = b'{"content":' + orjson.dumps(delta.text) + b"}"
-        return self._prefix + content + self._logprobs() + b"}]" + self._suffix + self._running() + b"}\n\n"
+        progress = _timings(self._progress.timings()) if self._tells_progress else b""
+        content = self._content + orjson.dumps(delta.text) + b"}"
+        return content + self._logprobs() + b"}]" + self._suffix + progress + b"}\n\n"
 
     def finished(self, finished: pb.Finished) -> bytes:
         self.end = finished
@@ -128,9 +131,6 @@ class ChatEvents:
         entries, self._pending = self._pending, []
         shown = content_logprobs(entries, after_sampling=self._given.after_sampling)
         return b',"logprobs":' + orjson.dumps(shown)
-
-    def _running(self) -> bytes:
-        return _timings(self._progress.timings()) if self._given["timings_per_token"] else b""
 
 
 def _closing(head: Head, events: Sequence[ChatEvents], given: Parameters) -> bytes:

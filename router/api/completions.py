@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import FLOAT32_MAX, Field, boolean, integer, read, string
+from router.api.fields import FLOAT32_MAX, Field, Fields, boolean, integer, read, string
 from router.api.generation import Run, run, sampling_defaults
 from router.api.prompts import PromptText, prompts
 from router.api.routed import routed
@@ -36,7 +36,7 @@ from router.api.wire import (
 )
 from router.errors import NotSupported
 
-TABLE = (
+TABLE = Fields(
     Field("logprobs", integer, None, 0, MAX_LOGPROBS, aliases=("n_probs",)),
     Field("echo", boolean, False),
     Field("suffix", string, "", neutral=lambda value: not value),

@@ -5,7 +5,7 @@ lies in the row's range; everything else became an InvalidRequest or NotSupporte
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,9 +59,25 @@ async def json_body(request: Request) -> dict[str, Any]:
     return body
 
 
-def read(fields: Sequence[Field], body: Body) -> dict[str, Any]:
+class Fields(tuple[Field, ...]):
+    """A table of fields. Bodies have few of them: what is the same for all bodies is worked out once."""
+
+    defaults: Mapping[str, Any]  # by first name
+    rows: Mapping[str, int]  # by each name
+
+    def __new__(cls, *fields: Field) -> "Fields":
+        table = super().__new__(cls, fields)
+        table.defaults = {field.name: field.default for field in fields}
+        table.rows = {name: row for row, field in enumerate(fields) for name in field.names}
+        return table
+
+
+def read(fields: Fields, body: Body) -> dict[str, Any]:
     """Every field's value, by its first name."""
-    return {field.name: _value(field, body) for field in fields}
+    values = dict(fields.defaults)
+    for row in sorted({fields.rows[name] for name in fields.rows.keys() & body.keys()}):
+        values[fields[row].name] = _value(fields[row], body)
+    return values
 
 
 def _value(field: Field, body: Body) -> Any:

@@ -7,7 +7,7 @@ the model may go at once. Invariant: what it asks for ends with the next request
 import math
 from typing import Any
 
-from router.api.fields import Field, wrong_type
+from router.api.fields import Field, Fields, wrong_type
 from router.configfile.kinds import SECONDS, WrongValue
 
 
@@ -32,4 +32,4 @@ def _duration(field: Field, value: Any) -> float:
     return seconds
 
 
-KEEP_ALIVE = (Field("keep_alive", duration),)
+KEEP_ALIVE = Fields(Field("keep_alive", duration))

@@ -10,11 +10,24 @@ from typing import Any
 import orjson
 
 from protos import inference_pb2 as pb
-from router.api.fields import Body, Field, anything, array, boolean, kind_of, mapping, read, shown, string, wrong_type
+from router.api.fields import (
+    Body,
+    Field,
+    Fields,
+    anything,
+    array,
+    boolean,
+    kind_of,
+    mapping,
+    read,
+    shown,
+    string,
+    wrong_type,
+)
 from router.api.sampling import optional_json
 from router.errors import InvalidRequest, NotSupported
 
-TABLE = (
+TABLE = Fields(
     Field("tools", array, [], high=512),
     Field("tool_choice", anything, "auto"),
     Field("parallel_tool_calls", boolean, False),

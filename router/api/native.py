@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Field, boolean, integer, read, strings
+from router.api.fields import Field, Fields, boolean, integer, read, strings
 from router.api.generation import Run, run, sampling_defaults
 from router.api.prompts import prompts
 from router.api.routed import routed
@@ -19,7 +19,7 @@ from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, p
 from router.api.wire import Completion, Head, Progress, json_response, probabilities, timings
 
 STOP_TYPES: Mapping[int, str] = {pb.END_OF_SEQUENCE: "eos", pb.STOP_STRING: "word", pb.LENGTH: "limit"}
-TABLE = (
+TABLE = Fields(
     Field("n_probs", integer, 0, 0, MAX_LOGPROBS, aliases=("logprobs",)),
     Field("return_tokens", boolean, False),
     Field("response_fields", strings, (), high=64),

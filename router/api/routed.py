@@ -12,7 +12,7 @@ from typing import Any
 from starlette.requests import Request
 
 from router.aliases import Route, matches
-from router.api.fields import Body, Field, json_body, read, string
+from router.api.fields import Body, Field, Fields, json_body, read, string
 from router.api.keepalive import KEEP_ALIVE
 from router.api.messages import TABLE as CHAT_TABLE
 from router.api.sampling import TABLE
@@ -21,11 +21,12 @@ from router.config import AliasConfig, KeyConfig
 from router.errors import CommandError, Forbidden, InvalidRequest, NotSupported
 from router.table import Table
 
-MODEL = (Field("model", string),)
+MODEL = Fields(Field("model", string))
 SESSION_FIELDS = ("prompt_cache_key", "user")
 DEBUG_HEADER = "x-route-debug"
 NEVER_OVERLAID = frozenset({"model", "stream", "messages", "prompt"})  # what the request is, not how it is answered
-_SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in (*TABLE, *CHAT_TABLE) for name in field.names}
+_OVERLAID = Fields(*TABLE, *CHAT_TABLE)
+_SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in _OVERLAID for name in field.names}
 
 
 async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
@@ -86,7 +87,7 @@ def overlay_error(alias: AliasConfig) -> tuple[str, str] | None:
             if name in NEVER_OVERLAID or name not in _SPELLINGS:
                 return part, _no_such_field(name)
         try:
-            read((*TABLE, *CHAT_TABLE), overlay)
+            read(_OVERLAID, overlay)
         except (InvalidRequest, NotSupported) as error:
             return part, error.message
     return None

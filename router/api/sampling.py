@@ -16,6 +16,7 @@ from protos import inference_pb2 as pb
 from router.api.fields import (
     Body,
     Field,
+    Fields,
     anything,
     array,
     boolean,
@@ -89,8 +90,8 @@ INERT = (
     Field("n_cache_reuse", integer, 0, 0),
 )
 
-TABLE = (*CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
-INCLUDE_USAGE = (Field("include_usage", boolean, False),)
+TABLE = Fields(*CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
+INCLUDE_USAGE = Fields(Field("include_usage", boolean, False))
 
 
 @dataclass(frozen=True, slots=True)

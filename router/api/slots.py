@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Field, json_body, read, string
+from router.api.fields import Field, Fields, json_body, read, string
 from router.api.routed import call_to
 from router.api.sampling import TABLE, generation_settings, parameters
 from router.api.streaming import answer
@@ -26,7 +26,7 @@ _ACTIONS: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "restore": (pb.RESTORE, ("n_restored", "n_read", "restore_ms")),
     "erase": (pb.ERASE, ()),
 }
-_BODY = (Field("filename", string, ""), Field("model", string))
+_BODY = Fields(Field("filename", string, ""), Field("model", string))
 _LARGEST_ID = 1 << 20
 _SHOWN = {name for field in TABLE for name in field.names}
 

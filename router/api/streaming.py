@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from contextlib import aclosing
+from time import monotonic
 from typing import Any, Protocol, TypeVar
 
 from starlette.requests import Request
@@ -101,17 +102,15 @@ class EventStream(Response):
         await self._send(send, b"data: " + error_body(error) + b"\n\n")
 
     async def _send(self, send: Send, frame: bytes) -> None:
-        clock = asyncio.get_running_loop().time
-        self._sending, self._since = True, clock()
+        self._sending, self._since = True, monotonic()
         await send({"type": "http.response.body", "body": frame, "more_body": True})
-        self._sending, self._since = False, clock()
+        self._sending, self._since = False, monotonic()
 
     async def _watch(self, send: Send) -> None:
         """Fills silence with comments. Returns when a reader takes too long."""
-        clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(self.tick)
-            waited = clock() - self._since
+            waited = monotonic() - self._since
             if self._sending and waited > self.send_timeout:
                 return
             if self._begun and not self._sending and 0 < self._ping_interval < waited:
@@ -121,17 +120,34 @@ class EventStream(Response):
 
 async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The response of `work`, which is cancelled when the client leaves first."""
-    task = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(request.receive))
+    task = asyncio.current_task()
+    assert task is not None
+    working = True
+    has_left = False
+
+    def leave(_: asyncio.Task[None]) -> None:
+        nonlocal has_left
+        if working:
+            has_left = True
+            task.cancel()
+
+    watching = asyncio.create_task(_gone(request.receive))
+    watching.add_done_callback(leave)
     try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else Response(status_code=CLIENT_LEFT)
+        return await work
+    except asyncio.CancelledError:
+        if has_left and task.uncancel() == 0:
+            return Response(status_code=CLIENT_LEFT)
+        raise
     finally:
-        await _cancel(task, gone)
+        working = False
+        watching.cancel()
 
 
 async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
     """All results in order; the first failure cancels the rest."""
+    if len(work) == 1:
+        return [await work[0]]
     tasks = [asyncio.create_task(each) for each in work]
     try:
         return await asyncio.gather(*tasks)
@@ -143,23 +159,24 @@ async def encoded(
     streams: Sequence[Replies], events: Sequence[Events], closing: Callable[[], bytes]
 ) -> AsyncGenerator[bytes, None]:
     """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`."""
-    async with aclosing(_interleaved(streams)) as replies:
-        async for index, reply in replies:
-            if reply.HasField("delta"):
-                yield events[index].delta(reply.delta)
-            elif reply.HasField("started"):
-                yield events[index].started(reply.started)
-            else:
-                yield events[index].finished(reply.finished)
-    yield closing()
-
-
-async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, pb.GenerateReply], None]:
     if len(streams) == 1:
         async with aclosing(streams[0]) as replies:
             async for reply in replies:
-                yield 0, reply
-        return
+                yield _frame(events[0], reply)
+    else:
+        async with aclosing(_interleaved(streams)) as numbered:
+            async for index, reply in numbered:
+                yield _frame(events[index], reply)
+    yield closing()
+
+
+def _frame(events: Events, reply: pb.GenerateReply) -> bytes:
+    if reply.HasField("delta"):
+        return events.delta(reply.delta)
+    return events.started(reply.started) if reply.HasField("started") else events.finished(reply.finished)
+
+
+async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, pb.GenerateReply], None]:
     queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]] = asyncio.Queue(PENDING_REPLIES)
     pumps = [asyncio.create_task(_pump(index, replies, queue)) for index, replies in enumerate(streams)]
     try:

@@ -9,14 +9,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Field, anything, boolean, read, wrong_type
+from router.api.fields import Field, Fields, anything, boolean, read, wrong_type
 from router.api.generation import answered
 from router.api.messages import chat
 from router.api.prompts import parts, token_ids
 from router.api.routed import routed
 from router.api.wire import json_response
 
-TOKENIZE = (
+TOKENIZE = Fields(
     Field("content", anything, None, aliases=("prompt",)),
     Field("add_special", boolean, False, aliases=("add_special_tokens",)),
     Field("parse_special", boolean, True),

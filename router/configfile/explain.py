@@ -10,8 +10,9 @@ from dataclasses import dataclass, fields
 from router.aliases import AliasTable
 from router.config import AliasConfig, FallbackConfig, GatewayConfig, ModelConfig, ShadowConfig, WorkerTls
 from router.configfile.reading import FileConfig, ModelEntry
+from router.flagrows import Effect
 from router.flags import Given
-from router.flagtable import FLAGS, Effect
+from router.flagtable import FLAGS
 
 DEFAULT = "default"
 

@@ -28,8 +28,15 @@ class Serving:
 
     def workers(self) -> list[psutil.Process]:
         """Its worker processes now, in the order they were started."""
+        return self._children("corral-worker")
+
+    def nurseries(self) -> list[psutil.Process]:
+        """The processes that its workers are forked from."""
+        return self._children("corral-nursery")
+
+    def _children(self, name: str) -> list[psutil.Process]:
         children = psutil.Process(self.process.pid).children(recursive=True)
-        return sorted((child for child in children if is_worker(child)), key=lambda child: child.create_time())
+        return sorted((child for child in children if is_called(child, name)), key=lambda child: child.create_time())
 
     def state(self, model: str) -> str:
         return str(self.http.get(f"/v1/models/{model}").json()["status"]["value"])
@@ -38,9 +45,9 @@ class Serving:
         return sum(slot["is_processing"] for slot in self.http.get("/slots", params={"model": model}).json())
 
 
-def is_worker(process: psutil.Process) -> bool:
+def is_called(process: psutil.Process, name: str) -> bool:
     try:
-        return "worker" in process.cmdline()
+        return process.name() == name
     except psutil.Error:
         return False
 

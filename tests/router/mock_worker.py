@@ -2,6 +2,7 @@
 """A worker without a model, for tests of the gateway: a real process that speaks the real protocol.
 
     python -m tests.router.mock_worker -m FILE --listen unix:PATH --parent-fd N [options]
+    python -m tests.router.mock_worker -m FILE --nursery N [options]
 
 It answers with the words w0 w1 w2 ..., one token each, token ids 0 1 2 ..., and goes on after tokens it is given.
 Its behaviour follows from the options and from directives in the text of the prompt, so a test chooses per request:
@@ -19,24 +20,21 @@ import os
 import re
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 
 import grpc
+import uvloop
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from worker.nursery import tend
+from worker.process import take_name
 
-STATUS = {
-    pb.INVALID_REQUEST: grpc.StatusCode.INVALID_ARGUMENT,
-    pb.CONTEXT_EXCEEDED: grpc.StatusCode.INVALID_ARGUMENT,
-    pb.NOT_SUPPORTED: grpc.StatusCode.UNIMPLEMENTED,
-    pb.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    pb.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
-    pb.INTERNAL: grpc.StatusCode.INTERNAL,
-}
 DEFAULT_NUM_TOKENS = 8
 
 
@@ -56,6 +54,25 @@ def num_prompt_tokens(prompt: pb.Prompt) -> int:
     return sum(len(part.tokens.ids) or len(part.text.split()) for part in prompt.parts.parts)
 
 
+class MockStream:
+    """What goes to one gateway; calls of the same moment share a message."""
+
+    def __init__(self) -> None:
+        self.message = pb.ServeReply()
+        self.calls: dict[int, asyncio.Task[None]] = {}
+        self.wake = asyncio.Event()
+        self.is_open = True
+
+    def tell(self, **reply: object) -> None:
+        self.message.replies.add(**reply)  # type: ignore[arg-type]
+        self.wake.set()
+
+    def end(self) -> None:
+        """It ends with the calls in it."""
+        self.is_open = False
+        self.wake.set()
+
+
 class MockInference(inference_pb2_grpc.InferenceServicer):
     """Counts how many requests run and were cancelled; Stats tells."""
 
@@ -64,36 +81,67 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         self.num_running = 0
         self.num_finished = 0
         self.num_cancelled = 0
+        self.streams: set[MockStream] = set()
 
     async def _guard(self, context: grpc.aio.ServicerContext) -> None:
         if dict(context.invocation_metadata()).get("corral-token") != os.environ["CORRAL_WORKER_TOKEN"]:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "wrong token")
 
-    async def Generate(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateReply]:
+    async def Serve(self, requests: AsyncIterator[pb.ServeRequest], context: grpc.aio.ServicerContext) -> None:
         await self._guard(context)
-        await context.send_initial_metadata((("corral-arrived", "1"),))
-        self.num_running += 1
+        stream = MockStream()
+        self.streams.add(stream)
+        listening = asyncio.create_task(self._listen(requests, stream))
         try:
-            async for reply in self._replies(request, context):
-                yield reply
+            while stream.is_open or stream.calls or stream.message.replies:
+                if not stream.message.replies:
+                    stream.wake.clear()
+                    await stream.wake.wait()
+                    continue
+                message, stream.message = stream.message, pb.ServeReply()
+                await context.write(message)
+        finally:
+            self.streams.discard(stream)
+            for task in (listening, *stream.calls.values()):
+                task.cancel()
+
+    async def _listen(self, requests: AsyncIterator[pb.ServeRequest], stream: "MockStream") -> None:
+        async for message in requests:
+            for begin in message.begin:
+                stream.calls[begin.call] = asyncio.create_task(self._generate(begin.call, begin.request, stream))
+            for number in message.cancel:
+                if number in stream.calls:
+                    stream.calls[number].cancel()
+        stream.end()
+
+    async def _generate(self, number: int, request: pb.GenerateRequest, stream: "MockStream") -> None:
+        self.num_running += 1
+        finished = False
+        try:
+            stream.tell(call=number, arrived=pb.Arrived())
+            async for reply in self._replies(request):
+                finished = reply.HasField("finished")
+                stream.tell(call=number, reply=reply)
+            if not finished:
+                stream.tell(call=number)
             self.num_finished += 1
+        except Refused as refused:
+            stream.tell(call=number, error=refused.detail)
         except asyncio.CancelledError:
             self.num_cancelled += 1
             raise
         finally:
             self.num_running -= 1
+            del stream.calls[number]
+            stream.wake.set()
 
-    async def _replies(
-        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext
-    ) -> AsyncIterator[pb.GenerateReply]:
+    async def _replies(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
         text = prompt_text(request.prompt)
         told = directives(text)
         if told.get("only_on", self.arguments.model.stem) != self.arguments.model.stem:
             told = {}
         if "refuse" in told:
-            await refuse(context, pb.ErrorCode.Value(told["refuse"]))
+            raise Refused(pb.ErrorCode.Value(told["refuse"]))
         num_prompt = num_prompt_tokens(request.prompt)
         crash_after = int(told.get("crash_after", -1))
         if crash_after == 0:
@@ -220,16 +268,17 @@ async def crash(told: dict[str, str]) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-async def refuse(context: grpc.aio.ServicerContext, code: "pb.ErrorCode") -> None:
-    detail = pb.ErrorDetail(
-        code=code,
-        message=f"refused with {pb.ErrorCode.Name(code)}",
-        num_prompt_tokens=5000,
-        context_length=2048,
-        wait_seconds=2.5,
-    )
-    context.set_trailing_metadata((("corral-error-bin", detail.SerializeToString()),))
-    await context.abort(STATUS[code], detail.message)
+class Refused(Exception):
+    """A call that fails with an ErrorDetail."""
+
+    def __init__(self, code: "pb.ErrorCode") -> None:
+        self.detail = pb.ErrorDetail(
+            code=code,
+            message=f"refused with {pb.ErrorCode.Name(code)}",
+            num_prompt_tokens=5000,
+            context_length=2048,
+            wait_seconds=2.5,
+        )
 
 
 def follow_parent(file_number: int) -> None:
@@ -271,17 +320,21 @@ async def serve(arguments: argparse.Namespace) -> None:
         async with asyncio.timeout(arguments.grace):
             while inference.num_running:
                 await asyncio.sleep(0.01)
+    for stream in inference.streams:
+        stream.end()
     await server.stop(1.0)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("-m", "--model", type=Path, required=True)
-    parser.add_argument("--listen", required=True)
+    parser.add_argument("--listen")
+    parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
     parser.add_argument("--architecture", default="mock", help="that it describes")
     parser.add_argument("--load-seconds", type=float, default=0.0)
+    parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")
     parser.add_argument("--hold", type=Path, help="serve only once this file exists")
     parser.add_argument("--exit-code", type=int, help="end at once with this status")
     parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
@@ -298,7 +351,18 @@ def main() -> None:
     if arguments.exit_code is not None:
         print("going down", file=sys.stderr)
         sys.exit(arguments.exit_code)
-    asyncio.run(serve(arguments))
+    if arguments.nursery is not None:
+        take_name("corral-nursery")
+        if arguments.load_slowly:
+            time.sleep(600)
+        tend(arguments.nursery, live)
+    uvloop.run(serve(arguments))
+
+
+def live(arguments: list[str]) -> NoReturn:
+    take_name("corral-worker")
+    uvloop.run(serve(parse(arguments)))
+    os._exit(0)
 
 
 if __name__ == "__main__":

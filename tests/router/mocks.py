@@ -8,7 +8,9 @@ from collections.abc import Callable
 from router.config import SupervisionConfig
 
 MOCK_COMMAND = (sys.executable, "-m", "tests.router.mock_worker")
-SUPERVISION = SupervisionConfig(worker_command=MOCK_COMMAND, first_delay=0.05, longest_delay=0.2, stop_grace=2.0)
+SUPERVISION = SupervisionConfig(
+    worker_command=MOCK_COMMAND, nursery=False, first_delay=0.05, longest_delay=0.2, stop_grace=2.0
+)
 DEADLINE = 30.0  # seconds; only ever reached by a failing test
 
 

@@ -4,8 +4,9 @@ from collections import Counter
 import pytest
 
 from router.errors import CommandError
+from router.flagrows import Effect
 from router.flags import Given, parse, usage
-from router.flagtable import FLAGS, Effect
+from router.flagtable import FLAGS
 
 
 def test_no_name_and_no_variable_stands_in_two_rows() -> None:

@@ -49,8 +49,9 @@ def pids(fleet: Fleet, name: str) -> list[int | None]:
 
 
 async def use(fleet: Fleet, name: str) -> tuple[Replica, ...]:
-    async with asyncio.timeout(DEADLINE), fleet.using(name):
-        return tuple(await fleet.ready(name))
+    with fleet.using(name):
+        async with asyncio.timeout(DEADLINE):
+            return tuple(await fleet.ready(name))
 
 
 class Holder:
@@ -62,7 +63,7 @@ class Holder:
         self.task = asyncio.create_task(self._run(fleet, name))
 
     async def _run(self, fleet: Fleet, name: str) -> None:
-        async with fleet.using(name):
+        with fleet.using(name):
             self.replicas = tuple(await fleet.ready(name))
             await self._release.wait()
 
@@ -183,7 +184,7 @@ async def test_an_idle_model_goes_after_its_time_and_comes_back_when_asked_for()
 async def test_a_request_says_how_long_its_model_stays() -> None:
     async with fleet(model("a", ttl=3600.0), model("b")) as started:
         for name in ("a", "b"):
-            async with started.using(name, keep_alive=0.0):
+            with started.using(name, keep_alive=0.0):
                 await started.ready(name)
             await until_state(started, name, ModelState.UNLOADED)
 
@@ -191,7 +192,7 @@ async def test_a_request_says_how_long_its_model_stays() -> None:
 async def test_a_pinned_model_stays_whatever_a_request_says() -> None:
     async with fleet(model("a", pin=True, ttl=0.0), model("b", ttl=0.0)) as started:
         for name in ("a", "b"):
-            async with started.using(name, keep_alive=0.0):
+            with started.using(name, keep_alive=0.0):
                 await started.ready(name)
         await until_state(started, "b", ModelState.UNLOADED)
         assert started.status("a").state is ModelState.READY

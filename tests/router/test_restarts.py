@@ -14,20 +14,20 @@ def policy(chance: float = MIDDLE, **settings: float) -> RestartPolicy:
 
 def test_delays_double_up_to_a_ceiling() -> None:
     restarts = policy(max_crashes=100)
-    delays = [restarts.after_crash(now=1000.0 * number, lived=1.0) for number in range(8)]
-    assert delays == [0.5, 1, 2, 4, 8, 16, 30, 30]
+    delays = [restarts.after_crash(now=1000.0 * number, lived=1.0) for number in range(11)]
+    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
 
 
 def test_jitter_moves_a_delay_by_at_most_its_share() -> None:
-    assert policy(chance=0.0).after_crash(0.0, 1.0) == pytest.approx(0.375)
-    assert policy(chance=1.0).after_crash(0.0, 1.0) == pytest.approx(0.625)
+    assert policy(chance=0.0).after_crash(0.0, 1.0) == pytest.approx(0.075)
+    assert policy(chance=1.0).after_crash(0.0, 1.0) == pytest.approx(0.125)
 
 
 def test_too_many_crashes_in_the_window_are_the_end() -> None:
     restarts = policy()
-    delays = [restarts.after_crash(now=10.0 * number, lived=1.0) for number in range(6)]
-    assert delays[4] is not None
-    assert delays[5] is None
+    delays = [restarts.after_crash(now=10.0 * number, lived=1.0) for number in range(8)]
+    assert delays[6] is not None
+    assert delays[7] is None
 
 
 def test_crashes_that_left_the_window_do_not_count() -> None:
@@ -37,14 +37,14 @@ def test_crashes_that_left_the_window_do_not_count() -> None:
 
 def test_a_long_healthy_life_makes_earlier_crashes_forgotten() -> None:
     restarts = policy()
-    for number in range(5):
+    for number in range(7):
         restarts.after_crash(now=float(number), lived=1.0)
-    assert restarts.after_crash(now=70.0, lived=60.0) == 0.5
+    assert restarts.after_crash(now=70.0, lived=60.0) == 0.1
 
 
 def test_a_life_just_too_short_does_not() -> None:
     restarts = policy()
-    for number in range(5):
+    for number in range(7):
         restarts.after_crash(now=float(number), lived=1.0)
     assert restarts.after_crash(now=70.0, lived=59.0) is None
 

@@ -3,8 +3,9 @@
 import pytest
 
 from router.errors import CommandError
+from router.flagrows import Effect
 from router.flags import parse
-from router.flagtable import FLAGS, Effect
+from router.flagtable import FLAGS
 from router.workersettings import notes, worker_arguments
 from worker.arguments import parser
 

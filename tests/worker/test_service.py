@@ -22,9 +22,10 @@ from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel, FakeTokeniz
 from worker.access import Access, AccessError, read_tls
 from worker.context import Capacity
 from worker.engine import Engine
+from worker.exchange import post_events
+from worker.loaded import LoadedModel, describe
 from worker.prompt import PromptReader
 from worker.server import ListenError, Server
-from worker.service import LoadedModel, describe, post_events
 from worker.slot_files import SlotFiles
 
 pytestmark = pytest.mark.anyio
@@ -94,7 +95,7 @@ class Worker:
 
     async def until_open(self, num_calls: int) -> None:
         async with asyncio.timeout(DEADLINE):
-            while self.server._inference._num_open != num_calls:
+            while self.server._inference._entrance.num_open != num_calls:
                 await asyncio.sleep(0.002)
 
     async def until_submitted(self, num_requests: int) -> None:

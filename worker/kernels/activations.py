@@ -9,25 +9,14 @@ A token's numbers depend on that token alone; only their address depends on the 
 import numpy as np
 
 from worker.kernels.codes import BLOCK
+from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import kernel, native
-from worker.kernels.simd import (
-    LANES,
-    TILE_SIZES,
-    absolute,
-    load,
-    max_lanes,
-    maximum,
-    round_even,
-    splat,
-    store_quads,
-    store_scalar,
-    store_scalar_i32,
-    sum_lanes_i32,
-)
+from worker.kernels.memory import load, store_quads, store_scalar, store_scalar_i32
+from worker.kernels.simd import LANES, absolute, max_lanes, maximum, round_even, splat, sum_lanes_i32
 
 FACTOR_BYTES = 20  # of a token and block
 
-_LARGEST, _SMALLER = TILE_SIZES[0], TILE_SIZES[1:]
+_LARGEST, _SMALLER = INSTRUCTION_SET.tile_sizes[0], INSTRUCTION_SET.tile_sizes[1:]
 
 
 @kernel

@@ -12,30 +12,25 @@ FlashAttention-2, arXiv 2307.08691).
 
 import numpy as np
 
-from worker.kernels.cache_types import CACHE_TYPES, PAGE, ROW_BYTES, page_offset, score_page, weigh_column
+from worker.kernels.cache_pages import score_page, weigh_column
+from worker.kernels.cache_types import CACHE_TYPES, PAGE, ROW_BYTES, page_offset
+from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, kernel, native
-from worker.kernels.ops import cap, exp
-from worker.kernels.simd import (
-    INSTRUCTION_SET,
-    LANES,
-    fma,
+from worker.kernels.memory import (
     load,
     load_scalar,
     load_scalar_i64,
-    max_lanes,
-    maximum,
     prefetch,
-    select_below,
-    splat,
     store,
     store_rows,
     store_scalar,
     store_scalar_i64,
-    sum_lanes,
 )
+from worker.kernels.ops import cap, exp
+from worker.kernels.simd import LANES, fma, max_lanes, maximum, select_below, splat, sum_lanes
 
 CHUNK = 256  # positions whose scores are computed before their values are read
-WIDE = {"avx512-vnni": 8, "avx-vnni": 6, "avx2": 6, "portable": 4}[INSTRUCTION_SET]  # rows whose sums stay in registers
+WIDE = INSTRUCTION_SET.attention_rows  # whose sums stay in registers
 NARROW = (2, 3, 4)  # rows of the tiles for what is left, and for single tokens
 
 _NOTHING, _NO_SCORE = np.float32(0), np.float32(-np.inf)

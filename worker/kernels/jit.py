@@ -40,7 +40,7 @@ def _kernel_folder() -> Path:
     package = Path(__file__).resolve().parent.parent
     digest = hashlib.sha256()
     for source in sorted(package.rglob("*.py")):
-        if b"kernels.jit import" in (text := source.read_bytes()) or source.parent.name == "kernels":
+        if b"kernels.jit import" in (text := source.read_bytes()) or package / "kernels" in source.parents:
             digest.update(source.name.encode() + b"\0" + text)
     features = llvmlite.binding.get_host_cpu_features().flatten()
     facts = (numba.__version__, platform.machine(), llvmlite.binding.get_host_cpu_name(), features,

@@ -12,25 +12,14 @@ from numba.extending import overload
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.codes import BLOCK
 from worker.kernels.dots import block_dot
+from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, call, inlined, kernel
+from worker.kernels.memory import load_rows, splats, splats_i32, splats_strided, store_rows
+from worker.kernels.number_formats import load_numbers
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
-from worker.kernels.simd import (
-    LANES,
-    NUMBER_TILE,
-    TILE_SIZES,
-    fma,
-    load_numbers,
-    load_rows,
-    splat_i32,
-    splats,
-    splats_i32,
-    splats_strided,
-    store_rows,
-    to_float,
-    zeros,
-)
+from worker.kernels.simd import LANES, fma, splat_i32, to_float, zeros
 
-LARGE, MIDDLE, SMALL, _ = TILE_SIZES
+LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
@@ -158,7 +147,7 @@ def _panel_products(
 
 
 def _product(name: str) -> Native:
-    large = NUMBER_TILE if FORMATS[name].unpack is None else LARGE
+    large = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last

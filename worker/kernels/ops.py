@@ -11,16 +11,14 @@ import numpy as np
 from worker.kernels.activations import FACTOR_BYTES, place, quantize_block
 from worker.kernels.codes import BLOCK, CODES, QUAD_BYTES
 from worker.kernels.jit import Native, call, inlined, kernel, native
+from worker.kernels.memory import load, load_scalar, load_scalar_u8, store, store_scalar
+from worker.kernels.number_formats import load_number
 from worker.kernels.panels import FORMATS, PanelFormat
 from worker.kernels.simd import (
     LANES,
     add,
     bits_to_float,
     fma,
-    load,
-    load_number,
-    load_scalar,
-    load_scalar_u8,
     maximum,
     minimum,
     pick,
@@ -28,8 +26,6 @@ from worker.kernels.simd import (
     shift_left,
     splat,
     splat_i32,
-    store,
-    store_scalar,
     sum_lanes,
     to_float,
     where_below,

@@ -9,8 +9,8 @@ import numpy as np
 from worker.kernels.attention import CHUNK, NARROW, WIDE
 from worker.kernels.cache_types import PAGE, page_offset
 from worker.kernels.jit import call, kernel
+from worker.kernels.memory import load_scalar_i32
 from worker.kernels.ops import add_row
-from worker.kernels.simd import load_scalar_i32
 
 # Sequences of so few new tokens have too few tiles for all threads: each chunk of a tile becomes a part of its own.
 _FEW_TOKENS = 4

@@ -12,14 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.kernels import ops, simd
+from worker.kernels import ops
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.attention import ATTEND, CHUNK, WIDE, narrow_rows, scratch_bytes, state_bytes
-from worker.kernels.cache_types import CACHE_TYPES, KEY_WRITERS, PAGE, VALUE_CLEARERS, VALUE_WRITERS
+from worker.kernels.cache_pages import KEY_WRITERS, VALUE_CLEARERS, VALUE_WRITERS
+from worker.kernels.cache_types import CACHE_TYPES, PAGE
 from worker.kernels.codes import BLOCK
+from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Entry, Native
 from worker.kernels.matmul import PRODUCTS
 from worker.kernels.pool import ThreadPool
+from worker.kernels.simd import LANES
 from worker.model import experts
 from worker.model.architecture import Architecture, Experts
 from worker.model.attention import BUNDLE
@@ -88,7 +91,7 @@ class Decoder:
         self.architecture = architecture
         self.vocab_size = architecture.vocab_size
         self.context_length = architecture.context_length
-        self.instruction_set = simd.INSTRUCTION_SET
+        self.instruction_set = INSTRUCTION_SET.name
         self.num_threads = num_threads
         self._num_batch_threads = num_batch_threads or num_threads
         self._weights, self._cache_types = weights, cache
@@ -139,7 +142,7 @@ class Decoder:
         scratch_stride = states_offset + BUNDLE * WIDE * state_bytes(a.head_dim)
         max_parts = max_sequences * a.num_kv_heads * WIDE * -(-num_positions // CHUNK)
         self._tiles = np.zeros(max_tokens * (a.num_heads // a.num_kv_heads), TILE)
-        logits_stride = -(-a.vocab_size // simd.LANES) * simd.LANES * 4
+        logits_stride = -(-a.vocab_size // LANES) * LANES * 4
         self._tokens = self._integers(max_tokens, "tokens")
         self._starts = self._integers(max_sequences + 1, "starts")
         self._contexts = self._integers(max_sequences, "contexts")
@@ -315,8 +318,8 @@ def _describe(record: Any, tensor: PackedTensor) -> None:
     assert tensor.format is not None
     record["product"] = PRODUCTS[tensor.format.name].address
     record["panels"] = tensor.address
-    record["panel_bytes"] = tensor.format.matrix_bytes(simd.LANES, tensor.num_columns)
-    record["num_panels"] = -(-tensor.num_rows // simd.LANES)
+    record["panel_bytes"] = tensor.format.matrix_bytes(LANES, tensor.num_columns)
+    record["num_panels"] = -(-tensor.num_rows // LANES)
     record["num_columns"] = tensor.num_columns
 
 
@@ -326,7 +329,7 @@ def _is_of_floats(tensor: PackedTensor) -> bool:
 
 def _scores_width(a: Architecture) -> int:
     """Values in a row of the experts' scores: they come from whole panels."""
-    return -(-a.experts.count // simd.LANES) * simd.LANES if a.experts else 0
+    return -(-a.experts.count // LANES) * LANES if a.experts else 0
 
 
 def _split_fused_bias(layer: Any, a: Architecture) -> None:

@@ -10,21 +10,9 @@ import numpy as np
 from worker.kernels.activations import FACTOR_BYTES
 from worker.kernels.codes import BLOCK
 from worker.kernels.jit import call, kernel, native
+from worker.kernels.memory import load, load_scalar, load_scalar_i32, store, store_scalar, store_scalar_i32
 from worker.kernels.ops import VECTOR, exp
-from worker.kernels.simd import (
-    LANES,
-    fma,
-    load,
-    load_scalar,
-    load_scalar_i32,
-    pick,
-    splat,
-    store,
-    store_scalar,
-    store_scalar_i32,
-    sum_lanes,
-    zeros,
-)
+from worker.kernels.simd import LANES, fma, pick, splat, sum_lanes, zeros
 
 _NO_SCORE = np.float32(-np.inf)
 

@@ -13,10 +13,11 @@ from numba import types
 
 from worker.kernels.activations import FACTOR_BYTES, quantize_row
 from worker.kernels.attention import finish_row
-from worker.kernels.cache_types import keep_finite
+from worker.kernels.cache_pages import keep_finite
 from worker.kernels.codes import BLOCK
 from worker.kernels.jit import call, entry, kernel
 from worker.kernels.matmul import matmul
+from worker.kernels.memory import load_scalar_i32
 from worker.kernels.ops import (
     add_normed_row,
     cap_row,
@@ -27,7 +28,7 @@ from worker.kernels.ops import (
     scale_row,
 )
 from worker.kernels.pool import barrier, num_participants, start_step, wait_for_step
-from worker.kernels.simd import LANES, load_scalar_i32
+from worker.kernels.simd import LANES
 from worker.model import experts
 from worker.model.attention import attend, cut_into_tiles, finish_attention, prepare_attention
 from worker.model.experts import expert_products, row_at

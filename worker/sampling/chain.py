@@ -26,7 +26,10 @@ class Chain:
         self._memory = memory
         self._xtc = Generator(sampling.seed, 1, memory.num_xtc_draws)
         names, self._choice = _outline(sampling, memory)
-        self._steps = [step for name in names if (step := _step(name, sampling, self._xtc)) is not None]
+        steps = [(name, step) for name in names if (step := _step(name, sampling, self._xtc)) is not None]
+        if isinstance(self._choice, Best):
+            _drop_idle(steps)
+        self._steps = [step for _, step in steps]
 
     def choose(self, candidates: Candidates, history: Ints) -> int:
         """The index of the candidate taken, among those left; at least one must have a chance."""
@@ -46,18 +49,17 @@ def _outline(sampling: Sampling, memory: Memory) -> tuple[list[str], Choice]:
         return ["plain_temperature"], Mirostat(sampling, Generator(sampling.seed, 2, memory.num_draws), memory)
     names = [name for name in sampling.samplers if name != "adaptive_p"]
     if "temperature" in names and sampling.temperature <= 0.0 and sampling.dynatemp_range <= 0.0:
-        return _greedy(names[: names.index("temperature")]), Best()
+        return names[: names.index("temperature")], Best()
     generator = Generator(sampling.seed, 2, memory.num_draws)
     if "adaptive_p" in sampling.samplers:
         return names, AdaptiveP(sampling, generator, memory)
     return names, Drawn(generator)
 
 
-def _greedy(names: list[str]) -> list[str]:
-    """Of the samplers before a temperature of 0, those that have a say in who is the most likely."""
-    while names and names[-1] in _KEEPS_BEST:
-        names = names[:-1]
-    return names
+def _drop_idle(steps: list[tuple[str, _Step]]) -> None:
+    """Takes those off the end that have no say in which candidate is the most likely."""
+    while steps and steps[-1][0] in _KEEPS_BEST:
+        steps.pop()
 
 
 def _step(name: str, s: Sampling, xtc: Generator) -> _Step | None:

@@ -8,8 +8,9 @@ import numpy as np
 from numba import float32, float64, int32, int64, void
 
 from worker.kernels.jit import entry
+from worker.kernels.memory import load, store, store_scalar
 from worker.kernels.ops import exp
-from worker.kernels.simd import LANES, load, max_lanes, select_below, splat, store, store_scalar, sum_lanes, where_below
+from worker.kernels.simd import LANES, max_lanes, select_below, splat, sum_lanes, where_below
 
 GROUP = 64  # logits summarised by one peak
 MOST_INSERTED = 256  # `select_largest` moves up to this many numbers for each that it takes

@@ -10,11 +10,12 @@ import importlib
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from worker.kernels import simd
+from worker.kernels import instruction_sets
 
 
 def digest(values: np.ndarray) -> str:
@@ -55,12 +56,13 @@ PARTS: dict[str, Callable[[], str]] = {"block_dots": block_dots, "product": prod
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    sizes = ",".join(map(str, simd.TILE_SIZES))
+    chosen = instruction_sets.INSTRUCTION_SET
+    sizes = ",".join(map(str, chosen.tile_sizes))
     parser.add_argument("--tiles", type=lambda text: tuple(map(int, text.split(","))), default=sizes)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     arguments = parser.parse_args()
-    simd.TILE_SIZES = arguments.tiles
-    print(json.dumps({"set": simd.INSTRUCTION_SET} | {part: PARTS[part]() for part in arguments.parts}))
+    instruction_sets.INSTRUCTION_SET = replace(chosen, tile_sizes=arguments.tiles)
+    print(json.dumps({"set": chosen.name} | {part: PARTS[part]() for part in arguments.parts}))
 
 
 if __name__ == "__main__":

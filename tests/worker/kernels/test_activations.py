@@ -6,7 +6,8 @@ from numba import types
 
 from tests import naive
 from tests.worker.kernels.callers import compiled, run
-from worker.kernels import activations, simd
+from worker.kernels import activations
+from worker.kernels.instruction_sets import INSTRUCTION_SET, INSTRUCTION_SETS
 from worker.kernels.jit import entry
 from worker.kernels.matmul import TOKENS_AT_ONCE
 
@@ -98,13 +99,13 @@ def test_tiles_partition_the_tokens_in_order_largest_first(num_tokens):
     assert [first for first, _ in tiles] == np.cumsum([0, *(size for _, size in tiles[:-1])]).tolist()
     assert sum(size for _, size in tiles) == num_tokens
     sizes = [size for _, size in tiles]
-    assert sizes == sorted(sizes, reverse=True) and set(sizes) <= set(simd.TILE_SIZES)
+    assert sizes == sorted(sizes, reverse=True) and set(sizes) <= set(INSTRUCTION_SET.tile_sizes)
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         assert first <= token < first + size
 
 
-@pytest.mark.parametrize("sizes", sorted({sizes for _, sizes in simd.INSTRUCTION_SETS.values()}))
+@pytest.mark.parametrize("sizes", sorted({row.tile_sizes for row in INSTRUCTION_SETS.values()}))
 def test_no_tile_of_any_instruction_set_crosses_what_is_computed_at_once(sizes, monkeypatch):
     monkeypatch.setattr(activations, "_LARGEST", sizes[0])
     monkeypatch.setattr(activations, "_SMALLER", sizes[1:])

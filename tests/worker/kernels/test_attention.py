@@ -9,7 +9,8 @@ from numba import types
 from tests import naive
 from tests.worker.kernels.callers import compiled, run
 from worker.kernels import attention
-from worker.kernels.cache_types import CACHE_TYPES, KEY_WRITERS, VALUE_CLEARERS, VALUE_WRITERS
+from worker.kernels.cache_pages import KEY_WRITERS, VALUE_CLEARERS, VALUE_WRITERS
+from worker.kernels.cache_types import CACHE_TYPES
 from worker.kernels.jit import entry
 
 ROWS = sorted({attention.WIDE, *attention.NARROW})

@@ -7,12 +7,14 @@ import pytest
 from numba import types
 
 from tests.worker.kernels.callers import compiled
-from worker.kernels import simd
 from worker.kernels.codes import CODES
 from worker.kernels.dots import block_dot
+from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Entry, entry
+from worker.kernels.memory import store_rows
+from worker.kernels.simd import to_float
 
-COUNTS = sorted({*simd.TILE_SIZES, 3})
+COUNTS = sorted({*INSTRUCTION_SET.tile_sizes, 3})
 ACTIVATIONS = {"lowest": -127, "highest": 127, "nothing": 0}
 
 every_code = pytest.mark.parametrize("name", CODES)
@@ -25,9 +27,9 @@ def block_dots(name: str, count: int) -> Entry:
 
     @entry(types.void(types.intp, types.intp, types.intp))
     def block_dots(panel, x, out):  # all sums are below 2^24: exact
-        simd.store_rows(out, 64, simd.to_float(block_dot(name, 0, 8, count, panel, x)))
-        simd.store_rows(out + 64 * count, 64, simd.to_float(block_dot(name, 0, 4, count, panel, x)))
-        simd.store_rows(out + 128 * count, 64, simd.to_float(block_dot(name, 4, 8, count, panel, x)))
+        store_rows(out, 64, to_float(block_dot(name, 0, 8, count, panel, x)))
+        store_rows(out + 64 * count, 64, to_float(block_dot(name, 0, 4, count, panel, x)))
+        store_rows(out + 128 * count, 64, to_float(block_dot(name, 4, 8, count, panel, x)))
 
     return compiled(block_dots)
 

@@ -1,9 +1,11 @@
 """How kernels call one another, and where their machine code is kept."""
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +13,16 @@ from numba import types
 from numba.core.errors import NumbaError
 
 from tests.worker.kernels.callers import compiled
-from worker.kernels import simd
+from worker.kernels import jit
 from worker.kernels.jit import call, entry, native
+from worker.kernels.memory import store_scalar, store_scalar_i32
 
 
 @native("iffi")
 def write_arguments(out, first, second, number):
-    simd.store_scalar(out, first)
-    simd.store_scalar(out + 4, second)
-    simd.store_scalar_i32(out + 8, np.int32(number))
+    store_scalar(out, first)
+    store_scalar(out + 4, second)
+    store_scalar_i32(out + 8, np.int32(number))
 
 
 @entry(types.void(types.int64, types.int64))
@@ -46,7 +49,7 @@ def test_a_call_with_what_no_native_takes_does_not_compile():
 
 def kernel_folder(tmp_path, **environment: str) -> str:
     code = "import numba, worker.kernels.jit; print(numba.core.config.CACHE_DIR)"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
+    result = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True,
                             env=os.environ | {"CORRAL_CACHE": str(tmp_path)} | environment)  # fmt: skip
     return result.stdout.strip()
 
@@ -58,6 +61,17 @@ def test_machine_code_is_kept_in_a_private_folder_for_each_instruction_set(tmp_p
         assert folder.startswith(str(tmp_path / "kernels"))
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
     assert kernel_folder(tmp_path) == chosen
+
+
+def test_machine_code_is_kept_apart_for_every_change_of_what_it_is_made_from(tmp_path):
+    worker = Path(jit.__file__).parent.parent
+    shutil.copytree(worker, tmp_path / "worker")
+    folders = {kernel_folder(tmp_path, PYTHONPATH=str(tmp_path))}
+    for source in ("kernels/llvm.py", "kernels/lowerings/avx2.py", "model/forward.py"):
+        with (tmp_path / "worker" / source).open("a") as file:
+            file.write("# changed\n")
+        folders.add(kernel_folder(tmp_path, PYTHONPATH=str(tmp_path)))
+    assert len(folders) == 4
 
 
 FULL_DISK = """

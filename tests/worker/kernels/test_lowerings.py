@@ -10,13 +10,12 @@ from functools import lru_cache
 import pytest
 
 from tests.worker.kernels import lowering
-from worker.kernels import simd
 from worker.kernels.codes import QUADS
+from worker.kernels.instruction_sets import FEATURES, INSTRUCTION_SET, INSTRUCTION_SETS, usable
 from worker.kernels.jit import cache_folder
 
-USABLE = [name for name, (needs, _) in simd.INSTRUCTION_SETS.items() if needs <= simd._features]
-OTHERS = [name for name in USABLE if name != simd.INSTRUCTION_SET]
-TILES = sorted({sizes for _, sizes in simd.INSTRUCTION_SETS.values()} - {simd.TILE_SIZES})
+OTHERS = [name for name in usable(FEATURES) if name != INSTRUCTION_SET.name]
+TILES = sorted({row.tile_sizes for row in INSTRUCTION_SETS.values()} - {INSTRUCTION_SET.tile_sizes})
 
 digest = lru_cache(lambda part: lowering.PARTS[part]())
 
@@ -43,8 +42,8 @@ def test_tiles_of_other_instruction_sets_give_the_same_bits(sizes):
     assert answer["product"] == digest("product")
 
 
-AVX512 = {*simd.INSTRUCTION_SETS["avx512-vnni"][0], "avx512dq", "avx2", "fma", "f16c"}
-AVX_VNNI = simd.INSTRUCTION_SETS["avx-vnni"][0]
+AVX512 = {*INSTRUCTION_SETS["avx512-vnni"].features, "avx512dq", "avx2", "fma", "f16c"}
+AVX_VNNI = INSTRUCTION_SETS["avx-vnni"].features
 
 
 def assembly(tmp_path, instruction_set: str, processor: str, features: set[str] | frozenset[str], format: str) -> str:
@@ -87,6 +86,6 @@ def test_avx512_takes_weights_from_registers_and_broadcasts_activations_from_mem
 def test_avx_vnni_has_its_256_bit_instruction_and_nothing_of_avx512(tmp_path):
     text = assembly(tmp_path, "avx-vnni", "alderlake", AVX_VNNI, "Q4_1")
     dots = [line for line in text.splitlines() if "vpdpbusd" in line]
-    assert len(dots) == 2 * QUADS * sum(simd.INSTRUCTION_SETS["avx-vnni"][1])
+    assert len(dots) == 2 * QUADS * sum(INSTRUCTION_SETS["avx-vnni"].tile_sizes)
     assert all("%ymm" in line for line in dots)
     assert not re.search(r"%zmm|\{1to|%ymm(1[6-9]|[23]\d)", text)

@@ -6,15 +6,17 @@ from numba import types
 
 from tests import naive
 from tests.worker.kernels.callers import compiled, run
-from worker.kernels import ops, simd
+from worker.kernels import ops
 from worker.kernels.activations import quantize_row
 from worker.kernels.jit import entry
+from worker.kernels.memory import load, store
+from worker.kernels.simd import LANES
 
 
 @entry(types.void(types.intp, types.intp, types.intp))
 def exponentials(values, out, num_columns):
-    for i in range(0, 4 * num_columns, 4 * simd.LANES):
-        simd.store(out + i, ops.exp(simd.load(values + i)))
+    for i in range(0, 4 * num_columns, 4 * LANES):
+        store(out + i, ops.exp(load(values + i)))
 
 
 def exp(values: np.ndarray) -> np.ndarray:

@@ -5,7 +5,8 @@ import pytest
 
 from tests import naive
 from tests.worker.kernels.callers import run
-from worker.kernels.cache_types import CACHE_TYPES, KEY_WRITERS, VALUE_CLEARERS, VALUE_WRITERS, keep_finite
+from worker.kernels.cache_pages import KEY_WRITERS, VALUE_CLEARERS, VALUE_WRITERS, keep_finite
+from worker.kernels.cache_types import CACHE_TYPES
 
 HEAD_DIM = 64
 NUMBERS = {"f32": np.float32, "f16": np.float16}

@@ -1,0 +1,63 @@
+"""Instruction sets: a row for each, and the one in force, chosen when the kernels are imported.
+
+A row says what a set needs, how much its registers hold, and what it makes of the one operation that processors do each
+in their own way. Everything else is LLVM's. Invariant: rows change the speed and never a bit.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import llvmlite.binding
+
+from worker.errors import UnsupportedModel
+from worker.kernels.lowerings import avx2, portable, vnni
+from worker.kernels.lowerings.operand import Operand
+
+
+@dataclass(frozen=True)
+class InstructionSet:
+    """One row. Its sizes say how many sums, vectors of 16 lanes, stay in registers beside what is added to them."""
+
+    name: str
+    features: frozenset[str]  # that the processor must have
+    tile_sizes: tuple[int, int, int, int]  # of tokens, for products with codes: the largest uses all registers
+    number_tile: int  # of tokens, for products with numbers
+    attention_rows: int  # queries of attention's wide tile
+    dot: Callable[[Any, Operand], list[Any]]  # the lowering of dots.block_dot: 16 x i32 for each token
+
+
+_AVX2 = frozenset({"avx2", "fma", "f16c"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl"})
+
+# The fastest first.
+INSTRUCTION_SETS: dict[str, InstructionSet] = {
+    row.name: row
+    for row in (
+        InstructionSet("avx512-vnni", _AVX512 | {"avx512vnni"}, (12, 4, 2, 1), 12, 8, vnni.dot_of_width(512)),
+        InstructionSet("avx-vnni", _AVX2 | {"avxvnni"}, (6, 4, 2, 1), 4, 6, vnni.dot_of_width(256)),
+        InstructionSet("avx2", _AVX2, (8, 4, 2, 1), 4, 6, avx2.dot),
+        InstructionSet("portable", frozenset(), (6, 4, 2, 1), 4, 4, portable.dot),
+    )
+}
+
+
+def usable(features: frozenset[str]) -> list[str]:
+    """Names of the sets that a processor with these features has."""
+    return [row.name for row in INSTRUCTION_SETS.values() if row.features <= features]
+
+
+def choose(wanted: str, features: frozenset[str]) -> InstructionSet:
+    """The first set of the table that the processor has, or the wanted one if it has it.
+
+    Raises UnsupportedModel if `wanted` is unknown or not to be had here.
+    """
+    names = usable(features)
+    if wanted and wanted not in names:
+        raise UnsupportedModel(f"CORRAL_ISA={wanted!r} cannot be used on this processor; usable: {', '.join(names)}")
+    return INSTRUCTION_SETS[wanted or names[0]]
+
+
+FEATURES = frozenset(name for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
+INSTRUCTION_SET = choose(os.environ.get("CORRAL_ISA", ""), FEATURES)

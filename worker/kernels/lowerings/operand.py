@@ -1,0 +1,53 @@
+"""What a product of a block of codes is of, and its codes as vectors of bytes; every lowering begins here."""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from worker.kernels import llvm
+from worker.kernels.codes import QUAD_BYTES, Code, Plane
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What a product is of: `quads` of the block at `panel`, and the block's activations of `count` tokens at `x`."""
+
+    code: Code
+    quads: range
+    count: int
+    panel: Any
+    x: Any
+
+    def activation(self, b: Any, quad: int | Any, token: int, lanes: int) -> Any:
+        """The four bytes of a quad and token in each of `lanes` lanes of i32."""
+        address = llvm.offset(b, llvm.at(b, self.x, quad, 4 * self.count), 4 * token)
+        return llvm.splat(b, llvm.load(b, address, llvm.I32, 4), lanes)
+
+    def packed(self, b: Any, plane: Plane, quad: int, part: int, width: int) -> Any:
+        """The bytes part * width and on of the vector that has a quad of a plane: <width x i8>."""
+        distance = QUAD_BYTES * (plane.position + quad // plane.quads_per_vector) + part * width
+        return llvm.load(b, llvm.offset(b, self.panel, distance), ir.VectorType(llvm.I8, width), 1)
+
+    def codes(self, b: Any, quad: int, part: int, width: int) -> Any:
+        """Codes of a quad, of the rows in bytes part * width and on: <width x i8>, before any table."""
+        return functools.reduce(b.or_, [
+            take_field(b, self.packed(b, plane, quad, part, width), plane, quad) for plane in self.code.planes
+        ])
+
+
+def take_field(b: Any, packed: Any, plane: Plane, quad: int) -> Any:
+    """A quad's bits of a plane's vector, moved to their place in the code."""
+    return take_bits(b, packed, plane.bits, plane.shift(quad), plane.position)
+
+
+def take_bits(b: Any, packed: Any, bits: int, position: int, target: int) -> Any:
+    """`bits` of each byte, moved from `position` to `target`."""
+    if bits == 8:
+        return packed
+    words = b.bitcast(packed, ir.VectorType(llvm.I16, packed.type.count // 2))
+    distance = position - target
+    if distance:
+        words = (b.lshr if distance > 0 else b.shl)(words, llvm.constant(words.type, abs(distance)))
+    return b.and_(b.bitcast(words, packed.type), llvm.constant(packed.type, ((1 << bits) - 1) << target))
