@@ -250,7 +250,7 @@ class ReplicaSet:
     def _want(self) -> None:
         if self._wanted_since is None and self._is_wanted:
             self._wanted_since = self._clock()
-        if self.state is not ModelState.READY:  # else it is loaded already, and stays
+        if self._is_wanted and self._process_state is not ModelState.READY:  # else it is loaded already, and stays
             self._tell()
 
     def _forget_failure(self) -> None:
