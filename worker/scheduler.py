@@ -137,16 +137,17 @@ class Scheduler:
         self._preempt(sequence)
         sequence.discard(num_kept, num_discarded)
 
-    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}) -> Batch:
+    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}, spent: float = 0.0) -> Batch:
         """Chooses the next step's work and gives it its blocks.
 
         `drafts`: guesses at what follows a running sequence that lacks one token, computed as far as there is room.
+        `spent`: seconds of the step that are over, for having made them.
         """
         batch = Batch()
         self._advance(batch, lacking_one=True)
         for sequence, guesses in drafts.items():
             self._try(batch, sequence, guesses)
-        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED)
+        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED) - spent
         batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
         while self._line and self._places and self._admit(batch):

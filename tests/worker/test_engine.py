@@ -377,7 +377,7 @@ def test_an_engine_that_cannot_go_on_says_so():
     bench = Bench()
     died = threading.Event()
     bench.engine._on_death = lambda error: died.set()
-    bench.engine._scheduler.schedule = lambda drafts: 1 / 0
+    bench.engine._scheduler.schedule = lambda drafts, spent: 1 / 0
     bench.engine.start()
     bench.submit([3])
     assert died.wait(60)
