@@ -186,7 +186,8 @@ def test_whatever_happens_to_sequences_guesses_are_the_models(seed):
             tail = [dice.randrange(2, 48) for _ in range(dice.randint(1, 6))]
             open_sequences.append(sequence_of(*stem[: dice.randrange(20)], *tail, shares_prefix=dice.random() < 0.8))
             sure(bench, open_sequences[-1])
-        wanted = {s: dice.randint(0, 4) for s in dice.sample(open_sequences, dice.randint(1, min(3, len(open_sequences))))}
+        chosen = dice.sample(open_sequences, dice.randint(1, min(3, len(open_sequences))))
+        wanted = {sequence: dice.randint(0, 4) for sequence in chosen}
         found = bench.propose(wanted)
         num_guessed += len(found)
         for sequence in wanted:
