@@ -3,14 +3,14 @@
 startup.py calls `load_draft`. Invariant: both models mean the same text by every token.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from worker.config import DraftConfig, RopeConfig, WorkerConfig
 from worker.context import Capacity
 from worker.draft_model import DraftLimits, ModelDrafter
-from worker.drafts import MOST_DRAFTING
+from worker.drafts import MOST_DRAFTING, VERIFICATION
 from worker.errors import ModelFileError
 from worker.gguf import GGUF
 from worker.lease import Cores
@@ -18,8 +18,9 @@ from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
 from worker.text.vocabulary import PREFIX
 
+log = logging.getLogger("worker")
+
 Progress = Callable[[str, float], None]  # stage, fraction done
-Metadata = Mapping[str, Any]
 
 
 class OtherVocabulary(ModelFileError):
@@ -53,6 +54,11 @@ def load_draft(
         check_vocabulary(large, gguf)
         decoder = load_model(gguf, _as_worker(draft, config), progress)
         price = gguf.size_bytes / large.size_bytes  # both are read from memory once per step
+    if price + VERIFICATION >= 1:
+        log.warning(
+            "--model-draft %s has %.0f %% of the model's size: its guesses cost more than they can save",
+            draft.model_path, 100 * price,
+        )  # fmt: skip
     return SmallModel(decoder, _limits(draft, capacity, decoder.context_length), price)
 
 

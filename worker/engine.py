@@ -101,6 +101,7 @@ class Engine:
         self._num_begun = 0
         self._counters = Counters()
         self._accepting = True
+        self._door = threading.Lock()  # what is put into the inbox comes before the end, or not at all
         self._busy = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -115,19 +116,21 @@ class Engine:
 
     def stop(self) -> None:
         """Ends the thread after the step it is in; what is open fails with Unavailable."""
-        self._accepting = False
-        self._inbox.put(None)
+        with self._door:
+            self._accepting = False
+            self._inbox.put(None)
         self._thread.join()
 
     def submit(self, request: Request, sink: Sink) -> Generation:
-        """Queues a request. Its events, Overloaded among them, go to `sink`. Raises InvalidRequest, ContextExceeded."""
-        if not self._accepting:
-            raise Unavailable("the worker is ending")
+        """Queues a request. Its events, Overloaded among them, go to `sink`.
+
+        Raises InvalidRequest, ContextExceeded, Unavailable.
+        """
         check_fits(request, self.capacity)
         sequence = sequence_for(request, self.capacity, time.perf_counter())
         sampler = SamplerState(request.sampling, self._eog_ids, request.memory)
         generation = Generation(request, sequence, sampler, sink)
-        self._inbox.put(partial(self._accept, generation))
+        self._put(partial(self._accept, generation))
         return generation
 
     def cancel(self, generation: Generation) -> None:
@@ -135,10 +138,17 @@ class Engine:
         self._inbox.put(partial(self._drop, generation))
 
     def call(self, function: Callable[[], _Result]) -> "Future[_Result]":
-        """Runs a function in the engine's thread, between two steps."""
+        """Runs a function in the engine's thread, between two steps. Raises Unavailable."""
         future: Future[_Result] = Future()
-        self._inbox.put(partial(_resolve, future, function))
+        self._put(partial(_resolve, future, function))
         return future
+
+    def _put(self, message: Callable[[], None]) -> None:
+        """Raises Unavailable where nobody would read it any more."""
+        with self._door:
+            if not self._accepting:
+                raise Unavailable("the worker is ending")
+            self._inbox.put(message)
 
     def prefix_names(self) -> list[bytes]:
         """The names of all blocks that a prompt may reuse; see kv_cache.py."""

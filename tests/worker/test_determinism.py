@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ def engine(
             sink(event)
 
     kept = PrefixStore(store, bytes(32), 1 << 30) if store else None
-    drafter = small.drafter(OwnCores()) if small else None
+    drafter = replace(small, price=0.1).drafter(OwnCores()) if small else None
     running = Engine(decoder, capacity, {2}, post, pytest.fail, kept, drafter=drafter)
     running.start()
     try:
