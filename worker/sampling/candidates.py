@@ -93,7 +93,7 @@ class Candidates:
         return index if self.is_whole else int(self.ids[index])
 
     def select(self, num: int) -> None:
-        """Keeps the largest of the whole vocabulary, sorted; lower ids first among equals."""
+        """Keeps the largest of the whole vocabulary, in descending order; lower ids first among equals."""
         if num <= MOST_INSERTED:
             select_largest(self.values, self.peaks, num, self.picked, self.ids)
             self._become_list(num)
@@ -149,10 +149,12 @@ class Candidates:
     def _divide_at(self, place: int, *, keeps_last: bool) -> None:
         self.num = divide_at(self._keys, self.num, place, keeps_last, self.picked, self.ids)
         if self.num <= _MOST_SORTED:
-            self._settle()
+            self.settle()
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Lets ranked candidates stand in their order."""
+        if not self.is_ranked:
+            return
         was_sorted = self.is_sorted
         self.reorder(np.argsort(self._keys[: self.num], kind="stable"))
         self.is_sorted = was_sorted
@@ -194,8 +196,7 @@ class Candidates:
         self.drop_impossible()
         if self.is_sorted:
             return
-        if self.is_ranked:
-            self._settle()
+        self.settle()
         if self.num > _MOST_SORTED:
             rank_descending(self.picked.view(np.int32), self.num, self._keys)
             self.is_ranked = True
