@@ -59,8 +59,16 @@ _WORKER = """
     -b --batch-size $ LLAMA_ARG_BATCH : N : tokens computed in one step, if -ub is not smaller (2048)
     -ub --ubatch-size $ LLAMA_ARG_UBATCH : N : the same (512), but at least one for each of --parallel
     --step-target-ms : MS : what a step that reads prompts should take, at most (50)
-    --spec-type $ LLAMA_ARG_SPEC_TYPE : none|ngram-simple : guess next tokens by lookup in the text (ngram-simple)
+    --spec-type $ LLAMA_ARG_SPEC_TYPE : TYPE[,...] : guess next tokens: none, ngram-simple, draft-simple (what there is)
     --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX : N : how many (3)
+    -md --spec-draft-model --model-draft $ LLAMA_ARG_SPEC_DRAFT_MODEL : FILE : a small model that guesses (draft-simple)
+    -cd --ctx-size-draft $ LLAMA_ARG_CTX_SIZE_DRAFT : N : positions for what it guesses (as --ctx-size)
+    -td --spec-draft-threads --threads-draft : N : its threads (as --threads)
+    -tbd --spec-draft-threads-batch --threads-batch-draft : N : the same, for prompts
+    -ctkd --spec-draft-type-k --cache-type-k-draft $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K : TYPE : of its cached keys (f16)
+    -ctvd --spec-draft-type-v --cache-type-v-draft $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V : TYPE : of its values (f16)
+    --draft-min --draft-n-min --spec-draft-n-min $ LLAMA_ARG_DRAFT_MIN LLAMA_ARG_SPEC_DRAFT_N_MIN : N : try no fewer (0)
+    --draft-p-min --spec-draft-p-min $ LLAMA_ARG_SPEC_DRAFT_P_MIN : P : try none less likely than this (0)
     --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT :  : make room in a full context, do not end there
     --slot-save-path : DIR : where POST /slots/N may save computed prefixes
     --kv-store : DIR : keep computed prefixes here over a restart

@@ -50,6 +50,8 @@ INERT: tuple[Flag, ...] = (
         -fitt --fit-target $ LLAMA_ARG_FIT_TARGET
         -fitc --fit-ctx $ LLAMA_ARG_FIT_CTX
         --rpc $ LLAMA_ARG_RPC
+        -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl $ LLAMA_ARG_N_GPU_LAYERS_DRAFT
+        -devd --device-draft --spec-draft-device
         """, Takes.VALUE),
     *inert(_NO_GPU, """
         --metal
@@ -160,15 +162,6 @@ INERT: tuple[Flag, ...] = (
         -lcs --lookup-cache-static
         -lcd --lookup-cache-dynamic
         -hfd -hfrd --hf-repo-draft --spec-draft-hf $ LLAMA_ARG_SPEC_DRAFT_HF_REPO
-        -md --model-draft --spec-draft-model $ LLAMA_ARG_SPEC_DRAFT_MODEL
-        -td --threads-draft --spec-draft-threads
-        -tbd --threads-batch-draft --spec-draft-threads-batch
-        -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl $ LLAMA_ARG_N_GPU_LAYERS_DRAFT
-        -devd --device-draft --spec-draft-device
-        -ctkd --cache-type-k-draft --spec-draft-type-k $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K
-        -ctvd --cache-type-v-draft --spec-draft-type-v $ LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V
-        --draft-min --draft-n-min --spec-draft-n-min $ LLAMA_ARG_DRAFT_MIN LLAMA_ARG_SPEC_DRAFT_N_MIN
-        --draft-p-min --spec-draft-p-min $ LLAMA_ARG_SPEC_DRAFT_P_MIN
         --draft-p-split --spec-draft-p-split $ LLAMA_ARG_SPEC_DRAFT_P_SPLIT
         --spec-draft-sampling $ LLAMA_ARG_SPEC_DRAFT_SAMPLING
         --spec-synth-len $ LLAMA_ARG_SPEC_SYNTH_LEN

@@ -17,9 +17,9 @@ _TINY, _HUGE = 1e-6, 1e12
 _MOST_THREADS = 512
 CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
 _OTHER_CACHE_TYPES = ("q4_1", "iq4_nl", "q5_0", "q5_1")  # llama-server has them
-SPEC_TYPES = ("none", "ngram-simple")
+SPEC_TYPES = ("none", "ngram-simple", "draft-simple")
 _OTHER_SPEC_TYPES = (
-    *("draft-simple", "draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
+    *("draft-eagle3", "draft-mtp", "draft-dflash", "draft-dspark"),
     *("ngram-map-k", "ngram-map-k4v", "ngram-mod", "ngram-cache"),
 )
 _MOST_DRAFTS = 64
@@ -55,6 +55,8 @@ def notes(given: Given) -> list[str]:
         for spec_type in _given_spec_types(given)
         if spec_type in _OTHER_SPEC_TYPES
     ]
+    if "draft-simple" in _given_spec_types(given) and not given.last("model_draft"):
+        guesses.append("no effect: --spec-type draft-simple (it needs --model-draft)")
     return [*types, *guesses]
 
 
@@ -99,7 +101,14 @@ def _word(*words: str) -> Check:
     return check
 
 
-def _folder(flag: str, text: str) -> str:
+def _probability(flag: str, text: str) -> str:
+    value = _real(0)(flag, text)
+    if float(value) > 1:
+        raise CommandError(f"{flag} must be between 0 and 1, but is {text}", EXIT_USAGE)
+    return value
+
+
+def _place(flag: str, text: str) -> str:
     """Workers run in the same folder, but a path in a command line should not depend on it."""
     return str(Path(text).expanduser().absolute()) if text else ""
 
@@ -121,8 +130,14 @@ _CHECKS: Mapping[str, Check] = {
     "ubatch_size": _whole(_MOST),
     "step_target_ms": _whole(_MOST),
     "spec_draft_n_max": _whole(_MOST_DRAFTS),
-    "slot_save_path": _folder,
-    "kv_store": _folder,
+    "spec_draft_n_min": _whole(_MOST_DRAFTS),
+    "spec_draft_p_min": _probability,
+    "model_draft": _place,
+    "ctx_size_draft": _whole(_MOST),
+    "threads_draft": _whole(_MOST_THREADS),
+    "threads_batch_draft": _whole(_MOST_THREADS),
+    "slot_save_path": _place,
+    "kv_store": _place,
     "kv_store_size": _whole(_MOST),
     "rope_scaling": _word("none", "linear", "yarn"),
     "rope_scale": _real(_TINY),
@@ -141,6 +156,7 @@ def _given_cache_types(given: Given) -> dict[str, str]:
     types = {f"--cache-type-{side}": given.last(f"cache_type_{side}") for side in "kv"}
     if given.on("memory_f32"):
         types = dict.fromkeys(types, "f32")
+    types |= {f"--cache-type-{side}-draft": given.last(f"cache_type_{side}_draft") for side in "kv"}
     return {flag: kv_type for flag, kv_type in types.items() if kv_type is not None}
 
 
@@ -159,15 +175,13 @@ def _given_spec_types(given: Given) -> list[str]:
 
 
 def _speculation(given: Given) -> list[str]:
-    """The last of the types in a list that a worker knows."""
-    arguments = []
-    for spec_type in filter(None, _given_spec_types(given)):
-        if spec_type in SPEC_TYPES:
-            arguments = ["--spec-type", spec_type]
-        elif spec_type not in _OTHER_SPEC_TYPES:
-            known = ", ".join(SPEC_TYPES)
-            raise CommandError(f"--spec-type must be one of {known}, but is '{spec_type}'", EXIT_USAGE)
-    return arguments
+    """The types in a list that a worker knows."""
+    types = list(filter(None, _given_spec_types(given)))
+    if unknown := [spec_type for spec_type in types if spec_type not in (*SPEC_TYPES, *_OTHER_SPEC_TYPES)]:
+        known = ", ".join(SPEC_TYPES)
+        raise CommandError(f"--spec-type must be one of {known}, but is '{unknown[0]}'", EXIT_USAGE)
+    known_types = [spec_type for spec_type in types if spec_type in SPEC_TYPES]
+    return ["--spec-type", ",".join(known_types)] if known_types else []
 
 
 def _load_mode(given: Given) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.access import Access, read_tls
-from worker.config import RopeConfig, WorkerConfig
+from worker.config import DraftConfig, RopeConfig, WorkerConfig
 from worker.errors import WorkerError
 from worker.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 
@@ -20,7 +20,7 @@ _BATCH, _UBATCH = 2048, 512
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(WorkerConfig)}
 _TINY, _HUGE = 1e-6, 1e12
 _ROPE_SCALINGS = ("none", "linear", "yarn")
-_SPEC_TYPES = ("none", "ngram-simple")
+_NO_DRAFTS, _LOOKUP, _MODEL = SPEC_TYPES = ("none", "ngram-simple", "draft-simple")
 _MOST_DRAFTS = 64
 _NUMA = ("distribute", "isolate", "numactl")
 
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     _add_rope(made)
     _add_memory(made)
     _add_prefixes(made)
+    _add_speculation(made)
     return made
 
 
@@ -47,6 +48,7 @@ def access(arguments: argparse.Namespace, environment: MutableMapping[str, str])
 
 
 def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
+    spec_types = arguments.spec_type
     return WorkerConfig(
         model_path=arguments.model,
         listen=arguments.listen,
@@ -75,11 +77,26 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         core_lease=_core_lease(arguments.core_lease),
         core_weight=arguments.core_weight,
         step_target_ms=arguments.step_target_ms,
-        max_drafts=0 if arguments.spec_type == "none" else arguments.spec_draft_n_max or _DEFAULTS["max_drafts"],
+        max_drafts=0 if spec_types == {_NO_DRAFTS} else arguments.spec_draft_n_max or _DEFAULTS["max_drafts"],
+        looks_up=_LOOKUP in spec_types,
+        draft=_draft(arguments) if arguments.model_draft and _MODEL in spec_types else None,
         context_shift=arguments.context_shift,
         slot_save_path=arguments.slot_save_path,
         kv_store=arguments.kv_store,
         kv_store_mib=arguments.kv_store_size,
+    )
+
+
+def _draft(arguments: argparse.Namespace) -> DraftConfig:
+    return DraftConfig(
+        model_path=arguments.model_draft,
+        context_length=arguments.ctx_size_draft,
+        num_threads=arguments.threads_draft,
+        num_batch_threads=arguments.threads_batch_draft,
+        kv_type_k=arguments.cache_type_k_draft,
+        kv_type_v=arguments.cache_type_v_draft,
+        fewest=arguments.spec_draft_n_min,
+        least_probability=arguments.spec_draft_p_min,
     )
 
 
@@ -123,8 +140,6 @@ def _add_capacity(made: argparse.ArgumentParser) -> None:
     add("-b", "--batch-size", default=_BATCH, help="tokens computed in one step: the smaller of this and the next")
     add("-ub", "--ubatch-size", default=_UBATCH, help="but at least one for each sequence computed at once")
     add("--max-waiting", default=_DEFAULTS["max_waiting"], help="requests in line before more are refused")
-    add("--spec-draft-n-max", most=_MOST_DRAFTS, help="tokens guessed ahead at once; 0: chosen by the worker")
-    made.add_argument("--spec-type", choices=_SPEC_TYPES, default=_SPEC_TYPES[1], help="how they are guessed")
     add("--step-target-ms", default=_DEFAULTS["step_target_ms"], help="for a step that reads prompts, at most")
 
 
@@ -160,6 +175,38 @@ def _add_prefixes(made: argparse.ArgumentParser) -> None:
     add("--slot-save-path", type=Path, metavar="DIR", help="where clients may save computed prefixes")
     add("--kv-store", type=Path, metavar="DIR", help="keep computed prefixes here over a restart")
     add("--kv-store-size", type=most, default=_DEFAULTS["kv_store_mib"], metavar="MIB", help="that it may take")
+
+
+def _add_speculation(made: argparse.ArgumentParser) -> None:
+    def whole(*names: str, most: int, help: str) -> None:
+        made.add_argument(*names, type=_Whole(most), default=0, metavar="N", help=help)
+
+    add, most = made.add_argument, (1 << 24) - 1
+    add("--spec-type", type=_spec_types, default={_LOOKUP, _MODEL}, metavar="TYPE,...",
+        help=f"how tokens are guessed ahead: {', '.join(SPEC_TYPES)}; all ways there are if not given")  # fmt: skip
+    whole("--spec-draft-n-max", most=_MOST_DRAFTS, help="tokens guessed ahead at once; 0: chosen by the worker")
+    whole("--spec-draft-n-min", most=_MOST_DRAFTS, help="fewer guesses of a model than this are not tried")
+    add("--spec-draft-p-min", type=_probability, default=0.0, metavar="P", help="of a guess of a model, at least")
+    add("-md", "--model-draft", type=Path, metavar="FILE", help="a small model of the same vocabulary that guesses")
+    whole("-cd", "--ctx-size-draft", most=most, help="its positions, shared by all sequences; 0: as --ctx-size")
+    whole("-td", "--threads-draft", most=_MOST_THREADS, help="its threads; 0: as --threads")
+    whole("-tbd", "--threads-batch-draft", most=_MOST_THREADS, help="for prompts; 0: as --threads-batch")
+    add("-ctkd", "--cache-type-k-draft", default=_DEFAULTS["kv_type_k"], metavar="TYPE", help="as --cache-type-k")
+    add("-ctvd", "--cache-type-v-draft", default=_DEFAULTS["kv_type_v"], metavar="TYPE", help="as --cache-type-v")
+
+
+def _spec_types(text: str) -> set[str]:
+    types = set(text.split(","))
+    if unknown := types.difference(SPEC_TYPES):
+        raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(SPEC_TYPES)}")
+    return types
+
+
+def _probability(text: str) -> float:
+    probability = float(text)
+    if not 0 <= probability <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return probability
 
 
 class _Whole:

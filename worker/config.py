@@ -24,6 +24,20 @@ class RopeConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftConfig:
+    """A small model that guesses tokens for the large one."""
+
+    model_path: Path
+    context_length: int = 0  # longer sequences are not guessed; 0: as long as the large model's
+    num_threads: int = 0  # 0: as many as the large model's
+    num_batch_threads: int = 0
+    kv_type_k: str = "f16"
+    kv_type_v: str = "f16"
+    fewest: int = 0  # guesses; where there are fewer, none is tried
+    least_probability: float = 0.0  # of a guess, by the small model
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerConfig:
     """Settings of one worker process."""
 
@@ -45,7 +59,9 @@ class WorkerConfig:
     core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
     core_weight: float = 1.0  # share of the cores, relative to the others'
     step_target_ms: int = 50  # what a step that reads prompts should take, at most
-    max_drafts: int = 3  # tokens guessed by lookup and computed together with the one before them; 0: none
+    max_drafts: int = 3  # tokens guessed and computed together with the one before them; 0: none
+    looks_up: bool = True  # guesses by lookup in the text
+    draft: DraftConfig | None = None  # guesses by a model
     context_shift: bool = False  # a full context is shifted, not the end of the answer
     slot_save_path: Path | None = None  # where clients may save computed prefixes
     kv_store: Path | None = None  # where computed prefixes outlive the process

@@ -1,9 +1,12 @@
-"""What may come next in a sequence: what followed when its last tokens stood there before.
+"""Guesses at what comes next in sequences, computed together with the tokens they follow.
 
-The engine asks before a step. Prompt lookup decoding (Saxena 2023): a step computes a draft together with the token it
-follows, and the sampler chooses position by position as if there were none. It pays where a text quotes or repeats what
-is in view. Pure. Invariant: a draft decides what is computed together, never what comes of it.
+The engine asks a Drafter before a step; the sampler then chooses position by position as if there were no guesses
+(speculative decoding; Leviathan, Kalman and Matias 2023, for a greedy draft). There are two: lookup.py looks into the
+text, draft_model.py asks a small model. Invariant: a guess decides what is computed together, never what comes of it.
 """
+
+from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 
@@ -12,80 +15,84 @@ from worker.sequence import Sequence, Tokens
 MOST_DRAFTING = 3  # sequences that run beside each other: with more of them, steps are full enough without guesses
 NOTHING: Tokens = np.zeros(0, np.int32)
 NOTHING.flags.writeable = False
+VERIFICATION = 0.4  # of a step: what computing one guess behind a token costs
 
-_MATCH = 3  # last tokens that must have occurred before
-_NOT_INDEXED = _MATCH - 1  # ends up to here have too little before them
 _FIRST_RATE = 0.5
-_RATE_FADE = 0.6
-_LEAST_RATE = 0.4  # below it, guesses cost more than they save
+_MARGIN = 0.1  # by which guesses must be worth their price to be trusted again
 _PAUSE, _LONGEST_PAUSE = 16, 512  # tokens
 
 
-class Drafter:
-    """Owns what is known about the repetitions in one sequence, and how well guessing went."""
+class Drafter(Protocol):
+    """Guesses for sequences that lack one token."""
 
-    __slots__ = ("_distance", "_ends", "_num_discarded", "_num_indexed", "_pause", "_rate", "_wakes",
-                 "num_accepted", "num_drafted")  # fmt: skip
-
-    def __init__(self) -> None:
-        self.num_drafted = self.num_accepted = 0  # since the beginning
-        self._rate = _FIRST_RATE  # of acceptance, the latest counting most
-        self._pause = _PAUSE
-        self._wakes = 0  # number of tokens from which on it guesses
-        self._num_discarded = 0  # of the sequence's tokens, when the index was begun
-        self._num_indexed = _NOT_INDEXED
-        self._ends: dict[tuple[int, int, int], int] = {}  # the latest of each
-        self._distance = 0  # from a repetition to what it repeats
-
-    def propose(self, sequence: Sequence, most: int) -> Tokens:
-        """Up to `most` tokens that may follow; fewer where guesses were often wrong."""
-        num_tokens = sequence.num_tokens
-        if most <= 0 or num_tokens <= _MATCH or sequence.num_completion_tokens < self._wakes:
-            return NOTHING
-        self._index(sequence)
-        distance = self._repeats_after(sequence)
-        if not distance:
-            return NOTHING
-        count = max(1, round(self._rate * most))
-        first = num_tokens - distance
-        return np.resize(sequence.tokens[first : min(first + count, num_tokens)], count)  # a short period goes on
+    def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, Tokens]:
+        """Up to so many tokens that may follow each; none for those that it has no good guess for."""
 
     def observe(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
-        """So many guesses were computed, and so many of them were right."""
-        self.num_drafted += num_drafted
-        self.num_accepted += num_accepted
-        self._rate = _RATE_FADE * self._rate + (1 - _RATE_FADE) * num_accepted / num_drafted
-        if self._rate < _LEAST_RATE:
+        """So many of its guesses were computed behind a sequence, and so many of them were right."""
+
+    def worth(self, sequence: Sequence) -> float:
+        """What a guess brings, in tokens, less what it costs, by how the latest ones went."""
+
+    def forget(self, sequence: Sequence) -> None:
+        """The sequence has ended."""
+
+
+class Acceptance:
+    """How guessing goes in one sequence, and how much of it that is worth."""
+
+    __slots__ = ("_fade", "_pause", "_price", "_rate", "_wakes")
+
+    def __init__(self, price: float = VERIFICATION, fade: float = 0.6) -> None:
+        """`price`: of a guess, in steps without guesses. `fade`: what the past counts after one more step."""
+        self._price, self._fade = price, fade
+        self._rate = max(_FIRST_RATE, min(price + _MARGIN, 1.0))
+        self._pause = _PAUSE
+        self._wakes = 0  # number of tokens from which on to guess
+
+    @property
+    def worth(self) -> float:
+        return self._rate - self._price
+
+    def count(self, sequence: Sequence, most: int) -> int:
+        """How many tokens to guess, at most `most`: fewer where guesses were often wrong."""
+        if most <= 0 or sequence.num_completion_tokens < self._wakes:
+            return 0
+        return max(1, round(self._rate * most))
+
+    def observe(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+        self._rate = self._fade * self._rate + (1 - self._fade) * num_accepted / num_drafted
+        if self._rate < self._price:
             self._wakes = sequence.num_completion_tokens + self._pause
             self._pause = min(2 * self._pause, _LONGEST_PAUSE)
-            self._rate = _LEAST_RATE
-        elif self._rate > _FIRST_RATE:
+            self._rate = self._price
+        elif self._rate > self._price + _MARGIN:
             self._pause = _PAUSE
 
-    def _repeats_after(self, sequence: Sequence) -> int:
-        """How far back the last tokens stand a second time; 0: nowhere.
 
-        The place found before stays the one as long as it fits: in a long quotation it is the right one of many.
-        """
-        tokens, num_tokens = sequence.tokens, sequence.num_tokens
-        last = _ending_at(tokens, num_tokens)
-        if not self._distance or _ending_at(tokens, num_tokens - self._distance) != last:
-            end = self._ends.get(last)
-            self._distance = num_tokens - end if end else 0
-        return self._distance
+class Alternatives:
+    """Two drafters: a sequence is guessed by the one that does better there, or by the other where that one cannot."""
 
-    def _index(self, sequence: Sequence) -> None:
-        """Notes where tokens stand, up to those that end before the last one."""
-        if sequence.num_discarded != self._num_discarded:
-            self._num_discarded, self._num_indexed, self._distance = sequence.num_discarded, _NOT_INDEXED, 0
-            self._ends.clear()
-        begin, end = self._num_indexed, sequence.num_tokens - 1
-        tokens = sequence.tokens[begin - _MATCH + 1 : end].tolist()
-        groups = zip(tokens, tokens[1:], tokens[2:], strict=False)
-        self._ends.update(zip(groups, range(begin + 1, end + 1), strict=True))
-        self._num_indexed = end
+    def __init__(self, ready: Drafter, slow: Drafter) -> None:
+        """`ready` guesses at no cost, `slow` is asked only where it is wanted."""
+        self._ready, self._slow = ready, slow
+        self._authors: dict[Sequence, Drafter] = {}  # of the latest guesses
 
+    def propose(self, wanted: Mapping[Sequence, int]) -> dict[Sequence, Tokens]:
+        found = self._ready.propose(wanted)
+        better = {s for s, guesses in found.items() if guesses.size and self._ready.worth(s) >= self._slow.worth(s)}
+        thought = self._slow.propose({s: most for s, most in wanted.items() if s not in better})
+        thought = {s: guesses for s, guesses in thought.items() if guesses.size}
+        self._authors.update((s, self._slow if s in thought else self._ready) for s in wanted)
+        return found | thought
 
-def _ending_at(tokens: Tokens, end: int) -> tuple[int, int, int]:
-    first, second, third = tokens[end - _MATCH : end].tolist()
-    return first, second, third
+    def observe(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
+        self._authors[sequence].observe(sequence, num_drafted, num_accepted)
+
+    def worth(self, sequence: Sequence) -> float:
+        return max(self._ready.worth(sequence), self._slow.worth(sequence))
+
+    def forget(self, sequence: Sequence) -> None:
+        self._authors.pop(sequence, None)
+        self._ready.forget(sequence)
+        self._slow.forget(sequence)

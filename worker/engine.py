@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.context import Capacity, check_fits, is_overfull, num_draftable, sequence_for, shift
-from worker.drafts import MOST_DRAFTING, NOTHING
+from worker.drafts import MOST_DRAFTING, NOTHING, Drafter
 from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
 from worker.generation import Event, Failed, FinishReason, Generation, Logprobs, PromptScores, Request, Sink, Token
 from worker.kv_cache import BlockPool
 from worker.lease import Cores, OwnCores
+from worker.lookup import LookupDrafter
 from worker.places import Places
 from worker.prefix_store import PrefixStore
 from worker.prefixes import Prefixes
@@ -69,10 +70,12 @@ class Engine:
         on_death: Callable[[BaseException], None],
         store: PrefixStore | None = None,
         cores: Cores | None = None,
+        drafter: Drafter | None = None,
     ) -> None:
         """`post` is called in the engine thread, once per step; `on_death` when the thread cannot go on.
 
-        Steps are computed within `cores`, where other workers share them.
+        Steps are computed within `cores`, where other workers share them. `drafter` guesses tokens; by lookup if none
+        is given.
         """
         self.capacity = capacity
         self._model = model
@@ -80,6 +83,8 @@ class Engine:
         self._post = post
         self._on_death = on_death
         self._cores = cores or OwnCores()
+        self._drafter = drafter or LookupDrafter()
+        self._most_drafting = MOST_DRAFTING if capacity.max_drafts else 0
         self._inbox: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._pool = BlockPool(capacity.num_blocks, capacity.block_size)
         self._scheduler = Scheduler(
@@ -96,6 +101,7 @@ class Engine:
         self._num_begun = 0
         self._counters = Counters()
         self._accepting = True
+        self._door = threading.Lock()  # what is put into the inbox comes before the end, or not at all
         self._busy = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -110,19 +116,21 @@ class Engine:
 
     def stop(self) -> None:
         """Ends the thread after the step it is in; what is open fails with Unavailable."""
-        self._accepting = False
-        self._inbox.put(None)
+        with self._door:
+            self._accepting = False
+            self._inbox.put(None)
         self._thread.join()
 
     def submit(self, request: Request, sink: Sink) -> Generation:
-        """Queues a request. Its events, Overloaded among them, go to `sink`. Raises InvalidRequest, ContextExceeded."""
-        if not self._accepting:
-            raise Unavailable("the worker is ending")
+        """Queues a request. Its events, Overloaded among them, go to `sink`.
+
+        Raises InvalidRequest, ContextExceeded, Unavailable.
+        """
         check_fits(request, self.capacity)
         sequence = sequence_for(request, self.capacity, time.perf_counter())
         sampler = SamplerState(request.sampling, self._eog_ids, request.memory)
         generation = Generation(request, sequence, sampler, sink)
-        self._inbox.put(partial(self._accept, generation))
+        self._put(partial(self._accept, generation))
         return generation
 
     def cancel(self, generation: Generation) -> None:
@@ -130,10 +138,17 @@ class Engine:
         self._inbox.put(partial(self._drop, generation))
 
     def call(self, function: Callable[[], _Result]) -> "Future[_Result]":
-        """Runs a function in the engine's thread, between two steps."""
+        """Runs a function in the engine's thread, between two steps. Raises Unavailable."""
         future: Future[_Result] = Future()
-        self._inbox.put(partial(_resolve, future, function))
+        self._put(partial(_resolve, future, function))
         return future
+
+    def _put(self, message: Callable[[], None]) -> None:
+        """Raises Unavailable where nobody would read it any more."""
+        with self._door:
+            if not self._accepting:
+                raise Unavailable("the worker is ending")
+            self._inbox.put(message)
 
     def prefix_names(self) -> list[bytes]:
         """The names of all blocks that a prompt may reuse; see kv_cache.py."""
@@ -193,12 +208,15 @@ class Engine:
             self._fail([generation.sequence], error)
 
     def _drop(self, generation: Generation) -> None:
-        if self._generations.pop(generation.sequence, None) is not None:
+        if generation.sequence in self._generations:
             self._scheduler.remove(generation.sequence)
+            self._forget(generation.sequence)
 
     def _step(self) -> None:
-        batch = self._scheduler.schedule(self._drafts())
         began = time.perf_counter()
+        guesses = self._guesses()
+        spent = time.perf_counter() - began
+        batch = self._scheduler.schedule(guesses, spent)
         for sequence in batch.admitted:
             self._begin(self._generations[sequence], began)
         try:
@@ -210,7 +228,7 @@ class Engine:
         now = time.perf_counter()
         caught_up = set(self._scheduler.commit(batch, seconds))
         longest = max((sequence.num_computed for sequence in batch.sequences), default=0)
-        self._counters.count_step(seconds, len(batch.sequences), longest)
+        self._counters.count_step(spent + seconds, len(batch.sequences), longest)
         for sequence, rows in self._inputs.split(batch, logits):
             if sequence.most_per_step < NO_LIMIT:
                 self._try(sequence, partial(self._score_prompt, sequence, rows))
@@ -218,14 +236,18 @@ class Engine:
                 drafts = batch.drafts.get(sequence, NOTHING)
                 self._try(sequence, partial(self._extend, sequence, rows[-1 - drafts.size :], drafts, now))
 
-    def _drafts(self) -> dict[Sequence, Tokens]:
+    def _guesses(self) -> dict[Sequence, Tokens]:
         """Guesses at what follows those who lack one token, while few run."""
         running = self._scheduler.running
-        if not self.capacity.max_drafts or len(running) > MOST_DRAFTING:
+        if len(running) > self._most_drafting:
             return {}
-        ready = [sequence for sequence in running if sequence.num_uncomputed == 1]
-        most = [num_draftable(sequence, self.capacity) for sequence in ready]
-        return {s: self._generations[s].drafter.propose(s, count) for s, count in zip(ready, most, strict=True)}
+        wanted = {s: num_draftable(s, self.capacity) for s in running if s.num_uncomputed == 1}
+        try:
+            return self._drafter.propose(wanted)
+        except Exception:
+            log.exception("guessing ahead failed; from now on, nothing is guessed")
+            self._most_drafting = 0
+            return {}
 
     def _forward(self, batch: Batch) -> tuple[FloatArray, float]:
         """Logits of the sequences that catch up, each one's drafts behind its last token, and the seconds that took."""
@@ -276,7 +298,9 @@ class Engine:
             num_accepted += 1
             reason = self._choose(generation, logits[num_accepted])
         if drafts.size:
-            generation.drafter.observe(sequence, drafts.size, num_accepted)
+            generation.num_drafted += drafts.size
+            generation.num_accepted += num_accepted
+            self._drafter.observe(sequence, drafts.size, num_accepted)
             self._counters.count_drafts(drafts.size, num_accepted)
         return reason
 
@@ -345,14 +369,19 @@ class Engine:
         self._events.append((generation.sink, generation.finished(reason)))
         self.prefixes.remember(generation.sequence)
         self._scheduler.remove(generation.sequence, stayed=generation.last_token - generation.began)
-        del self._generations[generation.sequence]
+        self._forget(generation.sequence)
 
     def _fail(self, sequences: Items[Sequence], error: WorkerError) -> None:
         """Ends sequences. Unless it was the request's own fault, what was computed for them is not to be trusted."""
         forget = not isinstance(error, RequestError)
         for sequence in sequences:
-            self._events.append((self._generations.pop(sequence).sink, Failed(error)))
+            self._events.append((self._generations[sequence].sink, Failed(error)))
             self._scheduler.remove(sequence, forget=forget)
+            self._forget(sequence)
+
+    def _forget(self, sequence: Sequence) -> None:
+        del self._generations[sequence]
+        self._drafter.forget(sequence)
 
     def _emit(self) -> None:
         if self._events:

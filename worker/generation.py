@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from worker.drafts import Drafter
 from worker.sampler import Logprob, SamplerState
 from worker.sampling.settings import NOTHING_YET, Memory, Sampling
 from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
@@ -110,10 +109,11 @@ class Generation:
     __slots__ = (
         "began",
         "detokenizer",
-        "drafter",
         "first_token",
         "has_new_line",
         "last_token",
+        "num_accepted",
+        "num_drafted",
         "num_scored",
         "request",
         "sampler",
@@ -127,7 +127,7 @@ class Generation:
         self.sequence = sequence
         self.sampler = sampler
         self.detokenizer = request.detokenizer
-        self.drafter = Drafter()
+        self.num_drafted = self.num_accepted = 0  # guesses computed, and right
         self.num_scored = 0  # prompt tokens whose log probabilities were emitted
         self.sink = sink
         self.began = self.first_token = self.last_token = 0.0  # times; 0: not yet
@@ -156,6 +156,6 @@ class Generation:
             self.began - sequence.standing.arrived,
             self.first_token - self.began,
             self.last_token - self.first_token,
-            self.drafter.num_drafted,
-            self.drafter.num_accepted,
+            self.num_drafted,
+            self.num_accepted,
         )

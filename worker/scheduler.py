@@ -5,6 +5,7 @@ never keeps a running answer waiting; then prompts being read, oldest first, in 
 target, or, where a step without them takes more than half of that, under twice as long as that one; then new ones as
 long as places and blocks last. Where no answer is running, the target is longer: only newcomers and cancellations wait
 for the step. When blocks run out, the youngest running sequence gives all of its own back and goes first in the line.
+Who is first in line and of a higher priority than one that runs takes its place in the same way, if there is no other.
 
 Who is first in line waits while a running sequence is yet to compute the next block of a prefix that both share, so
 that requests that come together compute it once. So do those behind it; it costs them no more than what is left of
@@ -137,16 +138,18 @@ class Scheduler:
         self._preempt(sequence)
         sequence.discard(num_kept, num_discarded)
 
-    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}) -> Batch:
+    def schedule(self, drafts: Mapping[Sequence, Tokens] = {}, spent: float = 0.0) -> Batch:
         """Chooses the next step's work and gives it its blocks.
 
         `drafts`: guesses at what follows a running sequence that lacks one token, computed as far as there is room.
+        `spent`: seconds of the step that are over, for having made them.
         """
+        self._make_way()
         batch = Batch()
         self._advance(batch, lacking_one=True)
         for sequence, guesses in drafts.items():
             self._try(batch, sequence, guesses)
-        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED)
+        target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED) - spent
         batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
         while self._line and self._places and self._admit(batch):
@@ -217,9 +220,19 @@ class Scheduler:
             self._preempt(youngest)
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._interrupt(sequence)
+        self._line.put_back(sequence)
+
+    def _make_way(self) -> None:
+        """Where who is first in line finds no place or too few blocks, a running sequence of a lower priority waits."""
+        is_stuck = bool(self._line) and (not self._places or self._refused_with >= 0)
+        if is_stuck and (outranked := self._line.outranked(self._running)) is not None:
+            self._interrupt(outranked)
+            self._line.put_in_turn(outranked)
+
+    def _interrupt(self, sequence: Sequence) -> None:
         sequence.wanted_place = sequence.place
         self._stop(sequence)
-        self._line.put_back(sequence)
         self._refused_with = -1
 
     def _stop(self, sequence: Sequence, *, forget: bool = False) -> None:

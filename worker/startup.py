@@ -17,6 +17,8 @@ import psutil  # type: ignore[import-untyped]
 from worker import atomic, sampler
 from worker.config import WorkerConfig
 from worker.context import Capacity
+from worker.draft_load import SmallModel, load_draft
+from worker.drafts import Alternatives, Drafter
 from worker.engine import Engine, Model
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
@@ -24,6 +26,7 @@ from worker.gguf import GGUF
 from worker.kv_file import IDENTITY_BYTES
 from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
 from worker.loaded import LoadedModel, describe
+from worker.lookup import LookupDrafter
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
 from worker.numa import place
@@ -53,6 +56,7 @@ class Prepared:
     tokenizer: Tokenizer
     prompts: PromptReader
     decoder: Decoder  # without cache and threads
+    small: SmallModel | None  # that guesses for it
     describe: Callable[..., Any]  # service.describe, given all that is known of the file
 
 
@@ -63,6 +67,8 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
         tokenizer = Tokenizer(gguf.metadata)
         prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(gguf.metadata, tokenizer))
         decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
+        capacity = plan(config, decoder.context_length)
+        small = load_draft(config.draft, config, capacity, gguf, progress) if config.draft else None
         facts = partial(
             describe,
             {key: value for key, value in gguf.metadata.items() if not isinstance(value, (list, np.ndarray))},
@@ -74,7 +80,7 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
             num_threads=decoder.num_threads,
             instruction_set=decoder.instruction_set,
         )
-    return Prepared(tokenizer, prompts, decoder, facts)
+    return Prepared(tokenizer, prompts, decoder, small, facts)
 
 
 def start(
@@ -84,20 +90,25 @@ def start(
     on_death: Callable[[BaseException], None],
 ) -> LoadedModel:
     """Makes the cache and starts the engine; once for what was prepared. Raises ModelFileError, OSError."""
-    decoder, tokenizer = prepared.decoder, prepared.tokenizer
+    decoder, tokenizer, small = prepared.decoder, prepared.tokenizer, prepared.small
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
-    check_memory(decoder.block_bytes, capacity)
+    check_memory(decoder.block_bytes, capacity, small.cache_bytes if small else 0)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
     identity = cache_identity(decoder) if config.kv_store or config.slot_save_path or config.has_siblings else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
-    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, share_cores(config))
+    cores = share_cores(config)
+    drafter = make_drafter(small, cores, looks_up=config.looks_up)
+    engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, cores, drafter)
     engine.start()
     if config.numa:
-        place(config.numa, [engine.thread_id, *decoder.thread_ids])
+        place(config.numa, [engine.thread_id, *decoder.thread_ids, *(small.decoder.thread_ids if small else ())])
     description = prepared.describe(
-        context_length=capacity.context_length, num_parallel=capacity.max_running, identity=identity
+        context_length=capacity.context_length,
+        num_parallel=capacity.max_running,
+        identity=identity,
+        speculative=capacity.max_drafts > 0,
     )
     return LoadedModel(engine, prepared.prompts, partial(Detokenizer, tokenizer), description, slot_files)
 
@@ -113,7 +124,7 @@ def plan(config: WorkerConfig, trained: int) -> Capacity:
         max_running=max_running,
         max_waiting=config.max_waiting,
         step_tokens=max(config.step_tokens, max_running),
-        max_drafts=config.max_drafts,
+        max_drafts=config.max_drafts if config.looks_up or config.draft else 0,
         step_seconds=config.step_target_ms / 1000,
         shifts_context=config.context_shift,
     )
@@ -146,6 +157,13 @@ def share_cores(config: WorkerConfig) -> Cores:
         return OwnCores()
 
 
+def make_drafter(small: SmallModel | None, cores: Cores, *, looks_up: bool) -> Drafter:
+    if small is None:
+        return LookupDrafter()
+    by_model = small.drafter(cores)
+    return Alternatives(LookupDrafter(), by_model) if looks_up else by_model
+
+
 def cache_identity(model: Model) -> bytes:
     """What the keys and values of this model, as it was loaded, can be told by: those it computes for a fixed block.
 
@@ -157,13 +175,18 @@ def cache_identity(model: Model) -> bytes:
     return hashlib.blake2b(model.read_block(0), digest_size=IDENTITY_BYTES).digest()
 
 
-def check_memory(block_bytes: int, capacity: Capacity) -> None:
-    """Memory is given out when it is first touched: one too large would end the process in the middle of an answer."""
-    needed = capacity.num_blocks * block_bytes
+def check_memory(block_bytes: int, capacity: Capacity, draft_bytes: int = 0) -> None:
+    """Memory is given out when it is first touched: one too large would end the process in the middle of an answer.
+
+    `draft_bytes`: what the cache of the model that guesses takes.
+    """
+    needed = capacity.num_blocks * block_bytes + draft_bytes
     available = psutil.virtual_memory().available
     if needed > available:
-        fitting = available // 2 // block_bytes * capacity.block_size // 1024 * 1024
+        num_positions = capacity.num_blocks * capacity.block_size
+        fitting = int(available / 2 / needed * num_positions) // 1024 * 1024
+        beside = " with --model-draft" if draft_bytes else ""
         raise TooLittleMemory(
-            f"a context of {capacity.num_blocks * capacity.block_size} positions needs {needed / _GIB:.1f} GiB, "
+            f"a context of {num_positions} positions needs {needed / _GIB:.1f} GiB{beside}, "
             f"{available / _GIB:.1f} GiB are free; try --ctx-size {max(fitting, 1024)}"
         )

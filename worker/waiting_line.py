@@ -3,7 +3,8 @@
 Clients are served in turn by weight: whose requests have taken the fewest tokens per weight comes first (start-time
 fair queueing, Goyal, Vin and Cheng 1996). Among a client's own requests a step of priority counts as having come
 HEAD_START seconds earlier, so that a low priority waits longer but not for ever. Who was running and had to give its
-blocks back goes before all of them.
+blocks back goes before all of them; who made way for a higher priority goes where it would be had it waited. That
+ends, too: once it is old enough, nobody who comes is before it in that order.
 
 Invariant: a client that has nothing here and nothing running is forgotten, so that names that come and go take no
 memory, and nobody saves up turns by staying away.
@@ -11,6 +12,7 @@ memory, and nobody saves up turns by staying away.
 
 import heapq
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -53,10 +55,8 @@ class WaitingLine:
             # It starts where those are who had least: it owes nothing and is owed nothing.
             least = min((other.served for other in self._clients.values()), default=0.0)
             client = self._clients[standing.client] = _Client(least)
-        order = standing.arrived - HEAD_START * standing.priority
-        heapq.heappush(client.waiting, (order, next(self._numbers), sequence))
         client.num_open += 1
-        self._size += 1
+        self._line_up(sequence)
 
     def first(self) -> Sequence:
         """Whose turn it is; the line must not be empty."""
@@ -80,6 +80,23 @@ class WaitingLine:
         self._returned.appendleft(sequence)
         self._size += 1
 
+    def put_in_turn(self, sequence: Sequence) -> None:
+        """One that was popped waits again, in its order."""
+        self._line_up(sequence)
+
+    def outranked(self, running: Iterable[Sequence]) -> Sequence | None:
+        """Of those that run, the one to make way for whose turn it is: the last of its client's that have a lower
+        priority and come behind it. The line must not be empty."""
+        first = self.first()
+        behind = [
+            sequence
+            for sequence in running
+            if sequence.standing.client == first.standing.client
+            and sequence.standing.priority < first.standing.priority
+            and _order(sequence) > _order(first)
+        ]
+        return max(behind, key=_order, default=None)
+
     def remove(self, sequence: Sequence) -> None:
         """Takes out one that waits, for good."""
         if sequence in self._returned:
@@ -102,3 +119,13 @@ class WaitingLine:
         client.num_open -= 1
         if not client.num_open:
             del self._clients[name]
+
+    def _line_up(self, sequence: Sequence) -> None:
+        entry = _order(sequence), next(self._numbers), sequence
+        heapq.heappush(self._clients[sequence.standing.client].waiting, entry)
+        self._size += 1
+
+
+def _order(sequence: Sequence) -> float:
+    """Among a client's own: the least first."""
+    return sequence.standing.arrived - HEAD_START * sequence.standing.priority

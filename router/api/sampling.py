@@ -167,7 +167,7 @@ _SETTINGS_ORDER = (
     *("stop", "max_tokens", "n_predict"),
     *("n_keep", "n_discard", "ignore_eos", "stream", "logit_bias", "n_probs", "min_keep", "grammar", "grammar_lazy"),
     *("grammar_triggers", "preserved_tokens", "chat_format", "reasoning_format", "reasoning_in_content"),
-    *("generation_prompt", "samplers", "speculative.n_max", "speculative.n_min", "speculative.p_min"),
+    *("generation_prompt", "samplers", "speculative.types"),
     *("timings_per_token", "post_sampling_probs", "backend_sampling", "lora"),
 )
 _SETTINGS_FIXED = {
@@ -175,9 +175,7 @@ _SETTINGS_FIXED = {
     "reasoning_format": "none",
     "reasoning_in_content": False,
     "generation_prompt": "",
-    "speculative.n_max": 0,
-    "speculative.n_min": 0,
-    "speculative.p_min": 0.0,
+    "speculative.types": "none",  # by the request: it has no say in it
 }
 _NOT_IN_METRICS = {
     *("dry_sequence_breakers", "stop", "logit_bias", "grammar", "grammar_lazy", "grammar_triggers"),

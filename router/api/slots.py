@@ -42,12 +42,16 @@ async def slots(request: Request) -> Response:
     if request.query_params.get("fail_on_no_slot") and all(place.is_running for place in places):
         raise Unavailable("no slot available")
     known = next(status.description for status in dispatcher.models() if status.name == model)
-    context = known.context_length if known else 0
-    return json_response([_slot(place, context) for place in places])
+    return json_response([_slot(place, known or pb.DescribeReply()) for place in places])
 
 
-def _slot(place: pb.Place, context: int) -> dict[str, Any]:
-    slot = {"id": place.number, "n_ctx": context, "speculative": False, "is_processing": place.is_running}
+def _slot(place: pb.Place, model: pb.DescribeReply) -> dict[str, Any]:
+    slot = {
+        "id": place.number,
+        "n_ctx": model.context_length,
+        "speculative": model.speculative,
+        "is_processing": place.is_running,
+    }
     if place.task < 0:
         return slot
     return slot | {

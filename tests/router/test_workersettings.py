@@ -30,7 +30,13 @@ def told(line: str) -> str:
         ("-ctk bf16 -ctv q8_0", "--cache-type-k bf16 --cache-type-v q8_0"),
         ("-ctv q4_0", "--cache-type-v q4_0"),
         ("--spec-type none", "--spec-type none"),
-        ("--spec-type draft-simple,ngram-simple --draft-max 5", "--spec-draft-n-max 5 --spec-type ngram-simple"),
+        ("--spec-type draft-simple,ngram-simple --draft-max 5",
+         "--spec-draft-n-max 5 --spec-type draft-simple,ngram-simple"),
+        ("-md /m/small.gguf -cd 512 -td 1 -tbd 2 -ctkd q8_0 --draft-min 2 --draft-p-min .5 -ngld 99 -devd none",
+         "--spec-draft-n-min 2 --spec-draft-p-min 0.5 --model-draft /m/small.gguf --ctx-size-draft 512 "
+         "--threads-draft 1 --threads-batch-draft 2 --cache-type-k-draft q8_0"),
+        ("--spec-draft-model /m/small.gguf --memory-f32",
+         "--model-draft /m/small.gguf --cache-type-k f32 --cache-type-v f32"),
         ("--spec-type ngram-mod --spec-draft-n-max 0 --spec-default", ""),
         ("--memory-f32 -ctk f16", "--cache-type-k f32 --cache-type-v f32"),
         ("--no-mmap", "--no-mmap"),
@@ -69,7 +75,9 @@ def test_variables_are_handed_on_too() -> None:
         ("-t 513", "--threads must be between -1 and 512, but is 513"),
         ("-ub many", "--ubatch-size must be a whole number, but is 'many'"),
         ("-ctk f8", "--cache-type-k must be one of f32, f16, bf16, q8_0, q4_0, but is 'f8'"),
-        ("--spec-type guess", "--spec-type must be one of none, ngram-simple, but is 'guess'"),
+        ("--spec-type guess", "--spec-type must be one of none, ngram-simple, draft-simple, but is 'guess'"),
+        ("--spec-draft-p-min 1.5", "--spec-draft-p-min must be between 0 and 1, but is 1.5"),
+        ("-ctkd f8", "--cache-type-k-draft must be one of f32, f16, bf16, q8_0, q4_0, but is 'f8'"),
         ("-lm fast", "--load-mode must be one of auto, mmap, none, dio, mlock, mmap+mlock, but is 'fast'"),
     ],
 )
@@ -88,13 +96,21 @@ def test_a_cache_type_that_only_llama_server_has_is_noted_and_not_handed_on() ->
 def test_a_kind_of_guessing_that_only_llama_server_has_is_noted_and_not_handed_on() -> None:
     given = parse(["--spec-type", "ngram-mod"], {})
     assert worker_arguments(given) == ()
-    assert notes(given) == ["no effect: --spec-type ngram-mod (a worker knows none, ngram-simple)"]
+    assert notes(given) == ["no effect: --spec-type ngram-mod (a worker knows none, ngram-simple, draft-simple)"]
+
+
+def test_guesses_by_a_model_that_is_not_named_are_noted() -> None:
+    assert notes(parse(["--spec-type", "draft-simple"], {})) == [
+        "no effect: --spec-type draft-simple (it needs --model-draft)"
+    ]
+    assert not notes(parse(["--spec-type", "draft-simple", "-md", "small.gguf"], {}))
 
 
 def test_every_flag_for_workers_reaches_them() -> None:
     """Each row of the table, given alone with a value that is not its default, leaves a trace."""
     values = {"ctx_size": "64", "rope_scaling": "yarn", "cache_type_k": "q8_0", "cache_type_v": "q8_0",
-              "load_mode": "none", "numa": "isolate", "spec_type": "none"}  # fmt: skip
+              "load_mode": "none", "numa": "isolate", "spec_type": "none", "cache_type_k_draft": "q8_0",
+              "cache_type_v_draft": "q8_0", "spec_draft_p_min": "0.5"}  # fmt: skip
     for flag in FLAGS:
         if flag.effect is Effect.WORKER:
             value = [values.get(flag.key, "3")] if flag.metavar else []

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from tests.models import smollm2
 from tests.worker.fake_model import FakeDetokenizer
 from tests.worker.inbox import Inbox
-from worker.config import WorkerConfig
+from worker.config import DraftConfig, WorkerConfig
 from worker.context import Capacity
+from worker.draft_load import load_draft
 from worker.engine import Engine
 from worker.generation import Finished, Logprobs, Request
 from worker.gguf import GGUF
+from worker.lease import OwnCores
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
 from worker.prefix_store import PrefixStore
@@ -33,10 +36,15 @@ DRAFTING = Capacity(CONTEXT, 40, BLOCK_SIZE, max_running=3, max_waiting=100, ste
 
 
 @contextmanager
-def engine(capacity: Capacity, num_threads: int, store: Path | None = None) -> Iterator[Engine]:
+def engine(
+    capacity: Capacity, num_threads: int, store: Path | None = None, *, guesses: bool = False
+) -> Iterator[Engine]:
+    """`guesses`: the model is its own small model, with coarser keys and values."""
     config = WorkerConfig(smollm2(), listen="", num_threads=num_threads)
+    draft = DraftConfig(config.model_path, kv_type_k="q4_0", kv_type_v="q4_0")
     with GGUF.open(config.model_path) as gguf:
         decoder = load_model(gguf, config, lambda stage, done: None, KERNELS)
+        small = load_draft(draft, config, capacity, gguf, lambda stage, done: None) if guesses else None
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
 
     def post(events):
@@ -44,13 +52,16 @@ def engine(capacity: Capacity, num_threads: int, store: Path | None = None) -> I
             sink(event)
 
     kept = PrefixStore(store, bytes(32), 1 << 30) if store else None
-    running = Engine(decoder, capacity, {2}, post, pytest.fail, kept)
+    drafter = replace(small, price=0.1).drafter(OwnCores()) if small else None
+    running = Engine(decoder, capacity, {2}, post, pytest.fail, kept, drafter=drafter)
     running.start()
     try:
         yield running
     finally:
         running.stop()
         decoder.close()
+        if small:
+            small.decoder.close()
 
 
 def answer(to: Engine, prompt: list[int], **request: Any) -> Inbox:
@@ -149,8 +160,8 @@ def test_a_cache_that_is_off_cold_hot_evicted_or_from_disk_changes_no_token(alon
         assert inbox.tokens == truth
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_tokens_guessed_ahead_change_no_token_and_no_probability(alone, num_threads):
+@pytest.mark.parametrize(("num_threads", "guesses"), [(1, False), (2, False), (2, True)])
+def test_tokens_guessed_ahead_change_no_token_and_no_probability(alone, num_threads, guesses):
     phrase, other = tokens(20, 40), tokens(90, 41)
     prompts = [phrase * 4, other, phrase * 3 + other[:30] + phrase, other[:17] * 5]
     requests = [
@@ -158,7 +169,7 @@ def test_tokens_guessed_ahead_change_no_token_and_no_probability(alone, num_thre
         for seed, prompt in enumerate(prompts)
         for temperature in (0.0, 0.7)
     ]
-    with engine(DRAFTING, num_threads) as drafting:
+    with engine(DRAFTING, num_threads, guesses=guesses) as drafting:
         inboxes = [Inbox() for _ in requests]
         for (prompt, request), inbox in zip(requests, inboxes, strict=True):
             drafting.submit(Request(prompt, detokenizer=FakeDetokenizer(), **request), inbox.put)

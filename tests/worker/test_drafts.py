@@ -1,111 +1,59 @@
-import random
-from itertools import pairwise
-
+import numpy as np
 import pytest
 
-from worker.drafts import Drafter
+from worker.drafts import Acceptance, Alternatives
 from worker.sequence import Sequence
 
 
-def sequence_of(*tokens: int, num_completion: int = 0) -> Sequence:
-    split = len(tokens) - num_completion
-    return Sequence(tokens[:split], tokens[split:], 10_000, shares_prefix=True)
+class Told:
+    """A drafter that guesses what it was told to, and is worth what it was told."""
 
+    def __init__(self, guesses: list[int], worth: float) -> None:
+        self.guesses, self.value = guesses, worth
+        self.asked: list[Sequence] = []
+        self.observed: list[tuple[int, int]] = []
+        self.forgotten: list[Sequence] = []
 
-def extend(sequence: Sequence, *tokens: int) -> None:
-    for token in tokens:
-        sequence.append(token)
+    def propose(self, wanted):
+        self.asked += wanted
+        return {sequence: np.array(self.guesses, np.int32) for sequence in wanted}
 
+    def observe(self, sequence, num_drafted, num_accepted):
+        self.observed.append((num_drafted, num_accepted))
 
-def eager() -> Drafter:
-    """One whose guesses have been right."""
-    drafter = Drafter()
-    for _ in range(10):
-        drafter.observe(sequence_of(1), 1, 1)
-    return drafter
+    def worth(self, sequence):
+        return self.value
+
+    def forget(self, sequence):
+        self.forgotten.append(sequence)
 
 
 @pytest.mark.parametrize(
-    ("tokens", "expected"),
+    ("ready", "slow", "expected"),
     [
-        ((1, 2, 3, 4, 5, 6, 1, 2, 3), [4, 5, 6, 1]),
-        ((1, 2, 3, 9, 9, 1, 2, 3, 8, 7, 1, 2, 3), [8, 7, 1, 2]),  # the latest of several
-        ((9, 2, 3, 4, 8, 2, 3), []),  # two tokens are too little
-        ((5, 5, 5, 5), [5, 5, 5, 5]),
-        ((7, 1, 2, 1, 2, 1), [2, 1, 2, 1]),  # a period goes on
-        ((1, 2, 3), []),
-        ((1,), []),
+        (Told([1, 2], 0.3), Told([3], 0.2), [1, 2]),
+        (Told([1, 2], 0.2), Told([3], 0.3), [3]),
+        (Told([1, 2], 0.2), Told([], 0.3), [1, 2]),  # it does not know yet
+        (Told([], 0.3), Told([3], 0.2), [3]),
     ],
 )
-def test_what_followed_before_is_expected_again(tokens, expected):
-    assert eager().propose(sequence_of(*tokens), 4).tolist() == expected
+def test_the_drafter_that_does_better_guesses_and_learns_what_became_of_it(ready, slow, expected):
+    sequence = Sequence([1], (), 100, shares_prefix=True)
+    both = Alternatives(ready, slow)
+    assert both.propose({sequence: 2})[sequence].tolist() == expected
+    both.observe(sequence, 2, 1)
+    author, other = (ready, slow) if expected == ready.guesses else (slow, ready)
+    assert (author.observed, other.observed) == ([(2, 1)], [])
+    assert bool(slow.asked) is not (ready.guesses == expected and ready.value >= slow.value)
+    assert both.worth(sequence) == max(ready.value, slow.value)
+    both.forget(sequence)
+    assert ready.forgotten == slow.forgotten == [sequence]
 
 
-def test_no_more_is_guessed_than_asked_for():
-    sequence = sequence_of(*range(20), *range(5))
-    assert eager().propose(sequence, 2).tolist() == [5, 6]
-    assert eager().propose(sequence, 0).size == eager().propose(sequence, -3).size == 0
-
-
-def test_a_quotation_is_followed_where_it_was_found_though_its_words_stand_elsewhere_too():
-    drafter, sequence = eager(), sequence_of(1, 2, 3, 4, 5, 6, 7, 8, 3, 4, 5, 99, 1, 2, 3)
-    assert drafter.propose(sequence, 2).tolist() == [4, 5]
-    extend(sequence, 4, 5)
-    assert drafter.propose(sequence, 2).tolist() == [6, 7]
-
-
-def test_another_place_is_looked_up_when_the_text_goes_on_differently():
-    drafter, sequence = eager(), sequence_of(1, 2, 3, 4, 5, 20, 21, 22, 23, 1, 2, 3)
-    assert drafter.propose(sequence, 2).tolist() == [4, 5]
-    extend(sequence, 20, 21, 22)
-    assert drafter.propose(sequence, 2).tolist() == [23, 1]
-
-
-def test_wrong_guesses_become_fewer_then_pause_and_pauses_grow():
-    drafter, sequence = Drafter(), sequence_of(*[5] * 20)
-    asked, sizes = [], []
-    for number in range(400):
-        if size := drafter.propose(sequence, 4).size:
-            asked.append(number)
-            sizes.append(size)
-            drafter.observe(sequence, size, 0)
-        extend(sequence, 5)
-    assert sizes == [2, *[2] * (len(sizes) - 1)] and max(sizes) < 4
-    assert [later - earlier for earlier, later in pairwise(asked)] == [16, 32, 64, 128]
-
-
-def test_right_guesses_become_more_and_end_the_caution():
-    drafter, sequence = Drafter(), sequence_of(*[5] * 20)
-    drafter.observe(sequence, 4, 0)
-    assert drafter.propose(sequence, 5).size == 0
-    extend(sequence, *[5] * 16)
-    sizes = []
-    for _ in range(6):
-        sizes.append(drafter.propose(sequence, 5).size)
-        drafter.observe(sequence, sizes[-1], sizes[-1])
-    assert sizes == sorted(sizes) and (sizes[0], sizes[-1]) == (2, 5)
-    for _ in range(4):
-        drafter.observe(sequence, 5, 0)
-    assert (drafter.num_drafted, drafter.num_accepted) == (24 + sum(sizes), sum(sizes))
-
-
-def test_tokens_taken_out_are_not_looked_up():
-    drafter, sequence = eager(), sequence_of(*range(30), 1, 2, 3)
-    assert drafter.propose(sequence, 2).tolist() == [4, 5]
-    sequence.discard(1, 25)
-    assert drafter.propose(sequence, 2).tolist() == []
-    extend(sequence, 26, 27, 28)
-    assert drafter.propose(sequence, 2).tolist() == [29, 1]
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_any_guess_is_what_followed_the_same_three_tokens(seed):
-    dice = random.Random(seed)
-    drafter, sequence = eager(), sequence_of(*(dice.randrange(3) for _ in range(dice.randint(1, 30))))
-    for _ in range(60):
-        tokens = sequence.tokens[: sequence.num_tokens].tolist()
-        ends = [end for end in range(3, len(tokens)) if tokens[end - 3 : end] == tokens[-3:]]
-        guesses = drafter.propose(sequence, 1).tolist()
-        assert bool(guesses) == bool(ends)
-        assert not guesses or guesses[0] in {tokens[end] for end in ends}
-        extend(sequence, *(dice.randrange(3) for _ in range(dice.randint(1, 4))))
+def test_a_guess_is_worth_how_often_it_is_right_less_what_it_costs():
+    sequence = Sequence([1], (), 100, shares_prefix=True)
+    cheap, dear = Acceptance(0.2), Acceptance(0.7)
+    for acceptance in (cheap, dear):
+        for _ in range(50):
+            acceptance.observe(sequence, 4, 3)
+    assert (cheap.worth, dear.worth) == (pytest.approx(0.55), pytest.approx(0.05))

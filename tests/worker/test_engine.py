@@ -8,10 +8,14 @@ import pytest
 from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
 from tests.worker.inbox import Inbox
 from worker.context import Capacity
+from worker.draft_model import DraftLimits, ModelDrafter
+from worker.drafts import Alternatives
 from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
 from worker.generation import Failed, Finished, FinishReason, Logprobs, PromptScores, Request, Started, Token
 from worker.kv_cache import block_digest
+from worker.lease import Cores, OwnCores
+from worker.lookup import LookupDrafter
 from worker.prefix_store import PrefixStore
 from worker.sampling.settings import Memory, Sampling
 
@@ -22,15 +26,15 @@ class Bench:
     """An engine with a fake model, and the ends of its wires."""
 
     def __init__(self, **changes) -> None:
-        defaults = {"eog_odds": 0.0, "repeats": 0.0, "cores": None, "store": None}
-        eog_odds, repeats, cores, store = (changes.pop(name, default) for name, default in defaults.items())
+        defaults = {"eog_odds": 0.0, "repeats": 0.0, "cores": None, "store": None, "drafter": None}
+        eog_odds, repeats, cores, store, drafter = (changes.pop(name, default) for name, default in defaults.items())
         settings = {"context_length": 64, "num_blocks": 16, "max_running": 4, "max_waiting": 100, "step_tokens": 8}
         self.capacity = Capacity(block_size=BLOCK, **settings | changes)
         self.model = FakeModel(self.capacity.num_blocks, BLOCK, eog_odds=eog_odds)
         self.model.repeats = repeats
         self.deaths: list[BaseException] = []
         self.posts: list[list] = []
-        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, store, cores)
+        self.engine = Engine(self.model, self.capacity, {EOG}, self._post, self.deaths.append, store, cores, drafter)
 
     def _post(self, events) -> None:
         self.posts.append(events)
@@ -377,7 +381,7 @@ def test_an_engine_that_cannot_go_on_says_so():
     bench = Bench()
     died = threading.Event()
     bench.engine._on_death = lambda error: died.set()
-    bench.engine._scheduler.schedule = lambda drafts: 1 / 0
+    bench.engine._scheduler.schedule = lambda drafts, spent: 1 / 0
     bench.engine.start()
     bench.submit([3])
     assert died.wait(60)
@@ -589,6 +593,8 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
     stems = [[dice.randrange(2, 48) for _ in range(40)] for _ in range(3)]
     num_running = dice.randint(1, 6)
     repeats = dice.choice([0.0, 3.0, 5.0])
+    model_drafter = drafter_with(dice.choice([repeats, 4.0]), num_blocks=dice.choice([12, 30]))
+    drafter = Alternatives(LookupDrafter(), model_drafter) if seed % 2 else model_drafter
     with Bench(
         num_blocks=16,
         max_running=num_running,
@@ -598,6 +604,7 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
         eog_odds=0.02,
         repeats=repeats,
         store=PrefixStore(tmp_path, bytes(32), 1500) if seed % 2 else None,
+        drafter=drafter if seed % 3 else None,
     ) as bench:
         traffic = []
         for _ in range(40):
@@ -623,12 +630,21 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
         for inbox, _, _ in traffic:
             inbox.result()
         bench.wait_until_idle()
+    assert not model_drafter.pool.num_held
     with Bench(num_blocks=64, max_running=1, step_tokens=256, eog_odds=0.02, repeats=repeats) as lone:
         for inbox, prompt, request in traffic:
             expected = lone.submit(prompt, **request | {"cache_prompt": False})
             assert isinstance(expected.result(), Finished)
             assert [type(event) for event in inbox.events].count(Started) == 1
             assert (inbox.tokens, inbox.result().reason) == (expected.tokens, expected.result().reason)
+
+
+def drafter_with(repeats: float, num_blocks: int = 64, cores: Cores | None = None) -> ModelDrafter:
+    """One whose model is as the engine's, as far as `repeats` is."""
+    model = FakeModel(num_blocks, BLOCK)
+    model.repeats = repeats
+    limits = DraftLimits(256, num_blocks, BLOCK, max_sequences=3, step_tokens=64, step_seconds=1e9)
+    return ModelDrafter(model, limits, 0.1, cores or OwnCores())
 
 
 class Drafting:
@@ -718,6 +734,59 @@ def test_a_context_is_shifted_at_the_same_token_with_drafts():
             answers[-1].result()
     assert answers[0].tokens == answers[1].tokens
     assert answers[1].result().num_accepted > 20
+
+
+@pytest.mark.parametrize("temperature", [0, 0.8])
+def test_a_small_model_that_guesses_saves_steps_and_changes_nothing(temperature):
+    request = {"sampling": Sampling(7, temperature=temperature), "max_tokens": 150, "logprobs": Logprobs(3)}
+    answers, num_steps = [], []
+    for changes in ({}, {"max_drafts": 4, "drafter": drafter_with(5.0)}):
+        with Bench(context_length=256, num_blocks=64, step_tokens=64, repeats=5.0, **changes) as bench:
+            answers.append(bench.submit(PROMPT, **request))
+            answers[-1].result()
+            bench.wait_until_idle()
+            num_steps.append(len(bench.model.batch_sizes))
+    plain, drafted = answers
+    assert plain.events[:-1] == drafted.events[:-1]
+    assert drafted.result().num_accepted > (20 if temperature else 100)
+    assert num_steps[0] - num_steps[1] == drafted.result().num_accepted
+
+
+def test_a_context_is_shifted_at_the_same_token_with_a_small_model():
+    answers = []
+    for changes in ({}, {"max_drafts": 4, "drafter": drafter_with(6.0)}):
+        with shifting(repeats=6.0, **changes) as bench:
+            answers.append(bench.submit([3] * 10, max_tokens=150, num_kept=5))
+            answers[-1].result()
+    assert answers[0].tokens == answers[1].tokens
+    assert answers[1].result().num_accepted > 20
+
+
+def test_a_small_model_that_fails_is_not_asked_again_and_no_answer_suffers():
+    drafter, changes = drafter_with(5.0), {"context_length": 256, "num_blocks": 64, "repeats": 5.0}
+    with Bench(**changes) as bench:
+        plain = bench.submit([5, 6, 7], max_tokens=100)
+        plain.result()
+    with Bench(**changes, max_drafts=4, drafter=drafter) as bench:
+        inbox = bench.submit([5, 6, 7], max_tokens=100)
+        inbox.wait_for(lambda i: len(i.tokens) > 10)
+        drafter.propose = lambda wanted: 1 / 0
+        assert isinstance(inbox.result(), Finished)
+        del drafter.propose
+        assert bench.submit([5, 6, 7], max_tokens=50).result().num_drafted == 0
+    assert inbox.tokens == plain.tokens
+
+
+def test_the_time_of_guessing_counts_in_the_step():
+    drafter, spent = drafter_with(5.0), []
+    with Bench(max_drafts=4, drafter=drafter) as bench:
+        schedule = bench.engine._scheduler.schedule
+        bench.engine._scheduler.schedule = lambda drafts, seconds: spent.append(seconds) or schedule(drafts, seconds)
+        propose, drafter.propose = drafter.propose, lambda wanted: threading.Event().wait(0.02) or propose(wanted)
+        bench.submit([5, 6, 7], max_tokens=3).result()
+        bench.wait_until_idle()
+        stats = bench.engine.stats()
+    assert min(spent) >= 0.02 and stats.step_seconds > sum(spent)
 
 
 class CountedCores:

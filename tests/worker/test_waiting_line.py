@@ -106,3 +106,21 @@ def test_removing_takes_out_one_and_leaves_the_order():
         line.remove(gone)
         assert gone not in line
     assert drained(line) == [sequences[i] for i in (1, 2, 4, 5)]
+
+
+def test_who_runs_is_outranked_by_a_higher_priority_that_comes_before_it_in_the_order_of_its_client():
+    running = [make(0, priority=2), make(1, priority=4), make(0, "other", priority=0)]
+    assert line_of(make(5, priority=9)).outranked(running) is running[0]
+    assert line_of(make(2, priority=4)).outranked(running) is running[0]
+    assert line_of(make(2, priority=2)).outranked(running) is None
+    assert line_of(make(7 * HEAD_START + 1, priority=9)).outranked(running) is None
+
+
+def test_who_made_way_waits_in_its_order():
+    old, newer, newest = make(0, priority=3), make(1, priority=3), make(2, priority=9)
+    line = line_of(old, newest)
+    assert line.pop() is newest
+    assert line.pop() is old
+    line.add(newer)
+    line.put_in_turn(old)
+    assert drained(line) == [old, newer]

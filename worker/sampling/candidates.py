@@ -3,21 +3,37 @@
 Samplers change it, the sampler draws from it. Invariant: while `is_whole`, candidate i is token i and its logit lies in
 `values`; afterwards it is ids[i], with picked[i]. Tokens of probability 0 may have been dropped: they are `num_dead`.
 
-    values  (padded vocabulary,)     picked, ids, probabilities  [ candidates .... num )
+    values  (padded vocabulary,)     picked, ids, probabilities, keys  [ candidates .... num )
+
+Their order is the one they stand in or, while `is_ranked`, that of their keys (ranking.py): many are not sorted where
+only a few of them will be wanted in the end.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
 
-from worker.sampling.vocabulary import GROUP, MOST_INSERTED, collect, exponentials, select_largest, survey
+from worker.sampling.ranking import NUM_BUCKETS, divide_at, rank_descending, rank_typical, reach
+from worker.sampling.vocabulary import (
+    GROUP,
+    MOST_INSERTED,
+    collect,
+    deviation,
+    draw,
+    exponentials,
+    select_largest,
+    survey,
+    weighted_distance,
+)
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
 _LOWEST = float(np.finfo(np.float32).min)
+_MOST_SORTED = 1024  # candidates; more of them are ranked
 
 
 class Candidates:
@@ -33,12 +49,17 @@ class Candidates:
         self.ids = np.zeros(size, np.int32)
         self.counts = np.zeros(size, np.int32)
         self._probabilities = np.zeros(size, np.float32)
+        self._keys = np.zeros(size, np.int64)
+        self._scratch = np.zeros(size, np.int32)
+        self._sums = np.zeros(NUM_BUCKETS, np.float64)
+        self._ones = np.ones(size, np.float32)
         self._padded = np.full(size, -np.inf, np.float32)
         self._addresses = [array.ctypes.data for array in (self.values, self.peaks, self.picked, self._probabilities)]
         self.num = 0
         self.num_dead = 0
         self.is_whole = True
-        self.is_sorted = False  # descending
+        self.is_sorted = False  # their order is descending
+        self.is_ranked = False
 
     def start(self, logits: Floats) -> bool:
         """Begins with all of a row of logits, of which it makes a copy; False if one of them is not a number."""
@@ -48,7 +69,7 @@ class Candidates:
         values, peaks, _, _ = self._addresses
         is_good: int = survey(logits.ctypes.data, values, peaks, self.peaks.size)
         self.num, self.num_dead = self.vocab_size, 0
-        self.is_whole, self.is_sorted = True, False
+        self.is_whole, self.is_sorted, self.is_ranked = True, False, False
         return bool(is_good)
 
     @property
@@ -65,13 +86,14 @@ class Candidates:
     def peak(self) -> float:
         if self.is_whole:
             return float(self.peaks.max())
-        return float(self.picked[0] if self.is_sorted else self.picked[: self.num].max())
+        standing_first = self.is_sorted and not self.is_ranked
+        return float(self.picked[0] if standing_first else self.picked[: self.num].max())
 
     def token(self, index: int) -> int:
         return index if self.is_whole else int(self.ids[index])
 
     def select(self, num: int) -> None:
-        """Keeps the largest of the whole vocabulary, sorted; lower ids first among equals."""
+        """Keeps the largest of the whole vocabulary, in descending order; lower ids first among equals."""
         if num <= MOST_INSERTED:
             select_largest(self.values, self.peaks, num, self.picked, self.ids)
             self._become_list(num)
@@ -82,7 +104,7 @@ class Candidates:
         self.is_whole, self.is_sorted = True, False
         self.keep_from(lowest)
         self.sort()
-        self.num = min(num, self.num)
+        self.keep_first(num)
 
     def keep_from(self, lowest: float) -> None:
         """Keeps the logits from `lowest` up, as they stand, and none of those without a chance."""
@@ -90,9 +112,60 @@ class Candidates:
         if self.is_whole:
             self._become_list(collect(self.values, self.peaks, least, self.picked, self.ids))
         else:
+            was_sorted, was_ranked = self.is_sorted, self.is_ranked
+            places = np.flatnonzero(self.logits >= least)
+            self._keys[: places.size] = self._keys[places]
+            self.reorder(places)
+            self.is_sorted, self.is_ranked = was_sorted, was_ranked
+
+    def keep_first(self, num: int) -> None:
+        """Keeps so many of a list, in its order."""
+        if num < self.num:
+            if self.is_ranked:
+                self._divide_at(self._reach(self._ones, num), keeps_last=False)
+            else:
+                self.num = num
+
+    def drop_first(self, num: int) -> None:
+        """Drops so many of a list, in its order, and fewer than all."""
+        if self.is_ranked:
+            self._divide_at(self._reach(self._ones, num), keeps_last=True)
+        else:
             was_sorted = self.is_sorted
-            self.reorder(np.flatnonzero(self.logits >= least))
+            self.reorder(np.arange(num, self.num))
             self.is_sorted = was_sorted
+
+    def keep_mass(self, mass: float, min_keep: int) -> None:
+        """Keeps the first of a ranked list that hold the mass, in sums of weights as `weigh` gives them, or all."""
+        place = self._reach(self.weigh()[0], mass)
+        least = self._reach(self._ones, min_keep) if min_keep > 0 else place
+        behind = (self._keys[least], least) > (self._keys[place], place)
+        self._divide_at(least if behind else place, keeps_last=False)
+
+    def _reach(self, weights: Floats, target: float) -> int:
+        place: int = reach(self._keys, weights, self.num, target, self._scratch, self._sums)
+        return place
+
+    def _divide_at(self, place: int, *, keeps_last: bool) -> None:
+        self.num = divide_at(self._keys, self.num, place, keeps_last, self.picked, self.ids)
+        if self.num <= _MOST_SORTED:
+            self.settle()
+
+    def settle(self) -> None:
+        """Lets ranked candidates stand in their order."""
+        if not self.is_ranked:
+            return
+        was_sorted = self.is_sorted
+        self.reorder(np.argsort(self._keys[: self.num], kind="stable"))
+        self.is_sorted = was_sorted
+
+    def draw(self, weights: Floats, share: float) -> int:
+        """The first at which the running sum of weights, as `weigh` gave them, reaches that share of the whole, in
+        [0, 1), and has a weight."""
+        if self.is_ranked:
+            return self._reach(weights, share * float(weights.sum(dtype=np.float64)))
+        index: int = draw(weights, self.num, share)
+        return index
 
     def keep_best(self) -> None:
         """Leaves no chance to any but the most likely, the first of them."""
@@ -104,7 +177,7 @@ class Candidates:
         self.is_sorted, self.num_dead = True, size - 1
 
     def _become_list(self, num: int) -> None:
-        self.num, self.is_whole = num, False
+        self.num, self.is_whole, self.is_ranked = num, False, False
 
     def divide(self, temperature: float) -> None:
         """Divides every logit."""
@@ -121,16 +194,37 @@ class Candidates:
     def sort(self) -> None:
         """Makes it a list in descending order; those that stand first stay first among equals."""
         self.drop_impossible()
-        if not self.is_sorted:
+        if self.is_sorted:
+            return
+        self.settle()
+        if self.num > _MOST_SORTED:
+            rank_descending(self.picked.view(np.int32), self.num, self._keys)
+            self.is_ranked = True
+        else:
             self.reorder(descending(self.picked[: self.num]))
-            self.is_sorted = True
+        self.is_sorted = True
+
+    def keep_typical(self, mass: float, min_keep: int) -> None:
+        """Of a list in descending order, keeps those whose surprise is nearest to the entropy, the nearest first, until
+        they have more than that probability."""
+        entropy, total = self.entropy()
+        certain = self.peak + math.log(total)
+        bits = self.picked.view(np.int32)
+        rank_typical(self.picked, bits, self.num, certain, entropy, self._scratch, self._keys)
+        self.is_ranked, self.is_sorted = True, False
+        self.keep_mass(math.nextafter(mass * total, math.inf), min_keep)
+
+    def entropy(self) -> tuple[float, float]:
+        """Of a list, in nats, and the sum of its weights."""
+        weights, total = self.weigh()
+        return weighted_distance(weights, self.picked, self.num, self.peak) / total + math.log(total), total
 
     def reorder(self, places: npt.NDArray[np.int64]) -> None:
         """Keeps the candidates at these places of the list, in this order; whether that is sorted is for the caller."""
         num = places.size
         self.picked[:num] = self.picked[places]
         self.ids[:num] = self.ids[places]
-        self.num, self.is_sorted = num, False
+        self.num, self.is_sorted, self.is_ranked = num, False, False
 
     @contextmanager
     def by_token(self) -> Iterator[Floats]:
@@ -146,6 +240,11 @@ class Candidates:
         """Looks at the groups of these tokens again."""
         groups = np.unique(tokens // GROUP)
         self.peaks[groups] = self.values.reshape(-1, GROUP)[groups].max(axis=1)
+
+    def deviation(self) -> float:
+        """The standard deviation of the logits, of those that have a chance."""
+        spread: float = deviation(self.logits, self.num)
+        return spread
 
     def weigh(self) -> tuple[Floats, float]:
         """Exponentials of logit - peak, (num,), valid until the next call, and their sum."""

@@ -29,13 +29,6 @@ class Choice(Protocol):
     def remember(self, memory: Memory) -> Memory: ...
 
 
-def _reached(weights: Floats, generator: Generator) -> int:
-    """The first at which the running sum of weights reaches the drawn share of the whole, and has a weight."""
-    sums = np.add.accumulate(weights, dtype=np.float64)
-    target = sums[-1] * generator.draw()
-    return int(sums.searchsorted(target, "left" if target > 0.0 else "right"))
-
-
 class Best:
     """The most likely one."""
 
@@ -54,7 +47,7 @@ class Drawn:
         self._generator = generator
 
     def take(self, candidates: Candidates) -> int:
-        return _reached(candidates.weigh()[0], self._generator)
+        return candidates.draw(candidates.weigh()[0], self._generator.draw())
 
     def remember(self, memory: Memory) -> Memory:
         return memory._replace(num_draws=self._generator.num_draws)
@@ -75,7 +68,7 @@ class Mirostat:
         if candidates.is_whole:
             self._keep(candidates)
         weights, total = candidates.weigh()
-        index = _reached(weights, self._generator) if candidates.num > 1 else 0
+        index = candidates.draw(weights, self._generator.draw()) if candidates.num > 1 else 0
         surprise = -np.log2(weights[index] / np.float32(total))
         self._mu -= self._eta * (surprise - self._tau)
         return index
@@ -121,7 +114,7 @@ class AdaptiveP:
         probabilities = weights / np.float32(total)
         if self._target >= 0:
             self._favour_target(candidates, probabilities)
-        index = _reached(candidates.weigh()[0], self._generator) if candidates.size > 1 else 0
+        index = candidates.draw(candidates.weigh()[0], self._generator.draw()) if candidates.size > 1 else 0
         self._sum = probabilities[index] + self._decay * self._sum
         self._weight = np.float32(1) + self._decay * self._weight
         return index

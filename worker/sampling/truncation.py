@@ -8,10 +8,10 @@ import math
 
 import numpy as np
 
-from worker.sampling.candidates import Candidates, Floats
+from worker.sampling.candidates import Candidates
 from worker.sampling.mt19937 import Generator
 
-_FIRST_SELECTED, _THEN_SELECTED = 256, 8192  # for a top-p over the whole vocabulary, before all of it
+_FIRST_SELECTED = 256  # for a top-p over the whole vocabulary, before all of it
 _NO_TEMPERATURE = 1e-20  # below it, dividing logits could overflow: the same as 0
 _HIGHEST_TEMPERATURE = 1e20  # beyond it, all are alike anyway
 
@@ -25,7 +25,7 @@ def keep_top_k(candidates: Candidates, top_k: int) -> None:
         candidates.select(size)
     else:
         candidates.sort()
-        candidates.num = min(size, candidates.num)
+        candidates.keep_first(size)
     candidates.num_dead = size - candidates.num
 
 
@@ -34,20 +34,23 @@ def keep_top_p(candidates: Candidates, top_p: float, min_keep: int) -> None:
     if top_p >= 1.0:
         return
     mass = top_p * candidates.weigh()[1]
+    size = candidates.num
     if not candidates.is_whole:
         candidates.sort()
         _cut_at_mass(candidates, mass, min_keep)
     else:
-        size = candidates.num
-        for num in (max(min_keep, _FIRST_SELECTED), _THEN_SELECTED, size):
-            candidates.select(min(num, size))
-            if _cut_at_mass(candidates, mass, min_keep):
-                break
+        candidates.select(min(_FIRST_SELECTED, size))
+        if not _cut_at_mass(candidates, mass, min_keep):
+            candidates.select(size)
+            _cut_at_mass(candidates, mass, min_keep)
     _drop_dead(candidates, min_keep)
 
 
 def _cut_at_mass(candidates: Candidates, mass: float, min_keep: int) -> bool:
     """Keeps the first that hold the mass; False, and nothing changed, if all of them do not."""
+    if candidates.is_ranked:
+        candidates.keep_mass(mass, min_keep)
+        return True
     weights, _ = candidates.weigh()
     reached = np.add.accumulate(weights, dtype=np.float64)
     num = max(int(reached.searchsorted(mass)) + 1, min_keep)
@@ -70,7 +73,7 @@ def keep_min_p(candidates: Candidates, min_p: float, min_keep: int) -> None:
     num = max(int(np.count_nonzero(candidates.logits >= lowest)), 1)
     if candidates.is_sorted or num < min_keep:
         candidates.sort()
-        candidates.num = min(max(num, min_keep), candidates.num)
+        candidates.keep_first(max(num, min_keep))
     else:
         candidates.keep_from(float(lowest))
     _drop_dead(candidates, min_keep)
@@ -81,9 +84,8 @@ def keep_top_n_sigma(candidates: Candidates, num_sigma: float) -> None:
     a chance do not count; the others stay candidates, without one."""
     if num_sigma <= 0.0 or candidates.size <= 1:
         return
-    size, logits = candidates.size, candidates.logits
-    live = logits[logits > -np.inf]
-    candidates.keep_from(candidates.peak - num_sigma * float(np.std(live, dtype=np.float64)))
+    size = candidates.size
+    candidates.keep_from(candidates.peak - num_sigma * candidates.deviation())
     candidates.sort()
     candidates.num_dead = size - candidates.num
 
@@ -94,20 +96,8 @@ def keep_typical(candidates: Candidates, typical_p: float, min_keep: int) -> Non
     if typical_p >= 1.0:
         return
     candidates.sort()
-    probabilities, surprises = _probabilities(candidates)
-    entropy = np.float32(np.dot(probabilities, surprises))
-    order = np.argsort(np.abs(surprises - entropy), kind="stable")
-    reached = np.add.accumulate(probabilities[order], dtype=np.float64)
-    num = int(reached.searchsorted(typical_p, "right")) + 1
-    candidates.reorder(order[: max(num, min_keep)])
+    candidates.keep_typical(typical_p, min_keep)
     _drop_dead(candidates, min_keep)
-
-
-def _probabilities(candidates: Candidates) -> tuple[Floats, Floats]:
-    """Of all candidates, and their negative natural logarithms. What underflows counts as the least that does not."""
-    weights, total = candidates.weigh()
-    probabilities = weights / np.float32(total)
-    return probabilities, -np.log(np.maximum(probabilities, np.finfo(np.float32).tiny))
 
 
 def exclude_top_choices(
@@ -122,8 +112,7 @@ def exclude_top_choices(
     weights, total = candidates.weigh()
     num_dropped = int(np.count_nonzero(weights / np.float32(total) >= np.float32(threshold))) - 1
     if num_dropped > 0 and candidates.size - num_dropped >= min_keep:
-        candidates.reorder(np.arange(num_dropped, candidates.num))
-        candidates.is_sorted = True
+        candidates.drop_first(num_dropped)
 
 
 def change_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> None:
@@ -142,8 +131,8 @@ def change_temperature(candidates: Candidates, temperature: float, spread: float
 def _entropy_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> float:
     """Between temperature - spread and temperature + spread, by entropy ** exponent, a share of the most possible."""
     candidates.sort()
-    probabilities, surprises = _probabilities(candidates)
-    share = float(np.dot(probabilities, surprises)) / math.log(candidates.size)
+    entropy, _ = candidates.entropy()
+    share = entropy / math.log(candidates.size)
     lowest = max(0.0, temperature - spread)
     with np.errstate(over="ignore", divide="ignore"):
         found = lowest + (temperature + spread - lowest) * np.float64(share) ** exponent

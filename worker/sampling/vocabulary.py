@@ -89,6 +89,67 @@ def exponentials(values, out, num, peak):
     return total
 
 
+@entry(float64(float32[::1], float32[::1], int64, float32))
+def weighted_distance(weights, logits, num, peak):
+    """The sum of weight * (peak - logit) over [num] of them; what has no weight may be minus infinity."""
+    total = 0.0
+    for first in range(0, num, GROUP):
+        part = _ZERO
+        for i in range(first, min(first + GROUP, num)):
+            if weights[i] > _ZERO:
+                part += weights[i] * (peak - logits[i])
+        total += part
+    return total
+
+
+@entry(float64(float32[::1], int64))
+def deviation(values, num):
+    """The standard deviation of [num] values, without those that are minus infinity; 0 if there are none."""
+    count, total = 0, 0.0
+    for first in range(0, num, GROUP):
+        part = 0.0
+        for i in range(first, min(first + GROUP, num)):
+            if values[i] > -_INFINITY:
+                part += values[i]
+                count += 1
+        total += part
+    mean, total = total / max(count, 1), 0.0
+    for first in range(0, num, GROUP):
+        part = 0.0
+        for i in range(first, min(first + GROUP, num)):
+            if values[i] > -_INFINITY:
+                part += (values[i] - mean) ** 2
+        total += part
+    return (total / max(count, 1)) ** 0.5
+
+
+@entry(int64(float32[::1], int64, float64))
+def draw(weights, num, share):
+    """The first of [num] at which the running sum of weights reaches that share of the whole, and that has a weight;
+    share: in [0, 1). The sums of groups of 64 are added up first."""
+    num_groups = -(-num // GROUP)
+    sums = np.empty(num_groups, np.float64)
+    total = 0.0
+    for group in range(num_groups):
+        part = 0.0
+        for i in range(group * GROUP, min(group * GROUP + GROUP, num)):
+            part += weights[i]
+        sums[group] = part
+        total += part
+    target, before, found = total * share, 0.0, 0
+    for group in range(num_groups):
+        if sums[group] > 0.0 and before + sums[group] >= target:
+            for i in range(group * GROUP, min(group * GROUP + GROUP, num)):
+                if weights[i] > _ZERO:
+                    found = i
+                    before += weights[i]
+                    if before >= target:
+                        break
+            break
+        before += sums[group]
+    return found
+
+
 @entry(void(float32[::1], float32[::1], int32[::1], int32[::1], float32, float32, float32))
 def penalise(values, peaks, window, counts, repeat, frequency, presence):
     """Lowers the values of the tokens in the window, once each, and their groups' peaks. `counts` is all 0 before and
@@ -128,4 +189,5 @@ def repeat_lengths(tokens, limit, lengths):
             left, right = place, place + length - 1
 
 
-KERNELS = (survey, select_largest, collect, exponentials, penalise, repeat_lengths)
+KERNELS = (survey, select_largest, collect, exponentials, weighted_distance, deviation, draw, penalise,
+           repeat_lengths)  # fmt: skip

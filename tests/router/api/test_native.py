@@ -22,7 +22,7 @@ SETTINGS = (
     '"grammar_lazy":false,"grammar_triggers":[],"preserved_tokens":[],"chat_format":"Content-only",'
     '"reasoning_format":"none","reasoning_in_content":false,"generation_prompt":"",'
     '"samplers":["penalties","dry","top_n_sigma","top_k","typ_p","top_p","min_p","xtc","temperature"],'
-    '"speculative.n_max":0,"speculative.n_min":0,"speculative.p_min":0.0,"timings_per_token":false,'
+    '"speculative.types":"none","timings_per_token":false,'
     '"post_sampling_probs":false,"backend_sampling":false,"lora":[]}'
 )
 TIMINGS = (

@@ -44,12 +44,12 @@ def test_a_used_place_shows_its_latest_request() -> None:
         max_tokens=10,
         sampling=sampling,
     )
-    shown = _slot(place, 512)
+    shown = _slot(place, pb.DescribeReply(context_length=512, speculative=True))
     params = shown.pop("params")
     assert shown == {
         "id": 2,
         "n_ctx": 512,
-        "speculative": False,
+        "speculative": True,
         "is_processing": False,
         "id_task": 5,
         "n_prompt_tokens": 9,
@@ -63,7 +63,7 @@ def test_a_used_place_shows_its_latest_request() -> None:
 
 def test_a_request_without_a_limit_has_no_count_of_what_remains() -> None:
     place = pb.Place(number=0, task=0, max_tokens=-5, num_remaining=100, sampling=pb.Sampling(repeat_penalty=1))
-    shown = _slot(place, 512)
+    shown = _slot(place, pb.DescribeReply(context_length=512, speculative=True))
     assert (shown["next_token"][0]["n_remain"], shown["params"]["n_predict"]) == (-1, -1)
 
 

@@ -23,6 +23,7 @@ def test_the_largest_are_found_in_order_and_ties_go_to_the_lower_index(size, num
     candidates = Candidates(size)
     assert candidates.start(values)
     candidates.select(num)
+    candidates.settle()
     order = np.argsort(-values, kind="stable")[:num]
     assert candidates.ids[: candidates.num].tolist() == order.tolist()
     assert candidates.logits.tolist() == values[order].tolist()
