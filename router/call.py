@@ -98,10 +98,10 @@ class Call:
         """By which its replica is chosen."""
         return self.route.balance or self.table.balance.policy
 
-    def explain(self, message: pb.GenerateRequest) -> Choice | None:
+    async def explain(self, message: pb.GenerateRequest) -> Choice | None:
         """Which replica it would go to now; None: none is ready."""
         turn = self._turn(self._estimate(message))
-        return self.policies.dispatcher.explain(self.route.model, message.prompt, turn)
+        return await self.policies.dispatcher.explain(self.route.model, message, turn)
 
     def headers(self) -> Mapping[str, str]:
         """Who served the request, and what is left of the key's limits."""

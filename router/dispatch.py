@@ -22,7 +22,7 @@ from router.errors import RouterError, WorkerLost
 from router.failover import Journal, blames_replica
 from router.fleet import Fleet
 from router.lifecycle import ModelStatus
-from router.prefixes import prefixes
+from router.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.replica import Replica
 from router.tail import Tail
 from router.totals import total
@@ -45,8 +45,12 @@ class Turn:
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
 
-    def wish(self, prompt: pb.Prompt) -> Wish:
-        return Wish(self.cost, self.session, prefixes(prompt) if self.policy == "prefix" else ())
+    def wish(self, holdings: Holdings = NOTHING_HELD) -> Wish:
+        return Wish(self.cost, self.session, holdings)
+
+    def weighs_prefixes(self, request: pb.GenerateRequest) -> bool:
+        """Whether it matters what replicas hold of the prompt."""
+        return self.policy == "prefix" and can_reuse(request)
 
 
 @dataclass(slots=True)
@@ -107,9 +111,9 @@ class Dispatcher:
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """One answer, by as many replicas as it takes."""
         journal = Journal(request, time.monotonic)
-        wish = turn.wish(request.prompt)
         left: list[Replica] = []  # that could not bring it to its end
         while True:
+            wish = await self._wish(attempt.model, request, turn, left)
             replica = await self._choose(attempt, wish, turn.policy, left)
             try:
                 with self._working(replica, wish):
@@ -124,6 +128,13 @@ class Dispatcher:
                 log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
             left.append(replica)
             attempt.num_moves = len(left)
+
+    async def _wish(self, model: str, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]) -> Wish:
+        """Asks what the replicas hold of the prompt only where there is a choice. Raises RouterError as `_choose`."""
+        if not turn.weighs_prefixes(request):
+            return turn.wish()
+        replicas = await self._fleet.ready(model, left)
+        return turn.wish(await find(request.prompt, replicas)) if len(replicas) > 1 else turn.wish()
 
     async def _choose(self, attempt: Attempt, wish: Wish, policy: str, left: Collection[Replica] = ()) -> Replica:
         """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError."""
@@ -167,12 +178,13 @@ class Dispatcher:
             except WorkerLost:
                 return await question(await self._choose(attempt, Wish(0.0), BALANCING[0], (replica,)))
 
-    def explain(self, model: str, prompt: pb.Prompt, turn: Turn) -> Choice | None:
+    async def explain(self, model: str, request: pb.GenerateRequest, turn: Turn) -> Choice | None:
         """The choice that would be made now; None: no replica is ready."""
         replicas = self._fleet.open(model)
         if not replicas:
             return None
-        return self._balancer(model).choose(replicas, turn.wish(prompt), turn.policy, time.monotonic())
+        wish = turn.wish(await find(request.prompt, replicas)) if turn.weighs_prefixes(request) else turn.wish()
+        return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
         """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""

@@ -1,37 +1,66 @@
-"""Digests of ever longer beginnings of a prompt, by which requests that begin alike are recognised. Pure.
+"""What the replicas of a model hold of a prompt: one of them names its beginnings, the others look the names up.
 
-Made by dispatch.py, compared by balancer.py. The gateway knows no tokens, so these run over the bytes of the prompt.
-Invariant: two prompts share their n-th digest exactly if their first n * PREFIX_BYTES bytes are the same.
+Asked by dispatch.py for requests that are balanced by prefix. The gateway remembers nothing of what was sent where, so
+what a replica has pushed out, lost with its life, read from disk or computed for another gateway is seen as it is.
+Invariant: it never fails a request; a replica that does not answer in time counts as one that holds nothing.
 """
 
-import hashlib
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from protos import inference_pb2 as pb
+from router.errors import RouterError
 
-PREFIX_BYTES = 256
-MAX_DIGESTS = 256  # of one prompt: its first 64 KiB
-_DIGEST_SIZE = 8
-
-
-def prefixes(prompt: pb.Prompt) -> tuple[bytes, ...]:
-    """A digest for each whole PREFIX_BYTES, the shortest beginning first."""
-    data = b"".join(_bytes(prompt))[: MAX_DIGESTS * PREFIX_BYTES]
-    running = hashlib.blake2b(digest_size=_DIGEST_SIZE)
-    digests = []
-    for end in range(PREFIX_BYTES, len(data) + 1, PREFIX_BYTES):
-        running.update(data[end - PREFIX_BYTES : end])
-        digests.append(running.digest())
-    return tuple(digests)
+PATIENCE = 0.25  # seconds for an answer
 
 
-def _bytes(prompt: pb.Prompt) -> Iterator[bytes]:
-    if prompt.HasField("chat"):
-        yield prompt.chat.tools_json.encode()
-        yield prompt.chat.messages_json.encode()
-        return
-    for part in prompt.parts.parts:
-        if part.HasField("text"):
-            yield part.text.encode()
-        else:
-            yield b"".join(token.to_bytes(4, "little", signed=True) for token in part.tokens.ids)
+class Holder(Protocol):
+    """What is needed of replica.Replica."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_open(self) -> int: ...
+
+    async def find_prefix(self, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """A prompt's beginnings, and how much of it each replica that answered holds."""
+
+    names: tuple[bytes, ...] = ()  # of ever longer beginnings
+    num_tokens_each: int = 0  # by which they get longer
+    num_held: Mapping[str, int] = field(default_factory=dict)  # tokens, by the replica's name
+
+
+NOTHING_HELD = Holdings()
+
+
+def can_reuse(request: pb.GenerateRequest) -> bool:
+    """Whether the request takes what was computed before."""
+    return request.cache_prompt and not request.logprobs.of_prompt
+
+
+async def find(prompt: pb.Prompt, replicas: Sequence[Holder]) -> Holdings:
+    """Asks the replica with the fewest calls to name the prompt's beginnings, then all others at once."""
+    first = min(replicas, key=lambda replica: replica.num_open)
+    found = await _ask(first, pb.FindPrefixRequest(prompt=prompt))
+    if not found.names.names:
+        return NOTHING_HELD
+    others = [replica for replica in replicas if replica is not first]
+    request = pb.FindPrefixRequest(names=found.names)
+    replies = await asyncio.gather(*(_ask(replica, request) for replica in others))
+    told = zip((first, *others), (found, *replies), strict=True)
+    num_held = {replica.name: reply.num_held for replica, reply in told}
+    return Holdings(tuple(found.names.names), found.num_tokens_each, num_held)
+
+
+async def _ask(replica: Holder, request: pb.FindPrefixRequest) -> pb.FindPrefixReply:
+    try:
+        return await replica.find_prefix(request, PATIENCE)
+    except RouterError:
+        return pb.FindPrefixReply()
