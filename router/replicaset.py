@@ -1,7 +1,8 @@
 """One model: its replicas while it is loaded, its users, and what is wanted of it.
 
 Made by fleet.Fleet, which calls load() and unload() as lifecycle.plan decides; dispatch.py comes here through it.
-Invariant: between `using` and its end the model is never unloaded for want of room or for idleness.
+Invariant: between `using` and its end the model is never unloaded for idleness, and for want of room only after its
+turn; calls that are open then come to their end.
 """
 
 import asyncio
@@ -52,7 +53,8 @@ class ReplicaSet:
         self._yields = False
         self._leaves = False
         self._wanted_since: float | None = None
-        self._last_used = clock()
+        self._last_used = self._serves_since = clock()
+        self._was_ready = False  # since it was loaded
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         self._num_bytes: int | None = None  # once a worker has told
         self._description: pb.DescribeReply | None = None  # likewise
@@ -126,6 +128,7 @@ class ReplicaSet:
             wanted_since=self._wanted_since if self._is_wanted else None,
             yields=self._yields and not self._num_users,
             last_used=self._last_used,
+            serves_since=self._serves_since,
             keep_alive=FOREVER if self.model.pin else self._keep_alive,
             pin=self.model.pin,
             leaves=self._leaves or (self.removed and not self._num_users),
@@ -241,7 +244,7 @@ class ReplicaSet:
 
     def load(self) -> None:
         """Starts a worker for every replica."""
-        self._asked, self._wanted_since, self._leaves = False, None, False
+        self._asked, self._wanted_since, self._leaves, self._was_ready = False, None, False, False
         self._workers.start(self.model)
 
     def unload(self) -> None:
@@ -273,6 +276,8 @@ class ReplicaSet:
     def _worker_changed(self) -> None:
         """Loading and coming back count as use."""
         self._last_used = self._clock()
+        if self.state is ModelState.READY and not self._was_ready:
+            self._serves_since, self._was_ready = self._clock(), True
         if all(worker.settled for worker in self._workers):
             self._at_start = False
         known = [worker.description for worker in self._workers if worker.description is not None]
