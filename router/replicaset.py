@@ -14,8 +14,8 @@ from protos import inference_pb2 as pb
 from router.changes import Changes
 from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
+from router.footprint import footprint
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
-from router.modelfile import size_on_disk
 from router.replica import Replica
 from router.supervisor import Site
 from router.tail import Tail
@@ -23,7 +23,6 @@ from router.workers import Workers
 
 log = logging.getLogger("corral.fleet")
 
-WORKER_BYTES = 256 << 20  # of a worker beside its weights, as long as none has told
 FOREVER = float("inf")
 
 
@@ -56,7 +55,7 @@ class ReplicaSet:
         self._last_used = self._serves_since = clock()
         self._was_ready = False  # since it was loaded
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
-        self._num_bytes: int | None = None  # once a worker has told
+        self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
         self._description: pb.DescribeReply | None = None  # likewise
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
@@ -289,10 +288,8 @@ class ReplicaSet:
     # ---- its memory ----
 
     def _estimate(self) -> int:
-        """Bytes that it takes, or would: as it was measured in this run, else from the file's size."""
-        if self._num_bytes is not None:
-            return self._num_bytes
-        return size_on_disk(self.model.path) + self.model.replicas * WORKER_BYTES
+        """Bytes that it takes, or would: a cache that is still empty is no measure, so what is foretold counts too."""
+        return max(self._num_bytes or 0, footprint(self.model).of(self.model.replicas))
 
     def _measured(self) -> int | None:
         """Of all workers together, which share the weights; None while one has not told."""

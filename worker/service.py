@@ -2,8 +2,7 @@
 
 server.py serves it; worker/loaded.py has the model it answers with, exchange.py the generations, place_rpc.py the
 places, prefix_rpc.py the prefixes. The files of this package that import protos are these and border.py and
-generate_rpc.py. Templates and
-tokenisation run in threads of their own, so that health is answered meanwhile.
+generate_rpc.py. Templates and tokenisation run in threads of their own, so that health is answered meanwhile.
 """
 
 import asyncio
