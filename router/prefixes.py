@@ -14,6 +14,7 @@ from protos import inference_pb2 as pb
 from router.errors import RouterError
 
 PATIENCE = 0.25  # seconds for an answer
+READING = 4e-6  # seconds more for each byte of a prompt, which has to become tokens
 
 
 class Holder(Protocol):
@@ -48,19 +49,19 @@ def can_reuse(request: pb.GenerateRequest) -> bool:
 async def find(prompt: pb.Prompt, replicas: Sequence[Holder]) -> Holdings:
     """Asks the replica with the fewest calls to name the prompt's beginnings, then all others at once."""
     first = min(replicas, key=lambda replica: replica.num_open)
-    found = await _ask(first, pb.FindPrefixRequest(prompt=prompt))
+    found = await _ask(first, pb.FindPrefixRequest(prompt=prompt), PATIENCE + READING * prompt.ByteSize())
     if not found.names.names:
         return NOTHING_HELD
     others = [replica for replica in replicas if replica is not first]
     request = pb.FindPrefixRequest(names=found.names)
-    replies = await asyncio.gather(*(_ask(replica, request) for replica in others))
+    replies = await asyncio.gather(*(_ask(replica, request, PATIENCE) for replica in others))
     told = zip((first, *others), (found, *replies), strict=True)
     num_held = {replica.name: reply.num_held for replica, reply in told}
     return Holdings(tuple(found.names.names), found.num_tokens_each, num_held)
 
 
-async def _ask(replica: Holder, request: pb.FindPrefixRequest) -> pb.FindPrefixReply:
+async def _ask(replica: Holder, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:
     try:
-        return await replica.find_prefix(request, PATIENCE)
+        return await replica.find_prefix(request, deadline)
     except RouterError:
         return pb.FindPrefixReply()

@@ -21,9 +21,10 @@ class Replica:
     num_held: int | None
     num_open: int = 0
     asked: list[str] = field(default_factory=list)
+    deadlines: list[float] = field(default_factory=list)
 
     async def find_prefix(self, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:
-        assert deadline == PATIENCE
+        self.deadlines.append(deadline)
         self.asked.append(str(request.WhichOneof("wanted")))
         await asyncio.sleep(0)
         if self.num_held is None:
@@ -46,6 +47,16 @@ async def test_the_least_busy_replica_reads_the_prompt_and_the_others_look_its_n
 async def test_a_replica_that_does_not_answer_counts_as_one_that_holds_nothing() -> None:
     found = await find(PROMPT, [Replica("a", 16), Replica("b", None)])
     assert found.num_held == {"a": 16, "b": 0}
+
+
+async def test_a_long_prompt_may_take_longer_to_read_but_not_to_look_up() -> None:
+    reader, other = Replica("a", 16), Replica("b", 0, num_open=1)
+    long = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(text="x" * 1_000_000)]))
+    await find(PROMPT, [reader, other])
+    await find(long, [reader, other])
+    short, longer = reader.deadlines
+    assert longer > PATIENCE + 1 > 2 * short > 2 * PATIENCE
+    assert other.deadlines == [PATIENCE] * 2
 
 
 async def test_without_names_nobody_else_is_asked() -> None:
