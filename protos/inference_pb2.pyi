@@ -441,14 +441,16 @@ class FindPrefixRequest(_message.Message):
     def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., names: _Optional[_Union[PrefixNames, _Mapping]] = ...) -> None: ...
 
 class FindPrefixReply(_message.Message):
-    __slots__ = ("num_held", "names", "num_tokens_each")
+    __slots__ = ("num_held", "names", "num_tokens_each", "num_free")
     NUM_HELD_FIELD_NUMBER: _ClassVar[int]
     NAMES_FIELD_NUMBER: _ClassVar[int]
     NUM_TOKENS_EACH_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_FIELD_NUMBER: _ClassVar[int]
     num_held: int
     names: PrefixNames
     num_tokens_each: int
-    def __init__(self, num_held: _Optional[int] = ..., names: _Optional[_Union[PrefixNames, _Mapping]] = ..., num_tokens_each: _Optional[int] = ...) -> None: ...
+    num_free: int
+    def __init__(self, num_held: _Optional[int] = ..., names: _Optional[_Union[PrefixNames, _Mapping]] = ..., num_tokens_each: _Optional[int] = ..., num_free: _Optional[int] = ...) -> None: ...
 
 class DescribeRequest(_message.Message):
     __slots__ = ()

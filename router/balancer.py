@@ -2,7 +2,8 @@
 
     every policy     a replica whose circuit is open is left out, unless all are: somebody must be tried
     least-tokens     the least work in front of the request: tokens handed out and not answered yet, and its own
-    prefix           the same, less the part of the prompt that the replica holds, or will when it has read what it got
+    prefix           the same, less the part of the prompt that the replica holds, or will when it has read what it got;
+                     and what that pushes out of its cache, which somebody will want to have computed again
     two-choices      the better of two by chance, so that several gateways do not all run to the same one
     session          the same session, the same replica, in every gateway and without memory (rendezvous hashing)
     round-robin      one after the other
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.circuit import Circuit
-from router.prefixes import NOTHING_HELD, Holdings
+from router.prefixes import NOTHING, NOTHING_HELD, Holdings
 
 SLOW_START = 10.0  # seconds until a new replica counts in full
 LEAST_WEIGHT = 0.2  # of one that has just begun
@@ -52,6 +53,7 @@ class Score:
     num_outstanding: float  # tokens that the requests it has leave to compute
     num_held: int  # tokens of the prompt that it has computed before
     num_coming: int  # tokens of the prompt that requests it has begin with, too
+    num_pushed: float  # tokens of other prompts that it would hold no more
     weight: float  # below 1 while it warms up
     circuit: str
     score: float
@@ -128,16 +130,19 @@ class Balancer:
 
     def _score(self, candidate: Candidate, wish: Wish, now: float) -> Score:
         state = self._state(candidate)
+        holding = wish.holdings.by_replica.get(candidate.name, NOTHING)
+        num_outstanding, work = state.num_outstanding, _work(wish, candidate.name, state)
+        num_pushed = max(work - holding.num_free, 0.0) if wish.holdings.names else 0.0
         weight = min(max((now - candidate.since) / SLOW_START, LEAST_WEIGHT), 1.0)
-        num_outstanding = state.num_outstanding
         return Score(
             candidate.name,
             num_outstanding,
-            wish.holdings.num_held.get(candidate.name, 0),
+            holding.num_held,
             state.num_coming(wish.holdings),
+            num_pushed,
             weight,
             state.circuit.name(now),
-            (num_outstanding + _work(wish, candidate.name, state)) / weight,
+            (num_outstanding + work + num_pushed) / weight,
         )
 
     def _pick(self, scores: Sequence[Score], wish: Wish, policy: str) -> str:
@@ -161,7 +166,8 @@ class Balancer:
 
 def _work(wish: Wish, name: str, state: _State) -> float:
     """Tokens that the replica of that name would have to compute for a request."""
-    num_cached = max(wish.holdings.num_held.get(name, 0), state.num_coming(wish.holdings))
+    num_held = wish.holdings.by_replica.get(name, NOTHING).num_held
+    num_cached = max(num_held, state.num_coming(wish.holdings))
     return max(wish.cost - num_cached, 0.0)
 
 

@@ -18,7 +18,7 @@ from protos import inference_pb2 as pb
 from router.aliases import Route
 from router.balancer import Choice
 from router.config import KeyConfig, Reason
-from router.dispatch import Attempt, Dispatcher, Turn
+from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Turn
 from router.errors import (
     ContextExceeded,
     ModelFailed,
@@ -34,7 +34,6 @@ from router.replica import Replica
 from router.shadow import Shadows
 from router.table import Table
 
-BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 REASONS: Sequence[tuple[type[RouterError], Reason]] = (
     (ContextExceeded, Reason.CONTEXT),
     (Overloaded, Reason.OVERLOADED),

@@ -30,6 +30,7 @@ from router.totals import total
 log = logging.getLogger("corral.dispatch")
 
 _Reply = TypeVar("_Reply")
+BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
 
 
@@ -45,8 +46,12 @@ class Turn:
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
 
-    def wish(self, holdings: Holdings = NOTHING_HELD) -> Wish:
-        return Wish(self.cost, self.session, holdings)
+    def wish(self, request: pb.GenerateRequest, holdings: Holdings = NOTHING_HELD) -> Wish:
+        """Where the prompt's beginnings have names, its length is known and need not be estimated."""
+        if not holdings.names:
+            return Wish(self.cost, self.session)
+        num_known = holdings.num_tokens - request.ByteSize() // BYTES_PER_TOKEN
+        return Wish(max(self.cost + num_known, 0.0), self.session, holdings)
 
     def weighs_prefixes(self, request: pb.GenerateRequest) -> bool:
         """Whether it matters what replicas hold of the prompt."""
@@ -132,9 +137,9 @@ class Dispatcher:
     async def _wish(self, model: str, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]) -> Wish:
         """Asks what the replicas hold of the prompt only where there is a choice. Raises RouterError as `_choose`."""
         if not turn.weighs_prefixes(request):
-            return turn.wish()
+            return turn.wish(request)
         replicas = await self._fleet.ready(model, left)
-        return turn.wish(await find(request.prompt, replicas)) if len(replicas) > 1 else turn.wish()
+        return turn.wish(request, await find(request.prompt, replicas) if len(replicas) > 1 else NOTHING_HELD)
 
     async def _choose(self, attempt: Attempt, wish: Wish, policy: str, left: Collection[Replica] = ()) -> Replica:
         """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError."""
@@ -183,7 +188,8 @@ class Dispatcher:
         replicas = self._fleet.open(model)
         if not replicas:
             return None
-        wish = turn.wish(await find(request.prompt, replicas)) if turn.weighs_prefixes(request) else turn.wish()
+        weighed = turn.weighs_prefixes(request)
+        wish = turn.wish(request, await find(request.prompt, replicas) if weighed else NOTHING_HELD)
         return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:

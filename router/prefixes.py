@@ -30,14 +30,28 @@ class Holder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """What a replica says of a prompt, in tokens."""
+
+    num_held: int = 0  # that it need not compute
+    num_free: int = 0  # that it has room for beside all that it holds
+
+
+@dataclass(frozen=True, slots=True)
 class Holdings:
-    """A prompt's beginnings, and how much of it each replica that answered holds."""
+    """A prompt's beginnings, and what each replica says of it."""
 
     names: tuple[bytes, ...] = ()  # of ever longer beginnings
     num_tokens_each: int = 0  # by which they get longer
-    num_held: Mapping[str, int] = field(default_factory=dict)  # tokens, by the replica's name
+    by_replica: Mapping[str, Holding] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt, as far as it can be held."""
+        return len(self.names) * self.num_tokens_each
 
 
+NOTHING = Holding()
 NOTHING_HELD = Holdings()
 
 
@@ -56,8 +70,8 @@ async def find(prompt: pb.Prompt, replicas: Sequence[Holder]) -> Holdings:
     request = pb.FindPrefixRequest(names=found.names)
     replies = await asyncio.gather(*(_ask(replica, request, PATIENCE) for replica in others))
     told = zip((first, *others), (found, *replies), strict=True)
-    num_held = {replica.name: reply.num_held for replica, reply in told}
-    return Holdings(tuple(found.names.names), found.num_tokens_each, num_held)
+    by_replica = {replica.name: Holding(reply.num_held, reply.num_free) for replica, reply in told}
+    return Holdings(tuple(found.names.names), found.num_tokens_each, by_replica)
 
 
 async def _ask(replica: Holder, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:

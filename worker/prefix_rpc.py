@@ -29,4 +29,8 @@ def find_prefix(model: LoadedModel, prompt: pb.Prompt) -> pb.FindPrefixReply:
 
 def find_named(engine: Engine, wanted: pb.PrefixNames) -> pb.FindPrefixReply:
     """How much is held of a prompt that another worker has named."""
-    return pb.FindPrefixReply(num_held=engine.prefixes.num_held(wanted.names) * engine.capacity.block_size)
+    block_size = engine.capacity.block_size
+    return pb.FindPrefixReply(
+        num_held=engine.prefixes.num_held(wanted.names) * block_size,
+        num_free=engine.stats().num_free_blocks * block_size,
+    )

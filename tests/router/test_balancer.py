@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 from router.balancer import SLOW_START, Balancer, Wish
 from router.circuit import THRESHOLD
-from router.prefixes import Holdings
+from router.prefixes import Holding, Holdings
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ def balancer(*chances: float) -> Balancer:
     return Balancer(iter(chances).__next__)
 
 
-def holdings(*names: str, **num_held: int) -> Holdings:
+def holdings(*names: str, num_free: int = 1000, **num_held: int) -> Holdings:
     """A prompt of 100 tokens for each name, of which m/0 holds `a`, m/1 `b` and m/2 `c` tokens."""
     replicas = {"a": A.name, "b": B.name, "c": C.name}
-    told = {replicas[letter]: count for letter, count in num_held.items()}
+    told = {name: Holding(num_held.get(letter, 0), num_free) for letter, name in replicas.items()}
     return Holdings(tuple(name.encode() for name in names), 100, told)
 
 
@@ -83,6 +83,15 @@ def test_a_request_goes_where_its_prompt_is_held_unless_that_one_is_too_busy() -
     assert balanced.choose(ALL, wish, "prefix", LATER).name == B.name
     balanced.begin(B, Wish(2), LATER)
     assert balanced.choose(ALL, wish, "prefix", LATER).name != B.name
+
+
+def test_a_second_copy_of_a_prompt_is_dear_where_it_pushes_others_out() -> None:
+    balanced = balancer()
+    balanced.begin(B, Wish(300), LATER)
+    for num_free, name, pushed in ((300, A.name, [0, 0]), (100, B.name, [200, 0]), (0, B.name, [300, 100])):
+        wish = Wish(300, holdings=holdings("x", "xy", num_free=num_free, b=200))
+        choice = balanced.choose((A, B), wish, "prefix", LATER)
+        assert (choice.name, [score.num_pushed for score in choice.scores]) == (name, pushed)
 
 
 def test_requests_that_begin_alike_go_together_before_anything_is_computed() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from protos import inference_pb2 as pb
 from router.errors import Unavailable
-from router.prefixes import NOTHING_HELD, PATIENCE, can_reuse, find
+from router.prefixes import NOTHING, NOTHING_HELD, PATIENCE, Holding, can_reuse, find
 
 pytestmark = pytest.mark.anyio
 
@@ -31,22 +31,22 @@ class Replica:
             raise Unavailable("it does not answer")
         if request.HasField("prompt"):
             names = pb.PrefixNames(names=NAMES)
-            return pb.FindPrefixReply(num_held=self.num_held, num_tokens_each=16, names=names)
+            return pb.FindPrefixReply(num_held=self.num_held, num_free=48, num_tokens_each=16, names=names)
         assert tuple(request.names.names) == NAMES
-        return pb.FindPrefixReply(num_held=self.num_held)
+        return pb.FindPrefixReply(num_held=self.num_held, num_free=64)
 
 
 async def test_the_least_busy_replica_reads_the_prompt_and_the_others_look_its_names_up() -> None:
     replicas = [Replica("a", 16, num_open=2), Replica("b", 0, num_open=1), Replica("c", 32, num_open=3)]
     found = await find(PROMPT, replicas)
-    assert (found.names, found.num_tokens_each) == (NAMES, 16)
-    assert found.num_held == {"a": 16, "b": 0, "c": 32}
+    assert (found.names, found.num_tokens) == (NAMES, 32)
+    assert found.by_replica == {"a": Holding(16, 64), "b": Holding(0, 48), "c": Holding(32, 64)}
     assert [replica.asked for replica in replicas] == [["names"], ["prompt"], ["names"]]
 
 
 async def test_a_replica_that_does_not_answer_counts_as_one_that_holds_nothing() -> None:
     found = await find(PROMPT, [Replica("a", 16), Replica("b", None)])
-    assert found.num_held == {"a": 16, "b": 0}
+    assert found.by_replica == {"a": Holding(16, 48), "b": NOTHING}
 
 
 async def test_a_long_prompt_may_take_longer_to_read_but_not_to_look_up() -> None:

@@ -311,6 +311,7 @@ async def test_a_prompt_is_found_by_what_it_says_and_by_the_names_of_its_beginni
     await worker.answer(tokens=range(2, 13), max_tokens=1, cache_prompt=True)
     found = await find(range(2, 13))
     assert (found.num_held, found.num_tokens_each, len(found.names.names)) == (8, 4, 2)
+    assert found.num_free == 4 * (await worker.stub.Stats(pb.StatsRequest())).num_free_blocks > 0
     assert (await find(range(2, 10))).num_held == 4, "one token is always left to compute"
     longer = await find([*range(2, 10), *range(30, 40)])
     assert (longer.num_held, longer.names.names[:2]) == (8, found.names.names)
