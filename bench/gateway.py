@@ -32,7 +32,7 @@ from protos import inference_pb2 as pb
 from router.replica import Replica
 
 _PATH = "/v1/chat/completions"
-_START_SECONDS = 120.0
+_START_SECONDS = 300.0
 _TOKEN = "bench"  # of a worker that lives as long as the run
 _MOCK = f"{sys.executable} -m tests.router.mock_worker"
 
@@ -249,8 +249,11 @@ def _corral(folder: Path) -> Iterator[Server]:
 def _litellm(program: Path, folder: Path, behind: Server) -> Iterator[Server]:
     port, config = free_port(), folder / "litellm.yaml"
     entry = {"model": "openai/mock", "api_base": f"http://127.0.0.1:{behind.port}/v1", "api_key": "none"}
-    config.write_text(json.dumps({"model_list": [{"model_name": "mock", "litellm_params": entry}]}))
-    with _running([str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]) as proxy:
+    open_to_all = {"dangerously_permit_weak_or_unset_master_key": True}  # as the gateway behind it is here
+    models = [{"model_name": "mock", "litellm_params": entry}]
+    config.write_text(json.dumps({"model_list": models, "general_settings": open_to_all}))
+    command = [str(program), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
+    with _running(command, LITELLM_LOCAL_MODEL_COST_MAP="True") as proxy:
         _wait(f"http://127.0.0.1:{port}/health/liveliness")
         yield Server("litellm", port, (proxy,))
 

@@ -8,23 +8,18 @@ read after every replica has answered, because pages that were shared at the sta
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
 
 from bench.load import prompt
-from bench.sharing import _free_port
+from bench.servers import corral, running
 
-_START_SECONDS = 300
+_ANSWER_SECONDS = 300
 _PROMPT_WORDS, _MAX_TOKENS = 40, 30
 
 
@@ -55,45 +50,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(options: argparse.Namespace, num_replicas: int) -> list[Usage]:
-    with _running(options, num_replicas) as (gateway, url):
-        for number in range(options.requests * num_replicas):
-            body = {"prompt": prompt(number, _PROMPT_WORDS, 0), "max_tokens": _MAX_TOKENS}
-            _answer(f"{url}/v1/completions", body)
-        return [usage_of(child) for child in gateway.children(recursive=True)]
-
-
-@contextmanager
-def _running(options: argparse.Namespace, num_replicas: int) -> Iterator[tuple[psutil.Process, str]]:
-    """A gateway all of whose replicas are ready, and its address."""
-    port = _free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder, "corral.toml")
-        config.write_text(f"[models.m]\npath = {json.dumps(str(options.model.resolve()))}\nreplicas = {num_replicas}\n")
-        command = [sys.executable, "-m", "router", "serve", "--config", str(config), "--port", str(port)]
-        gateway = psutil.Popen([*command, *options.flags], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            _wait_until_healthy(gateway, f"http://127.0.0.1:{port}/health")
-            yield gateway, f"http://127.0.0.1:{port}"
-        finally:
-            gateway.terminate()
-            gateway.wait()
+        path = json.dumps(str(options.model.resolve()))
+        config.write_text(f"[models.{options.model.stem}]\npath = {path}\nreplicas = {num_replicas}\n")
+        setup = corral("", [], ["--config", str(config), *options.flags])
+        port = setup.commands[0][-1]
+        place = (f"http://127.0.0.1:{port}", options.model.stem)
+        with running(replace(setup, places=(place,))) as [gateway]:
+            for number in range(options.requests * num_replicas):
+                body = {"prompt": prompt(number, _PROMPT_WORDS, 0), "max_tokens": _MAX_TOKENS}
+                _answer(f"{place[0]}/v1/completions", body)
+            return [usage_of(child) for child in psutil.Process(gateway.pid).children(recursive=True)]
 
 
-def _wait_until_healthy(gateway: psutil.Popen, url: str) -> None:
-    deadline = time.monotonic() + _START_SECONDS
-    while True:
-        if gateway.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit("error: the gateway does not start")
-        try:
-            return _answer(url, None)
-        except (urllib.error.URLError, ConnectionError):
-            time.sleep(0.05)
-
-
-def _answer(url: str, body: dict[str, object] | None) -> None:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json"})
-    with urllib.request.urlopen(request, timeout=_START_SECONDS) as reply:
+def _answer(url: str, body: dict[str, object]) -> None:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"content-type": "application/json"})
+    with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as reply:
         reply.read()
 
 

@@ -457,7 +457,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("model_path", "architecture", "file_type", "num_parameters", "size_bytes", "vocab_type", "vocab_size", "embedding_length", "context_length", "trained_context_length", "num_parallel", "chat_template", "bos_token", "eos_token", "num_threads", "instruction_set", "name")
+    __slots__ = ("model_path", "architecture", "file_type", "num_parameters", "size_bytes", "vocab_type", "vocab_size", "embedding_length", "context_length", "trained_context_length", "num_parallel", "chat_template", "bos_token", "eos_token", "num_threads", "instruction_set", "name", "identity")
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     FILE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -475,6 +475,7 @@ class DescribeReply(_message.Message):
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
     INSTRUCTION_SET_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     model_path: str
     architecture: str
     file_type: str
@@ -492,7 +493,8 @@ class DescribeReply(_message.Message):
     num_threads: int
     instruction_set: str
     name: str
-    def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+    identity: bytes
+    def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ..., identity: _Optional[bytes] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()

@@ -85,7 +85,7 @@ def _table(models: Sequence[ModelStatus]) -> Table:
     for status in models:
         known = status.description
         table.add_row(
-            _shown(status.path.name),
+            _shown(status.path.name if status.path is not None else status.name),
             _shown(" ".join(status.aliases)),
             known.architecture if known else "",
             known.file_type if known else "",

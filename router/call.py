@@ -86,6 +86,11 @@ class Call:
             for index, (message, cost) in enumerate(zip(messages, costs, strict=True))
         ]
 
+    async def change_place(self, request: pb.ChangePlaceRequest) -> pb.ChangePlaceReply:
+        """See Dispatcher.change_place."""
+        async with self._within_limits(0):
+            return await self.policies.dispatcher.change_place(self._attempt(self.route.model, 0), request)
+
     async def ask(self, question: Callable[[Replica], Awaitable[_Reply]]) -> _Reply:
         """One reply of the route's model. It counts as a request without tokens."""
         async with self._within_limits(0):

@@ -26,10 +26,20 @@ LOAD_FIELDS = frozenset({"path", "worker_arguments", "weight"})  # of a model: w
 
 
 @dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """One GGUF file, the names it answers to, and how its workers live."""
+class WorkerTls:
+    """TLS to workers on other hosts. Files are PEM."""
 
-    path: Path
+    ca: Path | None = None  # who signs their certificates; None: whom this host trusts
+    cert: Path | None = None  # what the gateway shows, with `key`
+    key: Path | None = None
+    server_name: str | None = None  # in their certificates; None: the name or address they are reached by
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """One model, the names it answers to, and its workers: processes of this gateway, on other hosts, or both."""
+
+    path: Path | None  # of the GGUF file; None: all its workers are on other hosts
     names: tuple[str, ...]  # the first is the model's own name, the others are further names for the same weights
     worker_arguments: tuple[str, ...] = ()
     replicas: int = 1
@@ -37,10 +47,18 @@ class ModelConfig:
     ttl: float | None = None  # seconds without a request after which it is unloaded; None: never
     weight: float = 1.0  # its share of the cores while several models compute
     load_on_start: bool = True
+    workers: tuple[str, ...] = ()  # on other hosts, see addresses.py
+    tls: WorkerTls | None = None  # to them; None: plain
+    token_file: Path | None = None  # with what they ask for; None: the variable CORRAL_WORKER_TOKEN
 
     @property
     def name(self) -> str:
         return self.names[0]
+
+    @property
+    def num_processes(self) -> int:
+        """Workers that this gateway starts while the model is loaded."""
+        return self.replicas if self.path is not None else 0
 
     def loads_like(self, other: "ModelConfig") -> bool:
         """Whether a worker that was started for one serves the other as well."""
@@ -170,6 +188,9 @@ class SupervisionConfig:
     probe_timeout: float = 1.0  # for the answer
     probes: int = 3  # without an answer in a row: hung
     step_deadline: float = 10.0  # without a step while there is work: hung; more where a step may take longer
+    connect_timeout: float = 5.0  # for a worker on another host to answer at all
+    longest_reconnect: float = 5.0  # between two attempts to reach one
+    resolve_interval: float = 5.0  # between two looks at the addresses of a name
     core_lease: CoreLease = CoreLease.AUTO
 
 

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from protos import inference_pb2 as pb
+from router import places
 from router.admission import Admission, Place
 from router.balancer import Balancer, Choice, Wish
 from router.config import BALANCING, KeyConfig, LimitsConfig
-from router.errors import RouterError, WorkerLost
+from router.errors import InvalidRequest, RouterError, WorkerLost
 from router.failover import Journal, blames_replica
 from router.fleet import Fleet
 from router.lifecycle import ModelStatus
@@ -30,6 +31,7 @@ from router.totals import total
 log = logging.getLogger("corral.dispatch")
 
 _Reply = TypeVar("_Reply")
+_NO_REQUEST = pb.GenerateRequest()
 BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
 
@@ -119,14 +121,15 @@ class Dispatcher:
         left: list[Replica] = []  # that could not bring it to its end
         while True:
             wish = await self._wish(attempt.model, request, turn, left)
-            replica = await self._choose(attempt, wish, turn.policy, left)
+            replica = await self._choose(attempt, wish, turn.policy, left, request)
+            numbers = replica.place_numbers
             try:
                 with self._working(replica, wish):
-                    async with aclosing(replica.generate(journal.request())) as replies:
+                    async with aclosing(replica.generate(places.own(journal.request(), numbers))) as replies:
                         async for reply in replies:
                             recorded = journal.record(reply)
                             if recorded is not None:
-                                yield recorded
+                                yield places.everyones(recorded, numbers)
                 return
             except RouterError as error:
                 journal.move(error)
@@ -141,9 +144,19 @@ class Dispatcher:
         replicas = await self._fleet.ready(model, left)
         return turn.wish(request, await find(request.prompt, replicas) if len(replicas) > 1 else NOTHING_HELD)
 
-    async def _choose(self, attempt: Attempt, wish: Wish, policy: str, left: Collection[Replica] = ()) -> Replica:
-        """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError."""
-        replicas = await self._fleet.ready(attempt.model, left)
+    async def _choose(
+        self,
+        attempt: Attempt,
+        wish: Wish,
+        policy: str,
+        left: Collection[Replica] = (),
+        request: pb.GenerateRequest = _NO_REQUEST,
+    ) -> Replica:
+        """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError.
+
+        It is the one with the place that the request would like, if that can be called.
+        """
+        replicas = places.wished(await self._fleet.ready(attempt.model, left), request)
         choice = self._balancer(attempt.model).choose(replicas, wish, policy, time.monotonic())
         attempt.choice, attempt.replica = choice, choice.name
         return next(replica for replica in replicas if replica.name == choice.name)
@@ -202,10 +215,32 @@ class Dispatcher:
                 raise reply
         return total(told)
 
-    async def places(self, model: str) -> pb.PlacesReply:
-        """Of its first replica. Never loads the model for that."""
-        first, *_ = await self._fleet.ready(model)
-        return await first.places(pb.PlacesRequest())
+    async def places(self, model: str) -> list[pb.Place]:
+        """Of all its replicas, as places.py numbers them, but for those lost meanwhile. Never loads the model."""
+        replicas = await self._fleet.ready(model)
+        replies = await asyncio.gather(*(each.places(pb.PlacesRequest()) for each in replicas), return_exceptions=True)
+        found: list[pb.Place] = []
+        for replica, reply in zip(replicas, replies, strict=True):
+            if isinstance(reply, BaseException):
+                if not isinstance(reply, WorkerLost):
+                    raise reply
+                continue
+            for place in reply.places:
+                place.number += replica.place_numbers.start
+            found += reply.places
+        return found
+
+    async def change_place(self, attempt: Attempt, request: pb.ChangePlaceRequest) -> pb.ChangePlaceReply:
+        """By the replica that has the place. Raises InvalidRequest where none has."""
+        with self._fleet.using(attempt.model):
+            with_place = places.having(await self._fleet.ready(attempt.model), request.number)
+            if not with_place:
+                raise InvalidRequest("Invalid slot ID")
+            replica = with_place[0]
+            attempt.replica = replica.name
+            number = request.number - replica.place_numbers.start
+            own = pb.ChangePlaceRequest(number=number, action=request.action, filename=request.filename)
+            return await replica.change_place(own)
 
     def models(self) -> Sequence[ModelStatus]:
         """What is known of every configured model, in the order of configuration."""

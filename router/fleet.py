@@ -16,8 +16,10 @@ from router.changes import Changes
 from router.config import CoreLease, ModelConfig, ResidencyConfig, SupervisionConfig
 from router.errors import ModelLoading, ModelNotFound, Unavailable
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, plan
+from router.remoteset import World
 from router.replica import Replica
 from router.replicaset import ReplicaSet
+from router.resolver import system_lookup
 from router.runfolder import RunFolder
 from router.supervisor import Site
 from router.tail import Tail
@@ -33,10 +35,13 @@ class Fleet:
         models: Sequence[ModelConfig],
         supervision: SupervisionConfig,
         residency: ResidencyConfig = ResidencyConfig(),  # noqa: B008 (frozen)
+        world: World | None = None,
     ) -> None:
+        """`world`: how names are looked up, and the environment; this host's if left out."""
         self._configured = tuple(models)
         self._supervision = supervision
         self._residency = residency
+        self._world = world or World(system_lookup, os.environ)
         self._sets: dict[str, ReplicaSet] = {}
         self._changes = Changes()
         self._planner: asyncio.Task[None] | None = None
@@ -117,14 +122,14 @@ class Fleet:
         self._sets = {model.name: before.get(model.name) or self._new(model) for model in models}
         for model in models:
             known = self._sets[model.name]
-            known.removed, known.autoload = False, residency.autoload
-            if model.name not in before and model.load_on_start:
-                known.ask_to_load(at_start=self._planner is None)
-            elif known.model != model or known.state is ModelState.FAILED:
+            was_removed, known.removed, known.autoload = known.removed, False, residency.autoload
+            if model.name not in before:
+                known.begin(at_start=self._planner is None)
+            elif was_removed or known.model != model or known.state is ModelState.FAILED:
                 known.reconfigure(model)
         for name, known in before.items():
             if name not in self._sets:
-                known.removed = True
+                known.remove()
                 self._sets[name] = known
         self._changes.tell()
 
@@ -197,7 +202,7 @@ class Fleet:
 
     def _new(self, model: ModelConfig) -> ReplicaSet:
         clock = asyncio.get_running_loop().time
-        return ReplicaSet(model, self._supervision, self._site, self._changes.tell, clock)
+        return ReplicaSet(model, self._supervision, self._site, self._changes.tell, clock, self._world)
 
     def _site(self) -> Site:
         assert self._folder is not None, "workers start only between entering and leaving"

@@ -43,7 +43,9 @@ class Footprint:
 
 
 def footprint(model: ModelConfig) -> Footprint:
-    """What a worker of the model will take, by its file as it is now and by the worker's flags."""
+    """What a worker of the model will take here, by its file as it is now and by the worker's flags."""
+    if model.path is None:  # its workers run elsewhere
+        return Footprint(0, 0)
     weights, numbers = size_on_disk(model.path), _numbers(model.path)
     each = PROCESS_BYTES + (worker_bytes(numbers, model.worker_arguments) if numbers else 0)
     return Footprint(0, weights + each) if "--no-mmap" in model.worker_arguments else Footprint(weights, each)

@@ -29,9 +29,20 @@ class ModelState(enum.StrEnum):
     CRASHED = "crashed"
     FAILED = "failed"
     STOPPED = "stopped"  # with the gateway
+    CONNECTING = "connecting"  # to a worker on another host
+    UNREACHABLE = "unreachable"  # for now
 
 
-_MOST_ALIVE_FIRST = (ModelState.READY, ModelState.LOADING, ModelState.CRASHED, ModelState.FAILED, ModelState.STOPPED)
+_MOST_ALIVE_FIRST = (
+    ModelState.READY,
+    ModelState.LOADING,
+    ModelState.CONNECTING,
+    ModelState.CRASHED,
+    ModelState.UNREACHABLE,
+    ModelState.DRAINING,
+    ModelState.FAILED,
+    ModelState.STOPPED,
+)
 _IN_MEMORY = frozenset({ModelState.LOADING, ModelState.READY, ModelState.DRAINING, ModelState.CRASHED})
 _UNLOADABLE = frozenset({ModelState.LOADING, ModelState.READY, ModelState.CRASHED, ModelState.FAILED})
 
@@ -51,11 +62,12 @@ class ReplicaStatus:
     index: int
     name: str  # as "MODEL/0"
     state: ModelState
-    pid: int | None
-    address: str | None  # once it has a process
+    pid: int | None  # None on another host, too
+    address: str | None  # of a process, once it has one
     num_open: int  # calls that this gateway has open to it
     num_restarts: int
     reason: str  # of a crash or failure, one line, else empty
+    is_remote: bool = False  # on another host
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +76,7 @@ class ModelStatus:
 
     name: str
     aliases: tuple[str, ...]  # every name it answers to, the first is `name`
-    path: Path
+    path: Path | None  # None: all its workers are on other hosts
     state: ModelState
     reason: str  # of a crash or failure, one line, else empty
     progress: Progress | None  # of the loading, if a worker has told

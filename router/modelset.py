@@ -3,11 +3,11 @@
 Called by settings.py. Invariant: every file stands once, every name belongs to one model, and every file could be read.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from router.config import ModelConfig
+from router.config import ModelConfig, WorkerTls
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
 from router.flags import EXIT_USAGE, Layer
@@ -20,10 +20,10 @@ def assemble(
     paths: Sequence[Path], aliases: Sequence[str], entries: Sequence[ModelEntry], arguments: WorkerArguments
 ) -> tuple[ModelConfig, ...]:
     """The models of -m and --alias, then those of files; a file given both ways is one model with both's names."""
-    given = _from_flags(paths, aliases, [entry.path for entry in entries])
+    given = _from_flags(paths, aliases, [entry.path for entry in entries if entry.path])
     listed = [(_from_file(entry), entry) for entry in entries]
     models = [replace(model, worker_arguments=arguments(entry.worker)) for model, entry in listed]
-    known = {model.path: index for index, model in enumerate(models)}
+    known = {model.path: index for index, model in enumerate(models) if model.path is not None}
     extra = []
     for path, names in given.items():
         if path in known:
@@ -35,7 +35,8 @@ def assemble(
     if not found:
         raise CommandError(NO_MODEL, EXIT_USAGE)
     for model in found:
-        _check_readable(model.path)
+        for what, file in _files(model):
+            _check_readable(what, file)
     _check_unique(found)
     return found
 
@@ -80,12 +81,25 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-def _check_readable(file: Path) -> None:
+def _files(model: ModelConfig) -> Iterator[tuple[str, Path]]:
+    """What is read for it, and what that is called."""
+    tls = model.tls or WorkerTls()
+    named = (
+        ("model", model.path),
+        ("token-file", model.token_file),
+        ("ca", tls.ca),
+        ("cert", tls.cert),
+        ("key", tls.key),
+    )
+    yield from ((what, file) for what, file in named if file is not None)
+
+
+def _check_readable(what: str, file: Path) -> None:
     try:
         with file.open("rb") as opened:
             opened.read(1)
     except OSError as error:
-        raise CommandError(f"cannot read model {file}: {error.strerror}", EXIT_USAGE) from None
+        raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE) from None
 
 
 def _check_unique(models: Sequence[ModelConfig]) -> None:
@@ -94,7 +108,11 @@ def _check_unique(models: Sequence[ModelConfig]) -> None:
         for name in model.names:
             other = owners.setdefault(name, model)
             if other is not model:
+                both = f"{_origin(other)} and {_origin(model)}"
                 raise CommandError(
-                    f"two models are called '{name}': {other.path} and {model.path}; name one with --alias NAME=FILE",
-                    EXIT_USAGE,
+                    f"two models are called '{name}': {both}; name one with --alias NAME=FILE", EXIT_USAGE
                 )
+
+
+def _origin(model: ModelConfig) -> str:
+    return str(model.path) if model.path is not None else f"the one at {', '.join(model.workers)}"

@@ -1,13 +1,14 @@
 """One worker seen over gRPC: calls go out, replies or RouterErrors come back.
 
-Made by supervisor.WorkerProcess, one per life of a worker; called by dispatch.py. Counts its own open calls, so that a
-worker that is to go can be left in peace until they have ended.
+Made by supervisor.WorkerProcess and remote.RemoteWorker, one per life of a worker or connection; called by dispatch.py.
+Counts its own open calls, so that a worker that is to go can be left in peace until they have ended.
 Invariant: no grpc exception leaves this file.
 """
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -15,7 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
-from router.errors import WorkerFailed
+from router import places
+from router.credentials import PLAIN, Credentials, open_channel
+from router.errors import WorkerFailed, WorkerLost
 from router.exchange import MAX_MESSAGE_BYTES, Exchange
 from router.workererrors import failure, lost
 
@@ -39,17 +42,21 @@ _Reply = TypeVar("_Reply")
 class Replica:
     """A channel to one worker."""
 
-    def __init__(self, model: str, address: str, token: str, index: int = 0) -> None:
+    def __init__(
+        self, model: str, address: str, token: str, index: int | str = 0, credentials: Credentials = PLAIN
+    ) -> None:
+        """`index` tells it from the model's other replicas."""
         self.model = model
         self.name = f"{model}/{index}"  # what clients are told
         self.num_open = 0  # calls that have begun and not ended
         self._idle = asyncio.Event()
         self._idle.set()
         self.address = address
+        self.place_numbers = places.ALL  # of its places among those of all replicas
         self.since = time.monotonic()  # when it came to serve
         self._closed = False
-        self._metadata = ((TOKEN_KEY, token),)
-        self._channel = grpc.aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
+        self._metadata = ((TOKEN_KEY, token),) if token else ()
+        self._channel = open_channel(address, credentials, _CHANNEL_OPTIONS)
         self._inference: Any = inference_pb2_grpc.InferenceStub(self._channel)
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._exchange: Exchange | None = None
@@ -97,19 +104,30 @@ class Replica:
 
     async def serving(self) -> None:
         """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""
+        async with aclosing(self.health(waits=True)) as reports:
+            async for serves in reports:
+                if serves:
+                    self.since = time.monotonic()
+                    return
+        raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
+
+    async def health(self, *, waits: bool = False) -> AsyncGenerator[bool, None]:
+        """Whether the worker serves: at first, and after every change. Raises WorkerFailed when it cannot be asked.
+
+        `waits`: for one that cannot be reached yet.
+        """
         call = self._health.Watch(
-            health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=True
+            health_pb2.HealthCheckRequest(service=""), metadata=self._metadata, wait_for_ready=waits
         )
         try:
             async for reply in call:
-                if reply.status == health_pb2.HealthCheckResponse.SERVING:
-                    self.since = time.monotonic()
-                    return
+                yield reply.status == health_pb2.HealthCheckResponse.SERVING
         except grpc.aio.AioRpcError as error:
-            raise failure(self.model, error) from None
+            raise WorkerLost(
+                f"cannot be reached: {' '.join(str(error.details()).split())}", had_request=False
+            ) from None
         finally:
             call.cancel()
-        raise WorkerFailed(f"the worker of '{self.model}' ended its health report")
 
     async def idle(self) -> None:
         """Returns once no call is open."""

@@ -13,9 +13,12 @@ from contextlib import contextmanager, suppress
 from protos import inference_pb2 as pb
 from router.changes import Changes
 from router.config import ModelConfig, SupervisionConfig
+from router.crew import Crew
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.footprint import footprint
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
+from router.remote import RemoteWorker
+from router.remoteset import RemoteWorkers, World
 from router.replica import Replica
 from router.supervisor import Site
 from router.tail import Tail
@@ -36,8 +39,9 @@ class ReplicaSet:
         site: Callable[[], Site],
         changed: Callable[[], None],
         clock: Callable[[], float],
+        world: World,
     ) -> None:
-        """`site` gives each new worker a place of its own; `changed` is called after every change."""
+        """`site` gives each new process a place of its own; `changed` is called after every change."""
         self.model = model
         self.autoload = True  # whether users make it load
         self.removed = False  # from the configuration: it goes when its last user has gone
@@ -47,6 +51,8 @@ class ReplicaSet:
         self._changes = Changes()
         self.output = Tail()  # the last lines of all its workers
         self._workers = Workers(config, site, self._worker_changed, self.output)
+        self._remote = RemoteWorkers(config, world, self._reference, self._worker_changed)
+        self._crew = Crew(self._workers, self._remote)
         self._num_users = 0
         self._asked = False  # to be loaded, by name
         self._yields = False
@@ -65,6 +71,11 @@ class ReplicaSet:
 
     @property
     def state(self) -> ModelState:
+        return ModelState.STOPPED if self._stopped else self._crew.state or self._process_state
+
+    @property
+    def _process_state(self) -> ModelState:
+        """Of what this gateway loads and unloads."""
         if self._stopped:
             return ModelState.STOPPED
         if self._workers:
@@ -74,14 +85,16 @@ class ReplicaSet:
         return ModelState.FAILED if self._refusal else ModelState.UNLOADED
 
     def status(self) -> ModelStatus:
-        workers = list(self._workers)
+        workers = list(self._crew)
         told = [worker for worker in workers if worker.state is self.state] or workers
         return ModelStatus(
             name=self.model.name,
             aliases=self.model.names,
             path=self.model.path,
             state=self.state,
-            reason=self._refusal or next((worker.reason for worker in told if worker.reason), ""),
+            reason=self._refusal
+            or next((worker.reason for worker in told if worker.reason), "")
+            or self._remote.reason,
             progress=next((worker.progress for worker in told if worker.progress), None),
             replicas=self.replicas(),
             last_lines=tuple(told[0].last_lines) if told else (),
@@ -91,37 +104,35 @@ class ReplicaSet:
 
     def replicas(self) -> tuple[ReplicaStatus, ...]:
         """Those of the configuration, then those that warm up or drain."""
-        return tuple(worker.status() for worker in (*self._workers, *self._workers.beside))
+        return self._crew.statuses()
 
     def open(self) -> tuple[Replica, ...]:
         """Those that can be called now, perhaps none."""
-        ready = (worker for worker in self._workers if worker.state is ModelState.READY)
-        return tuple(worker.replica for worker in ready if worker.replica is not None)
+        return self._crew.open()
 
     @property
     def num_parallel(self) -> int:
         """How many requests its ready replicas compute at once; 0 until one has told."""
-        each = self._description.num_parallel if self._description is not None else 0
-        return each * max(len(self.open()), 1)
+        return self._crew.num_parallel() or (self._description.num_parallel if self._description is not None else 0)
 
     @property
     def settled(self) -> bool:
         """Whether it does not load for the start, or no longer: every worker was ready once, or never will be."""
-        return not self._at_start
+        return not self._at_start and (not self._remote or self._remote.settled)
 
     @property
     def available(self) -> bool:
         """Whether a request could have it, perhaps after it is loaded."""
         if self._stopped or self._refusal:
             return False
-        if self._workers:
-            return bool(self.open()) or any(worker.starting for worker in self._workers)
-        return self.autoload
+        if self.open() or any(worker.starting for worker in self._crew):
+            return True
+        return self.autoload and self.model.path is not None and not self._workers
 
     def standing(self) -> Standing:
         return Standing(
             name=self.model.name,
-            state=self.state,
+            state=self._process_state,
             num_bytes=self._estimate(),
             num_users=self._num_users,
             wanted_since=self._wanted_since if self._is_wanted else None,
@@ -142,7 +153,7 @@ class ReplicaSet:
         `keep_alive` says how many seconds it stays loaded afterwards; None: as the configuration says.
         """
         self._num_users += 1
-        if self._num_users == 1 or self._wanted_since is None:
+        if self._num_users == 1 or (self._wanted_since is None and self._is_wanted):
             self._want()
         try:
             yield
@@ -151,6 +162,7 @@ class ReplicaSet:
             self._last_used = self._clock()
             if not self._is_wanted:
                 self._wanted_since = None
+            self._leave_if_removed()
             configured = FOREVER if self.model.ttl is None else self.model.ttl
             self._keep_alive = configured if keep_alive is None else keep_alive
             if not self._num_users:
@@ -174,13 +186,12 @@ class ReplicaSet:
 
     def _patience(self, began: float) -> float:
         """For how many more seconds a request that came at `began` waits."""
-        workers = self._workers
         if self._stopped or self._refusal:
             return 0.0
-        if any(worker.recovering for worker in workers):
+        if any(worker.recovering for worker in self._crew):
             return began + self._config.recovery_wait - self._clock()
-        if workers:
-            return FOREVER if not self._at_start and any(worker.starting for worker in workers) else 0.0
+        if self._crew:
+            return FOREVER if self.settled and any(worker.starting for worker in self._crew) else 0.0
         return FOREVER if self._is_wanted and not self._at_start else 0.0
 
     def _why_not(self) -> RouterError:
@@ -188,14 +199,24 @@ class ReplicaSet:
             return Unavailable("the server is shutting down")
         if self._refusal:
             return ModelFailed(self.model.name, self._refusal)
-        if self._workers:
-            best = next(worker for worker in self._workers if worker.state is self.state)
+        best = next((worker for worker in self._crew if worker.state is self.state), None)
+        if best is not None:
             return best.refusal()
+        if self._remote:
+            return (
+                ModelLoading() if not self.settled else Unavailable(f"no worker of model '{self.model.name}' is known")
+            )
         if self._at_start and self._is_wanted:
             return ModelLoading()
         return InvalidRequest(f"model '{self.model.name}' is not loaded (POST /models/load loads it)")
 
     # ---- what is wanted of it ----
+
+    def begin(self, *, at_start: bool) -> None:
+        """It is new: it is loaded if it is to be loaded without being asked for."""
+        self._remote.follow(self.model)
+        if self.model.path is not None and self.model.load_on_start:
+            self.ask_to_load(at_start=at_start)
 
     def ask_to_load(self, *, at_start: bool = False) -> None:
         """From now on it is to be loaded; at the start only if nothing has to go for it. A failed one tries again."""
@@ -226,7 +247,7 @@ class ReplicaSet:
 
     @property
     def _is_wanted(self) -> bool:
-        return self._asked or (self.autoload and self._num_users > 0)
+        return self.model.path is not None and (self._asked or (self.autoload and self._num_users > 0))
 
     def _want(self) -> None:
         if self._wanted_since is None and self._is_wanted:
@@ -236,8 +257,17 @@ class ReplicaSet:
 
     def _forget_failure(self) -> None:
         self._refusal = ""
-        if self.state is ModelState.FAILED:
+        if self._process_state is ModelState.FAILED:
             self._workers.retire()
+
+    def remove(self) -> None:
+        """It is not configured any more: it goes when its last user has gone."""
+        self.removed = True
+        self._leave_if_removed()
+
+    def _leave_if_removed(self) -> None:
+        if self.removed and not self._num_users:
+            self._remote.retire()
 
     # ---- its workers ----
 
@@ -255,12 +285,17 @@ class ReplicaSet:
         self._want()
 
     def reconfigure(self, model: ModelConfig) -> None:
-        """Other settings: those that a worker reads once bring a new worker for each old one."""
+        """Other settings: those that a process reads once bring a new one for each old one; others are followed."""
+        self._remote.follow(model)
+        had_path = self.model.path is not None
         if not self._workers and not model.loads_like(self.model):
             self._num_bytes = self._description = None
         self.model = model
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
-        if self.state is ModelState.FAILED:
+        if model.path is None:
+            self._refusal, self._asked, self._at_start = "", False, False
+            self._workers.retire()
+        elif self._process_state is ModelState.FAILED or (model.load_on_start and not had_path):
             self.ask_to_load()
         elif self._workers:
             self._workers.replace(model)
@@ -270,7 +305,7 @@ class ReplicaSet:
         """Stops every worker and waits until no process is left. May be called again with less grace."""
         self._stopped, self._at_start = True, False
         self._tell()
-        await self._workers.stop(grace)
+        await asyncio.gather(self._workers.stop(grace), self._remote.stop())
 
     def _worker_changed(self) -> None:
         """Loading and coming back count as use."""
@@ -279,8 +314,9 @@ class ReplicaSet:
             self._serves_since, self._was_ready = self._clock(), True
         if all(worker.settled for worker in self._workers):
             self._at_start = False
-        known = [worker.description for worker in self._workers if worker.description is not None]
-        self._description = known[0] if known else self._description
+        self._crew.check()
+        self._crew.number_places()
+        self._description = next(iter(self._crew.descriptions()), self._description)
         measured = self._measured()
         self._num_bytes = self._num_bytes if measured is None else measured
         self._tell()
@@ -298,6 +334,9 @@ class ReplicaSet:
             return None
         weights = max(description.size_bytes for _, description in told if description is not None)
         return sum(max((num_bytes or 0) - weights, 0) for num_bytes, _ in told) + weights
+
+    def _reference(self, asking: RemoteWorker) -> pb.DescribeReply | None:
+        return self._crew.reference(asking)
 
     def _tell(self) -> None:
         self._changes.tell()

@@ -55,4 +55,5 @@ def failure(model: str, error: grpc.aio.AioRpcError, *, had_request: bool = True
             return refusal(pb.ErrorDetail.FromString(value))
     if error.code() in _BROKEN:
         return lost(model, had_request=had_request)
-    return WorkerFailed(f"the worker of '{model}' failed ({error.code().name})")
+    why = ": it asks for another token" if error.code() is grpc.StatusCode.UNAUTHENTICATED else ""
+    return WorkerFailed(f"the worker of '{model}' failed ({error.code().name}){why}")

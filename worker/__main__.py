@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from worker.arguments import TOKEN_VARIABLE, parser, worker_config
+from worker.access import Access
+from worker.arguments import access, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
 from worker.exchange import post_events
@@ -26,7 +27,7 @@ from worker.generation import Event, Sink
 from worker.loaded import LoadedModel
 from worker.nursery import tend
 from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
-from worker.server import Server, is_loopback
+from worker.server import Server
 from worker.startup import Prepared, prepare, start
 
 log = logging.getLogger("worker")
@@ -62,7 +63,8 @@ def _work(arguments: Namespace, prepared: Prepared | None = None) -> None:
     take_name("corral-worker")
     if arguments.parent_fd is not None:
         die_with(arguments.parent_fd)
-    uvloop.run(_serve(worker_config(arguments), _token(arguments.token_file), arguments.grace, prepared))
+    allowed = access(arguments, os.environ)
+    uvloop.run(_serve(worker_config(arguments), allowed, arguments.health_listen, arguments.grace, prepared))
 
 
 def _nurse(arguments: Namespace) -> None:
@@ -79,14 +81,14 @@ def _nurse(arguments: Namespace) -> None:
     tend(arguments.nursery, lambda given: _leave_after(_work, parser().parse_args(given), prepared))
 
 
-async def _serve(config: WorkerConfig, token: str | None, grace: float, prepared: Prepared | None) -> None:
+async def _serve(
+    config: WorkerConfig, allowed: Access, health_listen: str | None, grace: float, prepared: Prepared | None
+) -> None:
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
-    server = Server(token, max_open=2 * (config.max_waiting + config.max_running) + 64)
-    listen = await server.start(config.listen)
-    if not token and not is_loopback(listen):
-        log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)
+    server = Server(allowed, max_open=2 * (config.max_waiting + config.max_running) + 64)
+    listen = await server.start(config.listen, health_listen)
     loading = asyncio.create_task(_load(config, loop, prepared))
     terminating = asyncio.create_task(terminated.wait())
     try:
@@ -141,15 +143,6 @@ def _one_line(error: Exception, path: Path) -> str:
         return f"{error.filename or path}: {error.strerror or error}"
     message = " ".join(str(error).split())
     return f"{path}: {message}" if isinstance(error, ModelFileError) and str(path) not in message else message
-
-
-def _token(file: Path | None) -> str | None:
-    token = os.environ.pop(TOKEN_VARIABLE, "")
-    if file is not None:
-        token = file.read_text().strip()
-        if not token:
-            raise WorkerError(f"{file}: no token in it")
-    return token or None
 
 
 if __name__ == "__main__":

@@ -4,11 +4,14 @@ worker/__main__.py reads it. Invariant: 0, or no flag, leaves a choice to the wo
 """
 
 import argparse
+from collections.abc import MutableMapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from worker.access import Access, read_tls
 from worker.config import RopeConfig, WorkerConfig
+from worker.errors import WorkerError
 from worker.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
@@ -30,6 +33,17 @@ def parser() -> argparse.ArgumentParser:
     _add_memory(made)
     _add_prefixes(made)
     return made
+
+
+def access(arguments: argparse.Namespace, environment: MutableMapping[str, str]) -> Access:
+    """Who may call, as the command line and the variable say, which is taken away. Raises WorkerError, OSError."""
+    token = environment.pop(TOKEN_VARIABLE, "")
+    if arguments.token_file is not None:
+        token = arguments.token_file.read_text().strip()
+        if not token:
+            raise WorkerError(f"{arguments.token_file}: no token in it")
+    tls = read_tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
+    return Access(token or None, tls, open_to_all=arguments.insecure_no_auth)
 
 
 def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
@@ -87,6 +101,11 @@ def _add_process(made: argparse.ArgumentParser) -> None:
     place.add_argument("--listen", default="", metavar="unix:PATH|HOST:PORT")
     place.add_argument("--nursery", type=int, metavar="N", help="fork workers that listen, as this socket asks")
     add("--token-file", type=Path, metavar="FILE", help=f"what callers must present; also {TOKEN_VARIABLE}")
+    add("--tls-cert", type=Path, metavar="FILE", help="listen with TLS: the certificate and its chain, PEM")
+    add("--tls-key", type=Path, metavar="FILE", help="its key, PEM")
+    add("--tls-client-ca", type=Path, metavar="FILE", help="callers must present a certificate signed by this one, PEM")
+    add("--health-listen", metavar="HOST:PORT", help="tell one's health there too, without TLS: for probes of pods")
+    add("--insecure-no-auth", action="store_true", help="listen beyond this host though callers need neither")
     add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
     add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
     add("--core-lease", default="host", metavar="FILE|host|off", help="workers with the same file take turns computing")

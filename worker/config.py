@@ -50,3 +50,8 @@ class WorkerConfig:
     slot_save_path: Path | None = None  # where clients may save computed prefixes
     kv_store: Path | None = None  # where computed prefixes outlive the process
     kv_store_mib: int = 4096  # that it may take
+
+    @property
+    def has_siblings(self) -> bool:
+        """Whether callers may take it for one of several on different hosts, which have to compute the same."""
+        return not self.listen.startswith("unix:")

@@ -1,4 +1,4 @@
-"""Everything that can go wrong in a worker, as types. service.py maps the tree to gRPC once; nobody parses a message.
+"""Everything that can go wrong in a worker, as types. border.py maps the tree to gRPC once; nobody parses a message.
 
     WorkerError
     ├── RequestError                 a request failed; the worker goes on

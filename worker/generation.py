@@ -1,6 +1,6 @@
 """A request on its way through the engine: what was asked for, what comes of it, and what is kept in between.
 
-service.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
+generate_rpc.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
 order: one Started, PromptScores if they are wanted, any number of Token, then one Finished; or Failed at any point,
 and nothing after it.
 """

@@ -1,6 +1,6 @@
 """Prompts as tokens: text is tokenised, ids are checked, conversations go through the model's template.
 
-service.py calls it in its text threads. Invariant: no token that leaves here is outside the vocabulary.
+service.py and generate_rpc.py call it in text threads. Invariant: no token that leaves here is outside the vocabulary.
 """
 
 from collections.abc import Iterable, Mapping

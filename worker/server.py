@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from worker.access import Access, Tls
 from worker.border import Border
 from worker.errors import WorkerError
 from worker.loaded import LoadedModel
@@ -38,23 +39,34 @@ class ListenError(WorkerError):
 class Server:
     """One worker's server: NOT_SERVING, then SERVING, then gone. Belongs to the event loop it was made in."""
 
-    def __init__(self, token: str | None, max_open: int) -> None:
-        """`token`: what every call but health must carry; None: nothing."""
+    def __init__(self, access: Access, max_open: int) -> None:
+        """`access`: what every call but health needs."""
+        self._access = access
         self._model: LoadedModel | None = None
         self._inference = Inference(max_open)
         self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(interceptors=(Border(token),), options=_OPTIONS)
+        self._server = grpc.aio.server(interceptors=(Border(access.token),), options=_OPTIONS)
         self._inference.add_to(self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._health_server: grpc.aio.Server | None = None
 
-    async def start(self, listen: str) -> str:
-        """Listens on unix:PATH or HOST:PORT and returns that, a port of 0 replaced. Raises ListenError."""
+    async def start(self, listen: str, health_listen: str | None = None) -> str:
+        """Listens on unix:PATH or HOST:PORT and returns that, a port of 0 replaced. Raises ListenError, AccessError.
+
+        `health_listen`: HOST:PORT of a second port that tells the health, and without TLS.
+        """
         await self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
         if listen.startswith("unix:"):
             self._bind_socket(listen.removeprefix("unix:"))
         else:
-            listen = self._bind_port(listen)
+            listen = _bind_port(self._server, listen, self._access.tls)
+        self._access.check(listen)
         await self._server.start()
+        if health_listen is not None:
+            self._health_server = grpc.aio.server(options=_OPTIONS)
+            health_pb2_grpc.add_HealthServicer_to_server(self._health, self._health_server)
+            _bind_port(self._health_server, health_listen, None)
+            await self._health_server.start()
         return listen
 
     async def open(self, model: LoadedModel) -> None:
@@ -73,6 +85,8 @@ class Server:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
         await self._server.stop(_FAREWELL_SECONDS)
+        if self._health_server is not None:
+            await self._health_server.stop(None)
 
     def _bind_socket(self, path: str) -> None:
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
@@ -80,33 +94,32 @@ class Server:
         _remove_stale(Path(path))
         inherited = os.umask(0o177)
         try:
-            self._bind(f"unix:{path}")
+            _bind(self._server, f"unix:{path}", self._access.tls)
         finally:
             os.umask(inherited)
 
-    def _bind_port(self, listen: str) -> str:
-        host, separator, port = listen.rpartition(":")
-        if not separator or not host or not port.isdigit() or int(port) > 65535:
-            raise ListenError(f"cannot listen on {listen}: expected unix:PATH or HOST:PORT")
-        try:
-            # grpc says why it cannot bind only in its own log.
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            socket.create_server((host.strip("[]"), int(port)), family=family).close()
-        except OSError as error:
-            raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
-        return f"{host}:{self._bind(listen)}"
 
-    def _bind(self, address: str) -> int:
-        try:
-            return int(self._server.add_insecure_port(address))
-        except RuntimeError:
-            raise ListenError(f"cannot listen on {address}") from None
+def _bind_port(server: grpc.aio.Server, listen: str, tls: Tls | None) -> str:
+    host, separator, port = listen.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65535:
+        raise ListenError(f"cannot listen on {listen}: expected unix:PATH or HOST:PORT")
+    try:
+        # grpc says why it cannot bind only in its own log.
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    except OSError as error:
+        raise ListenError(f"cannot listen on {listen}: {error.strerror or error}") from None
+    return f"{host}:{_bind(server, listen, tls)}"
 
 
-def is_loopback(listen: str) -> bool:
-    """Whether only this machine can reach the address."""
-    host = listen.rpartition(":")[0].strip("[]")
-    return listen.startswith("unix:") or host in ("localhost", "::1") or host.startswith("127.")
+def _bind(server: grpc.aio.Server, address: str, tls: Tls | None) -> int:
+    try:
+        if tls is not None:
+            return int(server.add_secure_port(address, tls.credentials()))
+        return int(server.add_insecure_port(address))
+    except RuntimeError:
+        why = ": its certificate and key are no pair" if tls is not None else ""
+        raise ListenError(f"cannot listen on {address}{why}") from None
 
 
 def _remove_stale(path: Path) -> None:

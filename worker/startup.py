@@ -89,14 +89,16 @@ def start(
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity)
     decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
-    identity = cache_identity(decoder) if config.kv_store or config.slot_save_path else b""
+    identity = cache_identity(decoder) if config.kv_store or config.slot_save_path or config.has_siblings else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
     engine = Engine(decoder, capacity, tokenizer.eog_ids, post, on_death, store, share_cores(config))
     engine.start()
     if config.numa:
         place(config.numa, [engine.thread_id, *decoder.thread_ids])
-    description = prepared.describe(context_length=capacity.context_length, num_parallel=capacity.max_running)
+    description = prepared.describe(
+        context_length=capacity.context_length, num_parallel=capacity.max_running, identity=identity
+    )
     return LoadedModel(engine, prepared.prompts, partial(Detokenizer, tokenizer), description, slot_files)
 
 

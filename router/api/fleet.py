@@ -46,7 +46,7 @@ def _model(status: ModelStatus, stats: pb.StatsReply | None, num_waiting: int) -
     return {
         "name": status.name,
         "aliases": list(status.aliases[1:]),
-        "path": str(status.path),
+        "path": str(status.path) if status.path is not None else None,
         "architecture": known.architecture if known else None,
         "file_type": known.file_type if known else None,
         "context_length": known.context_length if known else None,
@@ -54,6 +54,11 @@ def _model(status: ModelStatus, stats: pb.StatsReply | None, num_waiting: int) -
         "reason": status.reason,
         "progress": {"stage": status.progress.stage, "fraction": status.progress.fraction} if status.progress else None,
         "pids": [replica.pid for replica in status.replicas if replica.pid is not None],
+        "remote": [
+            {"address": replica.address, "state": replica.state.value, "reason": replica.reason}
+            for replica in status.replicas
+            if replica.is_remote
+        ],
         "crashes": status.num_restarts,
         "waiting": num_waiting,
         **_figures(stats),

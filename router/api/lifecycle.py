@@ -54,7 +54,10 @@ async def events(request: Request) -> Response:
 async def _meant(request: Request) -> tuple[Fleet, str]:
     body = await json_body(request)
     fleet: Fleet = request.app.state.fleet
-    return fleet, call_to(request, read(MODEL, body)["model"]).route.model
+    name = call_to(request, read(MODEL, body)["model"]).route.model
+    if fleet.status(name).path is None:
+        raise InvalidRequest(f"model '{name}' runs on other hosts only: this server neither loads nor unloads it")
+    return fleet, name
 
 
 async def _frames(request: Request) -> AsyncGenerator[bytes, None]:

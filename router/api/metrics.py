@@ -6,6 +6,7 @@ the byte (tests/parity/metrics.txt).
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -178,6 +179,12 @@ def _fleet(dispatcher: Dispatcher) -> Iterable[tuple[str, str, str, list[tuple[s
     crashes = of_each("model", lambda status: status.num_restarts)
     yield "vllm:num_requests_waiting", "gauge", "Generations in the model's line.", waiting
     yield "corral_model_ready", "gauge", "Whether the model can answer.", ready
+    states = [
+        (f'{{model="{_escaped(status.name)}",state="{state}"}}', float(number))
+        for status in statuses
+        for state, number in sorted(Counter(replica.state.value for replica in status.replicas).items())
+    ]
+    yield "corral_replicas", "gauge", "Workers of the model by what they do.", states
     yield "corral_worker_crashes_total", "counter", "Exits of a worker that nobody asked for.", crashes
 
 

@@ -33,6 +33,8 @@ STATES: Mapping[ModelState, str] = {
     ModelState.READY: "loaded",
     ModelState.DRAINING: "unloaded",
     ModelState.CRASHED: "loading",
+    ModelState.CONNECTING: "loading",
+    ModelState.UNREACHABLE: "loading",
     ModelState.FAILED: "unloaded",
     ModelState.STOPPED: "unloaded",
 }

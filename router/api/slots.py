@@ -32,18 +32,18 @@ _SHOWN = {name for field in TABLE for name in field.names}
 
 
 async def slots(request: Request) -> Response:
-    """Every place, busy or idle; with ?fail_on_no_slot=1 an error if all are busy."""
+    """Every place of every replica, busy or idle; with ?fail_on_no_slot=1 an error if all are busy."""
     config: GatewayConfig = request.app.state.config
     if not config.slots:
         raise NotSupported("This server does not support slots endpoint. Start it with `--slots`")
     call = call_to(request, request.query_params.get("model"))
     dispatcher, model = call.policies.dispatcher, call.route.model
-    reply = await dispatcher.places(model)
-    if request.query_params.get("fail_on_no_slot") and all(place.is_running for place in reply.places):
+    places = await dispatcher.places(model)
+    if request.query_params.get("fail_on_no_slot") and all(place.is_running for place in places):
         raise Unavailable("no slot available")
     known = next(status.description for status in dispatcher.models() if status.name == model)
     context = known.context_length if known else 0
-    return json_response([_slot(place, context) for place in reply.places])
+    return json_response([_slot(place, context) for place in places])
 
 
 def _slot(place: pb.Place, context: int) -> dict[str, Any]:
@@ -95,7 +95,7 @@ async def change_slot(request: Request) -> Response:
 
     async def work() -> Response:
         began = time.perf_counter()
-        reply = await call.ask(lambda replica: replica.change_place(message))
+        reply = await call.change_place(message)
         return json_response(_changed(message, reply, names, 1e3 * (time.perf_counter() - began)))
 
     return await answer(request, work())

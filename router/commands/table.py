@@ -3,14 +3,21 @@
 Invariant: what a gateway tells is shown without control characters, and an unknown figure is a dash, never a zero.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 NOTHING = "-"
-_STYLES = {"ready": "green", "loading": "yellow", "crashed": "red", "failed": "red"}
+_STYLES = {
+    "ready": "green",
+    "loading": "yellow",
+    "connecting": "yellow",
+    "crashed": "red",
+    "unreachable": "red",
+    "failed": "red",
+}
 
 
 def fleet_table(models: Sequence[Mapping[str, Any]], rates: Mapping[str, float] | None = None) -> Table:
@@ -44,6 +51,13 @@ def _state(model: Mapping[str, Any]) -> str:
     return f"[{style}]{state}[/{style}]" if style else state
 
 
+def _workers(model: Mapping[str, Any]) -> Iterator[str]:
+    """Processes by their ids, workers on other hosts by their addresses."""
+    yield from map(str, model.get("pids") or ())
+    for worker in model.get("remote") or ():
+        yield worker["address"] if worker["state"] == "ready" else f"{worker['address']} ({worker['state']})"
+
+
 def _megabytes(model: Mapping[str, Any]) -> str:
     size = model.get("resident_bytes")
     return NOTHING if size is None else f"{size / 1e6:.0f} MB"
@@ -57,7 +71,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("model", _plain("name")),
     ("aliases", lambda model: shown(" ".join(model.get("aliases") or ()))),
     ("state", _state),
-    ("pid", lambda model: shown(" ".join(map(str, model.get("pids") or ())) or None)),
+    ("pid", lambda model: shown(" ".join(_workers(model)) or None)),
     ("running", _plain("running")),
     ("waiting", _plain("waiting")),
     ("crashes", _plain("crashes")),

@@ -52,13 +52,19 @@ def _looks(gateway: Gateway, given: argparse.Namespace) -> Iterator[tuple[Models
 
 def rates(before: Models, after: Models, seconds: float) -> dict[str, float]:
     """Tokens per second of the models of which both looks tell, and whose workers are still the same."""
-    old = {(model["name"], *model["pids"]): model["predicted_tokens_total"] for model in before}
+    old = {_workers(model): model["predicted_tokens_total"] for model in before}
     found = {}
     for model in after:
-        count = old.get((model["name"], *model["pids"]))
+        count = old.get(_workers(model))
         if count is not None and model["predicted_tokens_total"] is not None and seconds > 0:
             found[model["name"]] = (model["predicted_tokens_total"] - count) / seconds
     return found
+
+
+def _workers(model: Mapping[str, Any]) -> tuple[Any, ...]:
+    """By what the workers of a model that counted are told from others, and from themselves after a restart."""
+    remote = (worker["address"] for worker in model.get("remote", ()) if worker["state"] == "ready")
+    return (model["name"], model.get("crashes"), *model["pids"], *remote)
 
 
 def _seconds(text: str) -> float:

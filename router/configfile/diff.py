@@ -16,6 +16,8 @@ class Act(enum.StrEnum):
     REPLACE = "warm replace"  # a new worker is warm before the old one drains
     START = "start"
     STOP = "stop"
+    CONNECT = "connect"  # to a worker on another host
+    LEAVE = "leave"  # one, once its requests have ended
     RESTART = "restart"  # of the gateway
 
 
@@ -56,12 +58,16 @@ def _model(old: ModelConfig, new: ModelConfig) -> Iterator[Difference]:
     shown = ", ".join(name.replace("_", "-") for name in changed)
     if LOAD_FIELDS & set(changed):
         yield Difference(f"model {new.name} ({shown})", Act.REPLACE)
-    elif replace(old, replicas=new.replicas) != new:
+    elif replace(old, replicas=new.replicas, workers=new.workers) != new:
         yield Difference(f"model {new.name} ({shown})", Act.IN_PLACE)
     if new.replicas > old.replicas:
         yield Difference(f"model {new.name}, {new.replicas - old.replicas} of {new.replicas} workers", Act.START)
     if new.replicas < old.replicas:
         yield Difference(f"model {new.name}, {old.replicas - new.replicas} of {old.replicas} workers", Act.STOP)
+    for workers, others, act in ((new.workers, old.workers, Act.CONNECT), (old.workers, new.workers, Act.LEAVE)):
+        for address in workers:
+            if address not in others:
+                yield Difference(f"model {new.name}, worker {address}", act)
 
 
 def _named(old: GatewayConfig, new: GatewayConfig) -> Iterator[Difference]:

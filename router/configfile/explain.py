@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
 from router.aliases import AliasTable
-from router.config import AliasConfig, FallbackConfig, GatewayConfig, ModelConfig, ShadowConfig
+from router.config import AliasConfig, FallbackConfig, GatewayConfig, ModelConfig, ShadowConfig, WorkerTls
 from router.configfile.reading import FileConfig, ModelEntry
 from router.flagrows import Effect
 from router.flags import Given
@@ -48,7 +48,7 @@ def _alias(alias: AliasConfig | None, file: FileConfig) -> Iterator[Row]:
 
 def _model(model: ModelConfig, entry: ModelEntry | None) -> Iterator[Row]:
     where = entry.where if entry else "command line"
-    yield Row("path", str(model.path), where)
+    yield Row("path", _shown(model.path), where)
     yield Row("names", " ".join(model.names), where)
     for each in fields(ModelConfig)[3:]:
         is_given = entry is not None and each.name in entry.settings
@@ -70,6 +70,9 @@ def _shown(value: object) -> str:
             return "yes" if value else "no"
         case FallbackConfig():
             return f"{value.to} ({'|'.join(sorted(value.on))})"
+        case WorkerTls():
+            given = {each.name.replace("_", "-"): getattr(value, each.name) for each in fields(WorkerTls)}
+            return _shown({name: item for name, item in given.items() if item is not None}) or "yes"
         case ShadowConfig():
             return f"{value.to} ({value.fraction:g})"
         case (str() as model, float() as weight):

@@ -11,6 +11,8 @@ from datetime import UTC, datetime, time
 from datetime import date as Date
 from typing import Any
 
+from router.addresses import BadAddress, parse_target
+
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -76,9 +78,22 @@ def _digest(value: Any) -> bytes:
     return bytes.fromhex(value)
 
 
+def _addresses(value: Any) -> tuple[str, ...]:
+    found = _texts(value)
+    for text in found:
+        try:
+            parse_target(text)
+        except BadAddress as bad:
+            raise WrongValue(str(bad)) from None
+    if len(set(found)) < len(found):
+        raise WrongValue("each address once")
+    return found
+
+
 TEXT = Kind(_text, {"type": "string", "minLength": 1})
 SWITCH = Kind(_switch, {"type": "boolean"})
 TEXTS = Kind(_texts, {"type": ["string", "array"], "items": {"type": "string"}})
+ADDRESSES = Kind(_addresses, {"type": ["string", "array"], "items": {"type": "string"}})
 FIELDS = Kind(_fields, {"type": "object"})
 SECONDS = Kind(_seconds, {"type": ["number", "string"], "minimum": 0})
 MOMENT = Kind(_moment, {"type": "string", "format": "date-time"})

@@ -19,6 +19,7 @@ from router.config import (
     Reason,
     Scope,
     ShadowConfig,
+    WorkerTls,
 )
 from router.configfile.flagvalues import read_flags, shown
 from router.configfile.kinds import WrongValue
@@ -33,7 +34,9 @@ from router.configfile.tables import (
     LIMITS,
     MAX_WEIGHT,
     MODEL,
+    OF_PROCESSES,
     SHADOW_TABLE,
+    WORKER_TLS,
     Setting,
 )
 from router.errors import CommandError
@@ -50,7 +53,7 @@ class ModelEntry:
     """A model that a file describes."""
 
     name: str
-    path: Path
+    path: Path | None  # None: all its workers are on other hosts
     where: str
     worker: Layer = field(default_factory=dict)
     names: tuple[str, ...] = ()  # further ones
@@ -124,14 +127,41 @@ def parse_toml(text: str, file: Path) -> dict[str, Any]:
 
 def _models(tables: Mapping[str, Any], problems: Problems, base: Path) -> Sequence[ModelEntry]:
     entries = []
-    for name, table in tables.items():
+    for name, given in tables.items():
         place = ("models", name)
-        values = _values(MODEL, _table(table, place, problems), place, problems)
+        table = _table(given, place, problems)
+        values = _values(MODEL, table, place, problems)
         worker = read_flags(values.pop("worker", {}), (*place, "worker"), problems, IN_WORKER, base)
-        path = base / Path(values.pop("path", "")).expanduser()
+        path = base / Path(values.pop("path")).expanduser() if "path" in values else None
         names = values.pop("names", ())
+        _read_remote(values, place, problems, base)
+        if not {"path", "workers"} & {*table}:
+            problems.add(place, "give `path`, `workers`, or both")
+        for key in table if "workers" in table and "path" not in table else ():
+            if key.replace("_", "-") in OF_PROCESSES:
+                problems.add((*place, key), "this is for a model with a `path`")
         entries.append(ModelEntry(name, path, problems.where(place), worker, names, values))
     return entries
+
+
+def _read_remote(values: dict[str, Any], place: KeyPath, problems: Problems, base: Path) -> None:
+    """In place: how workers on other hosts are reached, with the files' whole paths."""
+    if not values.get("workers"):
+        for name in ("tls", "token_file"):
+            if values.pop(name, None) is not None:
+                problems.add((*place, name.replace("_", "-")), "this is for `workers`, of which there are none")
+        return
+    if "token_file" in values:
+        values["token_file"] = base / Path(values["token_file"]).expanduser()
+    if "tls" in values:
+        inside = (*place, "tls")
+        tls = _values(WORKER_TLS, values["tls"], inside, problems)
+        if ("cert" in tls) != ("key" in tls):
+            problems.add(inside, "`cert` and `key` go together")
+        files: dict[str, Any] = {
+            name: base / Path(tls[name]).expanduser() for name in ("ca", "cert", "key") if name in tls
+        }
+        values["tls"] = WorkerTls(**{**tls, **files})
 
 
 def _aliases(tables: Mapping[str, Any], problems: Problems) -> Sequence[AliasConfig]:

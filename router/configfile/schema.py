@@ -17,6 +17,7 @@ from router.configfile.tables import (
     LIMITS,
     MODEL,
     SHADOW_TABLE,
+    WORKER_TLS,
     Setting,
 )
 from router.flagrows import Effect, Flag, Takes
@@ -35,13 +36,18 @@ def schema() -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {
             "server": _flags(IN_SERVER),
-            "models": {"type": "object", "additionalProperties": _object(MODEL, worker=_flags(IN_WORKER))},
+            "models": {"type": "object", "additionalProperties": _model()},
             "aliases": {"type": "object", "additionalProperties": {"anyOf": [_NAME, _alias()]}},
             "keys": {**_object((KEYS_FILE,)), "additionalProperties": _object(KEY)},
             "limits": _object(LIMITS),
             "balance": _object(BALANCE),
         },
     }
+
+
+def _model() -> Schema:
+    table = _object(MODEL, worker=_flags(IN_WORKER), tls=_object(WORKER_TLS))
+    return {**table, "anyOf": [{"required": ["path"]}, {"required": ["workers"]}]}
 
 
 def _alias() -> Schema:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from router.config import BALANCING, LEAST_WEIGHT, MOST_WEIGHT, Reason, Scope
 from router.configfile.kinds import (
+    ADDRESSES,
     DIGEST,
     FIELDS,
     MOMENT,
@@ -41,10 +42,11 @@ class Setting:
         return self.name.replace("-", "_")
 
 
+TLS = Setting("tls", FIELDS, "TLS to the workers on other hosts; an empty table trusts whom this host trusts")
 WORKER = Setting("worker", FIELDS, "the worker's flags by their long names, for this model alone")
 
 MODEL: Sequence[Setting] = (
-    Setting("path", TEXT, "the GGUF file; relative to this file", required=True),
+    Setting("path", TEXT, "the GGUF file; relative to this file"),
     Setting("names", TEXTS, "further names for the same weights"),
     Setting("replicas", whole(1, 256), "workers of this model"),
     Setting("pin", SWITCH, "never unload it to make room for another model"),
@@ -52,6 +54,20 @@ MODEL: Sequence[Setting] = (
     Setting("weight", within(LEAST_WEIGHT, MOST_WEIGHT), "its share of the cores while several models compute"),
     Setting("load-on-start", SWITCH, "load it when the gateway starts, not with its first request"),
     WORKER,
+    Setting(
+        "workers", ADDRESSES, "workers on other hosts: HOST:PORT, dns:///NAME:PORT for all its addresses, unix:PATH"
+    ),
+    TLS,
+    Setting("token-file", TEXT, "what those workers ask for, if not CORRAL_WORKER_TOKEN; relative to this file"),
+)
+
+OF_PROCESSES = frozenset({"replicas", "pin", "ttl", "weight", "load-on-start", "worker"})  # that the gateway starts
+
+WORKER_TLS: Sequence[Setting] = (
+    Setting("ca", TEXT, "who signs their certificates, a PEM file"),
+    Setting("cert", TEXT, "the gateway's own certificate for them, a PEM file"),
+    Setting("key", TEXT, "its key, a PEM file"),
+    Setting("server-name", TEXT, "the name in their certificates, if not the one they are reached by"),
 )
 
 TARGETS = Setting("targets", FIELDS, "models and their shares of the requests, as { small = 9, new = 1 }")

@@ -12,8 +12,10 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from router.addresses import parse_target
 from router.app import OPEN_PATHS
 from router.configfile.loading import load
+from router.credentials import TOKEN_VARIABLE
 from router.flags import parse
 from tests.router.gateways import config, running
 from worker.arguments import parser as worker_parser
@@ -97,7 +99,11 @@ def test_every_container_of_kubernetes_is_started_with_flags_it_has() -> None:
             assert given.last("config") == "/etc/corral/corral.toml"
         else:
             assert container["command"] == ["corral", "worker"]
-            worker_parser().parse_args(container["args"])
+            told = worker_parser().parse_args(container["args"])
+            ports = {port["containerPort"] for port in container["ports"]}
+            assert {told.listen, told.health_listen} == {f"0.0.0.0:{port}" for port in ports}
+            for probe in ("startupProbe", "readinessProbe"):
+                assert told.health_listen == f"0.0.0.0:{container[probe]['grpc']['port']}"
 
 
 def test_probes_ask_what_the_gateway_answers_without_a_key() -> None:
@@ -142,7 +148,28 @@ def test_the_configuration_of_the_pods_is_one_the_gateway_reads(tmp_path: Path) 
     file = tmp_path / "corral.toml"
     file.write_text(kept["data"]["corral.toml"].replace("/run/corral/keys.toml", str(keys)))
     read = load(parse(["--config", str(file)], {}))
-    assert [entry.path for entry in read.models] == [Path("/models/smollm2.gguf")]
+    [model] = read.models
+    assert model.path is None
+    [target] = map(parse_target, model.settings["workers"])
+    services = {document["metadata"]["name"]: document for document in documents() if document["kind"] == "Service"}
+    named = services[target.host]["spec"]
+    assert named["clusterIP"] == "None" and [port["port"] for port in named["ports"]] == [target.port]
+
+
+def test_gateways_have_the_token_that_workers_ask_for() -> None:
+    secrets = [
+        variable["valueFrom"]["secretKeyRef"]
+        for container in containers()
+        for variable in container["env"]
+        if variable["name"] == TOKEN_VARIABLE
+    ]
+    assert len(secrets) == 2 and secrets[0] == secrets[1]
+
+
+def test_a_worker_gets_longer_to_end_than_its_answers_may_take() -> None:
+    [pod] = [document["spec"]["template"]["spec"] for document in documents() if document["kind"] == "StatefulSet"]
+    told = worker_parser().parse_args(pod["containers"][0]["args"])
+    assert pod["terminationGracePeriodSeconds"] > told.grace
 
 
 @pytest.mark.anyio

@@ -22,6 +22,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -205,7 +206,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         await self._guard(context)
         return pb.DescribeReply(
             model_path=str(self.arguments.model),
-            architecture="mock",
+            architecture=self.arguments.architecture,
             file_type="Q4_1",
             num_parameters=1_000_000,
             size_bytes=2_000_000,
@@ -328,6 +329,11 @@ async def serve(arguments: argparse.Namespace) -> None:
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     await stopping.wait()
+    await report.enter_graceful_shutdown()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(arguments.grace):
+            while inference.num_running:
+                await asyncio.sleep(0.01)
     for stream in inference.streams:
         stream.end()
     await server.stop(1.0)
@@ -340,11 +346,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
+    parser.add_argument("--architecture", default="mock", help="that it describes")
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")
     parser.add_argument("--hold", type=Path, help="serve only once this file exists")
     parser.add_argument("--exit-code", type=int, help="end at once with this status")
     parser.add_argument("--bad-model", help="end like a worker that cannot read a model whose path contains this")
+    parser.add_argument("--grace", type=float, default=0.0, help="seconds for open calls after SIGTERM")
     parser.add_argument("--ignore-sigterm", action="store_true")
     return parser.parse_known_args(arguments)[0]
 

@@ -5,8 +5,8 @@ rows. The bits of a code are split into planes of 1, 2, 4 or 8 bits, the lowest 
 quads into each 64 bytes: quad q is in vector q // (8 / w) of its plane, shifted left by w * (q % (8 / w)). The planes
 follow one another. A block takes 64 bytes for each bit of a code.
 
-panels.py packs by this table, dots.py and the row readers of ops.py unpack by it. Invariant: a code, after the table if
-there is one, is in 0 .. largest.
+panels.py packs by this table, lowerings/ and the row readers of ops.py unpack by it. Invariant: a code, after the table
+if there is one, is in 0 .. largest.
 """
 
 from collections.abc import Mapping

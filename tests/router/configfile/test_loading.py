@@ -217,3 +217,47 @@ def test_the_command_ends_with_its_status() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("usage: corral config check")
+
+
+REMOTE = """[models.big]
+workers = ["10.0.0.7:9000"]
+token-file = "token"
+tls = { server-name = "w" }
+"""
+
+
+def test_workers_on_other_hosts_come_and_go_and_how_they_are_reached_changes_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "token").write_text("x")
+    (tmp_path / "corral.toml").write_text(REMOTE)
+    (tmp_path / "new.toml").write_text(
+        REMOTE.replace('"10.0.0.7:9000"', '"10.0.0.8:9000"').replace('{ server-name = "w" }', "{}")
+    )
+    assert main(["diff", "corral.toml", "new.toml"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "model big (workers, tls): in place",
+        "model big, worker 10.0.0.8:9000: connect",
+        "model big, worker 10.0.0.7:9000: leave",
+    ]
+    assert main(["explain", "big"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
+    assert rows["path"] == ["none", "corral.toml:1:", "models.big"]
+    assert rows["workers"][0] == "10.0.0.7:9000" and rows["tls"][0] == "server-name=w"
+    assert rows["token-file"][0] == str(tmp_path / "token")
+
+
+def test_files_for_workers_on_other_hosts_must_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "corral.toml").write_text(REMOTE)
+    assert main(["check"]) == 2
+    assert f"cannot read token-file {tmp_path / 'token'}" in capsys.readouterr().err
+
+
+def test_the_schema_asks_for_a_path_or_workers() -> None:
+    model = schema()["properties"]["models"]["additionalProperties"]
+    assert model["anyOf"] == [{"required": ["path"]}, {"required": ["workers"]}]
+    assert set(model["properties"]["tls"]["properties"]) == {"ca", "cert", "key", "server-name", "server_name"}

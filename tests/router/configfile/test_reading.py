@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from router.config import AliasConfig, FallbackConfig, LimitsConfig, Reason, Scope, ShadowConfig
+from router.config import AliasConfig, FallbackConfig, LimitsConfig, Reason, Scope, ShadowConfig, WorkerTls
 from router.configfile.problems import ConfigError
 from router.configfile.reading import FileConfig, read_text
 
@@ -120,7 +120,7 @@ policy = "random"
         "4: server.metrics: expected true or false, but got 1",
         "5: server.config: this is for the command line only",
         "6: model: no such section; did you mean 'models'?",
-        "7: models.b: 'path' is missing",
+        "7: models.b: give `path`, `workers`, or both",
         "8: models.b.pathh: no such setting; did you mean 'path'?",
         "9: models.b.worker.port: this is a setting of the whole gateway; it belongs under [server]",
         "9: models.b.worker.ctx-sise: no such flag; did you mean 'ctx-size'?",
@@ -146,3 +146,42 @@ def test_a_text_that_is_no_toml_is_told_with_its_line(text: str, line: int) -> N
 
 def test_a_flag_set_twice_by_two_of_its_names_is_a_mistake() -> None:
     assert problems("[server]\nslots = true\nno-slots = true") == ["3: server.no-slots: the same setting as 'slots'"]
+
+
+def test_a_model_may_have_workers_on_other_hosts_and_how_they_are_reached() -> None:
+    [model] = read(
+        '[models.big]\nworkers = ["10.0.0.7:9000", "dns:///big:9000"]\ntoken-file = "token"\n'
+        'tls = { ca = "ca.crt", cert = "/c.crt", key = "c.key", server-name = "worker" }'
+    ).models
+    assert model.path is None
+    folder = FILE.parent
+    assert model.settings == {
+        "workers": ("10.0.0.7:9000", "dns:///big:9000"),
+        "token_file": folder / "token",
+        "tls": WorkerTls(folder / "ca.crt", Path("/c.crt"), folder / "c.key", "worker"),
+    }
+    [both] = read('[models.both]\npath = "a.gguf"\nworkers = "w:1"\nreplicas = 2').models
+    assert (both.path, both.settings) == (folder / "a.gguf", {"workers": ("w:1",), "replicas": 2})
+
+
+def test_mistakes_about_workers_on_other_hosts_are_told() -> None:
+    text = """[models.a]
+workers = "nowhere"
+[models.b]
+workers = ["w:1", "w:1"]
+replicas = 2
+[models.c]
+path = "c.gguf"
+tls = {}
+[models.d]
+workers = "w:1"
+tls = { cert = "x", cas = "y" }
+"""
+    assert problems(text) == [
+        "2: models.a.workers: expected workers as HOST:PORT, dns:///NAME:PORT or unix:PATH, but got 'nowhere'",
+        "4: models.b.workers: expected each address once, but got ['w:1', 'w:1']",
+        "5: models.b.replicas: this is for a model with a `path`",
+        "8: models.c.tls: this is for `workers`, of which there are none",
+        "11: models.d.tls.cas: no such setting; did you mean 'ca'?",
+        "11: models.d.tls: `cert` and `key` go together",
+    ]
