@@ -237,7 +237,7 @@ def _worker(folder: Path) -> Iterator[str]:
 
 @contextmanager
 def _corral(folder: Path) -> Iterator[Server]:
-    model, port = folder / "mock.gguf", _free_port()
+    model, port = folder / "mock.gguf", free_port()
     model.touch()
     command = [sys.executable, "-m", "router", "serve", "-m", str(model), "--port", str(port), "-lv", "2"]
     with _running([*command, "--worker-command", _MOCK]) as gateway:
@@ -247,7 +247,7 @@ def _corral(folder: Path) -> Iterator[Server]:
 
 @contextmanager
 def _litellm(program: Path, folder: Path, behind: Server) -> Iterator[Server]:
-    port, config = _free_port(), folder / "litellm.yaml"
+    port, config = free_port(), folder / "litellm.yaml"
     entry = {"model": "openai/mock", "api_base": f"http://127.0.0.1:{behind.port}/v1", "api_key": "none"}
     open_to_all = {"dangerously_permit_weak_or_unset_master_key": True}  # as the gateway behind it is here
     models = [{"model_name": "mock", "litellm_params": entry}]
@@ -258,7 +258,7 @@ def _litellm(program: Path, folder: Path, behind: Server) -> Iterator[Server]:
         yield Server("litellm", port, (proxy,))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         return int(taken.getsockname()[1])
 

@@ -426,6 +426,32 @@ class ApplyTemplateReply(_message.Message):
     prompt: str
     def __init__(self, prompt: _Optional[str] = ...) -> None: ...
 
+class PrefixNames(_message.Message):
+    __slots__ = ("names",)
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    names: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, names: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class FindPrefixRequest(_message.Message):
+    __slots__ = ("prompt", "names")
+    PROMPT_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    prompt: Prompt
+    names: PrefixNames
+    def __init__(self, prompt: _Optional[_Union[Prompt, _Mapping]] = ..., names: _Optional[_Union[PrefixNames, _Mapping]] = ...) -> None: ...
+
+class FindPrefixReply(_message.Message):
+    __slots__ = ("num_held", "names", "num_tokens_each", "num_free")
+    NUM_HELD_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    NUM_TOKENS_EACH_FIELD_NUMBER: _ClassVar[int]
+    NUM_FREE_FIELD_NUMBER: _ClassVar[int]
+    num_held: int
+    names: PrefixNames
+    num_tokens_each: int
+    num_free: int
+    def __init__(self, num_held: _Optional[int] = ..., names: _Optional[_Union[PrefixNames, _Mapping]] = ..., num_tokens_each: _Optional[int] = ..., num_free: _Optional[int] = ...) -> None: ...
+
 class DescribeRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
@@ -473,13 +499,11 @@ class DescribeReply(_message.Message):
     def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ..., identity: _Optional[bytes] = ..., speculative: _Optional[bool] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
-    __slots__ = ("prefixes",)
-    PREFIXES_FIELD_NUMBER: _ClassVar[int]
-    prefixes: bool
-    def __init__(self, prefixes: _Optional[bool] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "prefix_names", "advanced_sequences_total", "longest_sequence", "draft_rounds_total", "drafted_tokens_total", "accepted_tokens_total")
+    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "advanced_sequences_total", "longest_sequence", "draft_rounds_total", "drafted_tokens_total", "accepted_tokens_total")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -497,7 +521,6 @@ class StatsReply(_message.Message):
     STEP_BOUNDS_FIELD_NUMBER: _ClassVar[int]
     STEP_COUNTS_FIELD_NUMBER: _ClassVar[int]
     EXPECTED_WAIT_FIELD_NUMBER: _ClassVar[int]
-    PREFIX_NAMES_FIELD_NUMBER: _ClassVar[int]
     ADVANCED_SEQUENCES_TOTAL_FIELD_NUMBER: _ClassVar[int]
     LONGEST_SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_ROUNDS_TOTAL_FIELD_NUMBER: _ClassVar[int]
@@ -520,13 +543,12 @@ class StatsReply(_message.Message):
     step_bounds: _containers.RepeatedScalarFieldContainer[float]
     step_counts: _containers.RepeatedScalarFieldContainer[int]
     expected_wait: float
-    prefix_names: bytes
     advanced_sequences_total: int
     longest_sequence: int
     draft_rounds_total: int
     drafted_tokens_total: int
     accepted_tokens_total: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., prefix_names: _Optional[bytes] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ..., draft_rounds_total: _Optional[int] = ..., drafted_tokens_total: _Optional[int] = ..., accepted_tokens_total: _Optional[int] = ...) -> None: ...
+    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ..., draft_rounds_total: _Optional[int] = ..., drafted_tokens_total: _Optional[int] = ..., accepted_tokens_total: _Optional[int] = ...) -> None: ...
 
 class PlacesRequest(_message.Message):
     __slots__ = ()

@@ -64,6 +64,11 @@ class InferenceStub:
                 request_serializer=protos_dot_inference__pb2.DescribeRequest.SerializeToString,
                 response_deserializer=protos_dot_inference__pb2.DescribeReply.FromString,
                 _registered_method=True)
+        self.FindPrefix = channel.unary_unary(
+                '/corral.v1.Inference/FindPrefix',
+                request_serializer=protos_dot_inference__pb2.FindPrefixRequest.SerializeToString,
+                response_deserializer=protos_dot_inference__pb2.FindPrefixReply.FromString,
+                _registered_method=True)
         self.Stats = channel.unary_unary(
                 '/corral.v1.Inference/Stats',
                 request_serializer=protos_dot_inference__pb2.StatsRequest.SerializeToString,
@@ -128,8 +133,15 @@ class InferenceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FindPrefix(self, request, context):
+        """How much of a prompt's beginning was computed here before and is kept, for balancing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Stats(self, request, context):
-        """Counters and gauges, for health, balancing and metrics.
+        """Counters and gauges, for health and metrics.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -181,6 +193,11 @@ def add_InferenceServicer_to_server(servicer, server):
                     servicer.Describe,
                     request_deserializer=protos_dot_inference__pb2.DescribeRequest.FromString,
                     response_serializer=protos_dot_inference__pb2.DescribeReply.SerializeToString,
+            ),
+            'FindPrefix': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindPrefix,
+                    request_deserializer=protos_dot_inference__pb2.FindPrefixRequest.FromString,
+                    response_serializer=protos_dot_inference__pb2.FindPrefixReply.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
@@ -360,6 +377,33 @@ class Inference:
             '/corral.v1.Inference/Describe',
             protos_dot_inference__pb2.DescribeRequest.SerializeToString,
             protos_dot_inference__pb2.DescribeReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindPrefix(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corral.v1.Inference/FindPrefix',
+            protos_dot_inference__pb2.FindPrefixRequest.SerializeToString,
+            protos_dot_inference__pb2.FindPrefixReply.FromString,
             options,
             channel_credentials,
             insecure,

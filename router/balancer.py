@@ -2,7 +2,8 @@
 
     every policy     a replica whose circuit is open is left out, unless all are: somebody must be tried
     least-tokens     the least work in front of the request: tokens handed out and not answered yet, and its own
-    prefix           the same, less the part of the prompt that the replica has read before
+    prefix           the same, less the part of the prompt that the replica holds, or will when it has read what it got;
+                     and what that pushes out of its cache, which somebody will want to have computed again
     two-choices      the better of two by chance, so that several gateways do not all run to the same one
     session          the same session, the same replica, in every gateway and without memory (rendezvous hashing)
     round-robin      one after the other
@@ -12,16 +13,14 @@ what `begin` adds to a replica's load `end` takes away.
 """
 
 import hashlib
-from collections import OrderedDict
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from router.circuit import Circuit
-from router.prefixes import PREFIX_BYTES
+from router.prefixes import NOTHING, NOTHING_HELD, Holdings
 
-MAX_PREFIXES = 1 << 16  # remembered of one replica
-BYTES_PER_TOKEN = 4
 SLOW_START = 10.0  # seconds until a new replica counts in full
 LEAST_WEIGHT = 0.2  # of one that has just begun
 
@@ -43,7 +42,7 @@ class Wish:
 
     cost: float  # tokens, as estimated
     session: str = ""
-    prefixes: tuple[bytes, ...] = ()  # digests of ever longer beginnings of the prompt, see prefixes.py
+    holdings: Holdings = NOTHING_HELD  # of its prompt, as far as they count
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +50,10 @@ class Score:
     """How a replica looks to a request; the lowest `score` is the best."""
 
     name: str
-    num_outstanding: float  # tokens of requests it has
-    num_cached: float  # tokens of the prompt it has read before
+    num_outstanding: float  # tokens that the requests it has leave to compute
+    num_held: int  # tokens of the prompt that it has computed before
+    num_coming: int  # tokens of the prompt that requests it has begin with, too
+    num_pushed: float  # tokens of other prompts that it would hold no more
     weight: float  # below 1 while it warms up
     circuit: str
     score: float
@@ -65,26 +66,30 @@ class Choice:
     scores: tuple[Score, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """A request that a replica has."""
+
+    wish: Wish
+    work: float  # tokens that it left to compute when it came
+
+
 @dataclass(slots=True)
 class _State:
     """What is remembered of one replica's life."""
 
     since: float
     circuit: Circuit = field(default_factory=Circuit)
-    num_outstanding: float = 0.0
-    prefixes: "OrderedDict[bytes, None]" = field(default_factory=OrderedDict)
+    tasks: list[_Task] = field(default_factory=list)
 
-    def remember(self, prefixes: Sequence[bytes]) -> None:
-        for prefix in prefixes:
-            self.prefixes[prefix] = None
-            self.prefixes.move_to_end(prefix)
-        while len(self.prefixes) > MAX_PREFIXES:
-            self.prefixes.popitem(last=False)
+    @property
+    def num_outstanding(self) -> float:
+        return sum(task.work for task in self.tasks)
 
-    def num_cached(self, prefixes: Sequence[bytes]) -> float:
-        """Tokens of the longest beginning it knows."""
-        known = (index for index in range(len(prefixes), 0, -1) if prefixes[index - 1] in self.prefixes)
-        return next(known, 0) * PREFIX_BYTES / BYTES_PER_TOKEN
+    def num_coming(self, holdings: Holdings) -> int:
+        """Tokens that a prompt has in common with the one most like it of the requests it has."""
+        shared = (_num_shared(holdings.names, task.wish.holdings.names) for task in self.tasks)
+        return max(shared, default=0) * holdings.num_tokens_each if holdings.names else 0
 
 
 class Balancer:
@@ -98,7 +103,7 @@ class Balancer:
 
     def choose(self, candidates: Sequence[Candidate], wish: Wish, policy: str, now: float) -> Choice:
         """One of the candidates, of which there is at least one. Changes nothing; `begin` does."""
-        scores = tuple(self._score(candidate, wish, policy, now) for candidate in candidates)
+        scores = tuple(self._score(candidate, wish, now) for candidate in candidates)
         admitted = [each for each in scores if self._states[each.name].circuit.admits(now)]
         return Choice(self._pick(admitted or scores, wish, policy), policy, scores)
 
@@ -106,8 +111,7 @@ class Balancer:
         """The replica gets the request."""
         self._turn += 1
         state = self._state(candidate)
-        state.num_outstanding += wish.cost
-        state.remember(wish.prefixes)
+        state.tasks.append(_Task(wish, _work(wish, candidate.name, state)))
         state.circuit.begin(now)
 
     def end(self, candidate: Candidate, wish: Wish, now: float, *, failed: bool | None) -> None:
@@ -115,7 +119,7 @@ class Balancer:
         state = self._states.get(candidate.name)
         if state is None or state.since != candidate.since:
             return
-        state.num_outstanding = max(state.num_outstanding - wish.cost, 0.0)
+        del state.tasks[next(index for index, task in enumerate(state.tasks) if task.wish is wish)]
         state.circuit.end(now, failed)
 
     def _state(self, candidate: Candidate) -> _State:
@@ -124,17 +128,21 @@ class Balancer:
             state = self._states[candidate.name] = _State(candidate.since)
         return state
 
-    def _score(self, candidate: Candidate, wish: Wish, policy: str, now: float) -> Score:
+    def _score(self, candidate: Candidate, wish: Wish, now: float) -> Score:
         state = self._state(candidate)
-        num_cached = min(state.num_cached(wish.prefixes), wish.cost) if policy == "prefix" else 0.0
+        holding = wish.holdings.by_replica.get(candidate.name, NOTHING)
+        num_outstanding, work = state.num_outstanding, _work(wish, candidate.name, state)
+        num_pushed = max(work - holding.num_free, 0.0) if wish.holdings.names else 0.0
         weight = min(max((now - candidate.since) / SLOW_START, LEAST_WEIGHT), 1.0)
         return Score(
             candidate.name,
-            state.num_outstanding,
-            num_cached,
+            num_outstanding,
+            holding.num_held,
+            state.num_coming(wish.holdings),
+            num_pushed,
             weight,
             state.circuit.name(now),
-            (state.num_outstanding + wish.cost - num_cached) / weight,
+            (num_outstanding + work + num_pushed) / weight,
         )
 
     def _pick(self, scores: Sequence[Score], wish: Wish, policy: str) -> str:
@@ -154,6 +162,18 @@ class Balancer:
         first = int(self._chance() * len(scores))
         second = int(self._chance() * (len(scores) - 1))
         return [scores[first], scores[second + (second >= first)]]
+
+
+def _work(wish: Wish, name: str, state: _State) -> float:
+    """Tokens that the replica of that name would have to compute for a request."""
+    num_held = wish.holdings.by_replica.get(name, NOTHING).num_held
+    num_cached = max(num_held, state.num_coming(wish.holdings))
+    return max(wish.cost - num_cached, 0.0)
+
+
+def _num_shared(one: Sequence[bytes], other: Sequence[bytes]) -> int:
+    """How many names are the same: a name stands for all before it, so they are up to some index and none after it."""
+    return bisect_left(range(min(len(one), len(other))), True, key=lambda index: one[index] != other[index])
 
 
 def _affinity(session: str, name: str) -> bytes:

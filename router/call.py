@@ -18,7 +18,7 @@ from protos import inference_pb2 as pb
 from router.aliases import Route
 from router.balancer import Choice
 from router.config import KeyConfig, Reason
-from router.dispatch import Attempt, Dispatcher, Turn
+from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Turn
 from router.errors import (
     ContextExceeded,
     ModelFailed,
@@ -34,7 +34,6 @@ from router.replica import Replica
 from router.shadow import Shadows
 from router.table import Table
 
-BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 REASONS: Sequence[tuple[type[RouterError], Reason]] = (
     (ContextExceeded, Reason.CONTEXT),
     (Overloaded, Reason.OVERLOADED),
@@ -103,10 +102,10 @@ class Call:
         """By which its replica is chosen."""
         return self.route.balance or self.table.balance.policy
 
-    def explain(self, message: pb.GenerateRequest) -> Choice | None:
+    async def explain(self, message: pb.GenerateRequest) -> Choice | None:
         """Which replica it would go to now; None: none is ready."""
         turn = self._turn(self._estimate(message))
-        return self.policies.dispatcher.explain(self.route.model, message.prompt, turn)
+        return await self.policies.dispatcher.explain(self.route.model, message, turn)
 
     def headers(self) -> Mapping[str, str]:
         """Who served the request, and what is left of the key's limits."""

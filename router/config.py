@@ -200,6 +200,7 @@ class ResidencyConfig:
 
     max_models: int = 0  # 0: any number
     memory: int = 0  # bytes that they may take together; 0: no limit
+    turn: float = 30.0  # seconds that a busy model keeps its place once another one waits for it
     autoload: bool = True  # whether a request loads the model it is for
 
 

@@ -23,7 +23,7 @@ from router.errors import InvalidRequest, RouterError, WorkerLost
 from router.failover import Journal, blames_replica
 from router.fleet import Fleet
 from router.lifecycle import ModelStatus
-from router.prefixes import prefixes
+from router.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.replica import Replica
 from router.tail import Tail
 from router.totals import total
@@ -32,6 +32,7 @@ log = logging.getLogger("corral.dispatch")
 
 _Reply = TypeVar("_Reply")
 _NO_REQUEST = pb.GenerateRequest()
+BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
 
 
@@ -47,8 +48,16 @@ class Turn:
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
 
-    def wish(self, prompt: pb.Prompt) -> Wish:
-        return Wish(self.cost, self.session, prefixes(prompt) if self.policy == "prefix" else ())
+    def wish(self, request: pb.GenerateRequest, holdings: Holdings = NOTHING_HELD) -> Wish:
+        """Where the prompt's beginnings have names, its length is known and need not be estimated."""
+        if not holdings.names:
+            return Wish(self.cost, self.session)
+        num_known = holdings.num_tokens - request.ByteSize() // BYTES_PER_TOKEN
+        return Wish(max(self.cost + num_known, 0.0), self.session, holdings)
+
+    def weighs_prefixes(self, request: pb.GenerateRequest) -> bool:
+        """Whether it matters what replicas hold of the prompt."""
+        return self.policy == "prefix" and can_reuse(request)
 
 
 @dataclass(slots=True)
@@ -109,9 +118,9 @@ class Dispatcher:
     ) -> AsyncGenerator[pb.GenerateReply, None]:
         """One answer, by as many replicas as it takes."""
         journal = Journal(request, time.monotonic)
-        wish = turn.wish(request.prompt)
         left: list[Replica] = []  # that could not bring it to its end
         while True:
+            wish = await self._wish(attempt.model, request, turn, left)
             replica = await self._choose(attempt, wish, turn.policy, left, request)
             numbers = replica.place_numbers
             try:
@@ -127,6 +136,13 @@ class Dispatcher:
                 log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
             left.append(replica)
             attempt.num_moves = len(left)
+
+    async def _wish(self, model: str, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]) -> Wish:
+        """Asks what the replicas hold of the prompt only where there is a choice. Raises RouterError as `_choose`."""
+        if not turn.weighs_prefixes(request):
+            return turn.wish(request)
+        replicas = await self._fleet.ready(model, left)
+        return turn.wish(request, await find(request.prompt, replicas) if len(replicas) > 1 else NOTHING_HELD)
 
     async def _choose(
         self,
@@ -180,12 +196,14 @@ class Dispatcher:
             except WorkerLost:
                 return await question(await self._choose(attempt, Wish(0.0), BALANCING[0], (replica,)))
 
-    def explain(self, model: str, prompt: pb.Prompt, turn: Turn) -> Choice | None:
+    async def explain(self, model: str, request: pb.GenerateRequest, turn: Turn) -> Choice | None:
         """The choice that would be made now; None: no replica is ready."""
         replicas = self._fleet.open(model)
         if not replicas:
             return None
-        return self._balancer(model).choose(replicas, turn.wish(prompt), turn.policy, time.monotonic())
+        weighed = turn.weighs_prefixes(request)
+        wish = turn.wish(request, await find(request.prompt, replicas) if weighed else NOTHING_HELD)
+        return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
         """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""

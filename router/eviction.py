@@ -1,11 +1,11 @@
 """Whether one more model has room beside those that are loaded, and which of them go to make it. Pure.
 
-Called by lifecycle.plan. Least recently used models go first, and no more of them than it takes. Invariant: what is
-pinned, in use or still being loaded is never chosen, and nothing is chosen for a model that will not fit afterwards.
+Called by lifecycle.plan. Idle models go before busy ones, least recently used ones first, and no more of them than it
+takes. Invariant: what is not evictable is never chosen, and nothing is chosen for a model that will not fit afterwards.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from router.config import ResidencyConfig
 
@@ -20,12 +20,9 @@ class Resident:
     num_bytes: int
     last_used: float
     evictable: bool
+    busy: bool = False
     pin: bool = False
     leaving: bool = False  # its memory will be free soon
-
-    def gone(self) -> "Resident":
-        """Itself on the way out."""
-        return replace(self, evictable=False, leaving=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +39,7 @@ def room_for(model: Resident, residents: Collection[Resident], limits: Residency
         return Room(True)
     staying = [each for each in residents if not each.leaving]
     victims: list[str] = []
-    for candidate in sorted((each for each in staying if each.evictable), key=lambda each: each.last_used):
+    for candidate in sorted((each for each in staying if each.evictable), key=lambda each: (each.busy, each.last_used)):
         if _fit((model, *staying), limits):
             break
         staying.remove(candidate)
@@ -60,7 +57,8 @@ def never_fits(model: Resident, residents: Iterable[Resident], limits: Residency
     taken = sum(each.num_bytes for each in pinned)
     beside = f", of which pinned ones take {_gib(taken)}" if taken else ""
     return (
-        f"it needs about {_gib(model.num_bytes)}, but models may take {_gib(limits.memory)}{beside} (--models-memory)"
+        f"it needs about {_gib(model.num_bytes)}, but models may take {_gib(limits.memory)}{beside} (--models-memory); "
+        "a smaller --ctx-size needs less"
     )
 
 

@@ -5,8 +5,9 @@
         └────────────── DRAINING <── idle too long, pushed out, told to go ── READY, CRASHED
 
 Fleet calls `plan` after every change and carries out what it says; supervisor.WorkerProcess has the same states, one by
-one. Invariant: a model that is in use is unloaded only when somebody says so by name, and those that wait for room get
-it in the order in which they came.
+one. Invariant: those that wait for room get it in the order in which they came, and a model in use makes room for them
+only once it has had its turn, so that no flow of requests, however dense, keeps the others waiting for ever. Requests
+that it computes come to their end all the same; those that it has not begun wait for it behind the model that waited.
 """
 
 import enum
@@ -49,6 +50,9 @@ _UNLOADABLE = frozenset({ModelState.LOADING, ModelState.READY, ModelState.CRASHE
 def most_alive(states: Collection[ModelState]) -> ModelState:
     """The state of a model whose replicas, at least one, are in these states."""
     return next(state for state in _MOST_ALIVE_FIRST if state in states)
+
+
+NEVER = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +101,27 @@ class Standing:
     wanted_since: float | None = None  # since when it is to be loaded, if it is
     yields: bool = False  # it is loaded only if nothing has to go for it
     last_used: float = 0.0
-    keep_alive: float = float("inf")  # seconds without users after which it goes
+    serves_since: float = 0.0  # when it became ready after it was loaded
+    keep_alive: float = NEVER  # seconds without users after which it goes
     pin: bool = False  # it is never pushed out
     leaves: bool = False  # it was told to go
 
-    @property
-    def evictable(self) -> bool:
-        return self.state in (ModelState.READY, ModelState.CRASHED) and not (self.pin or self.num_users)
+    def evictable_at(self, waiting_since: float, turn: float) -> float:
+        """From when on it may go for a model that waits since then: idle at any time, busy only after its turn."""
+        if self.pin or self.state not in (ModelState.READY, ModelState.CRASHED):
+            return NEVER
+        return max(waiting_since, self.serves_since) + turn if self.num_users else 0.0
 
     @property
     def expires(self) -> float:
         """When it will have been idle too long."""
         idle = self.state is ModelState.READY and not self.num_users
-        return self.last_used + self.keep_alive if idle else float("inf")
+        return self.last_used + self.keep_alive if idle else NEVER
 
-    def resident(self) -> Resident:
+    def resident(self, *, evictable: bool = False, leaving: bool = False) -> Resident:
+        leaving = leaving or self.state is ModelState.DRAINING
         return Resident(
-            self.name, self.num_bytes, self.last_used, self.evictable, self.pin, self.state is ModelState.DRAINING
+            self.name, self.num_bytes, self.last_used, evictable and not leaving, self.num_users > 0, self.pin, leaving
         )
 
 
@@ -131,24 +139,30 @@ class Plan:
 def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Plan:
     """Unloads what was told to go or idle too long; then loads what is wanted, first come, first served."""
     unload = [each.name for each in models if each.state in _UNLOADABLE and (each.leaves or each.expires <= now)]
-    residents = {each.name: _leaving(each, unload) for each in models if each.state in _IN_MEMORY}
+    inside = [each for each in models if each.state in _IN_MEMORY]
+    dues = [each.expires for each in models if each.name not in unload]
     load, drop, refuse = [], [], {}
     for each in sorted(filter(_is_wanted, models), key=_wanted_since):
-        why = never_fits(each.resident(), residents.values(), limits)
+        free_at = {other.name: other.evictable_at(_wanted_since(each), limits.turn) for other in inside}
+        residents = [
+            other.resident(evictable=free_at[other.name] <= now, leaving=other.name in unload) for other in inside
+        ]
+        why = never_fits(each.resident(), residents, limits)
         if why is not None:
             refuse[each.name] = why
             continue
-        room = room_for(each.resident(), residents.values(), limits)
+        room = room_for(each.resident(), residents, limits)
         if room.fits:
             load.append(each.name)
-            residents[each.name] = each.resident()
+            inside.append(each)
         elif each.yields:
             drop.append(each.name)
         else:
             unload += room.victims
+            dues += [due for due in free_at.values() if due > now]
             break
-    dues = [each.expires for each in models if each.name not in unload and each.expires < float("inf")]
-    return Plan(tuple(unload), tuple(load), tuple(drop), refuse, min(dues, default=None))
+    due = min(dues, default=NEVER)
+    return Plan(tuple(unload), tuple(load), tuple(drop), refuse, due if due < NEVER else None)
 
 
 def _is_wanted(model: Standing) -> bool:
@@ -157,8 +171,3 @@ def _is_wanted(model: Standing) -> bool:
 
 def _wanted_since(model: Standing) -> float:
     return model.wanted_since or 0.0
-
-
-def _leaving(model: Standing, unload: Collection[str]) -> Resident:
-    resident = model.resident()
-    return resident if model.name not in unload else resident.gone()

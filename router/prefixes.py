@@ -1,37 +1,81 @@
-"""Digests of ever longer beginnings of a prompt, by which requests that begin alike are recognised. Pure.
+"""What the replicas of a model hold of a prompt: one of them names its beginnings, the others look the names up.
 
-Made by dispatch.py, compared by balancer.py. The gateway knows no tokens, so these run over the bytes of the prompt.
-Invariant: two prompts share their n-th digest exactly if their first n * PREFIX_BYTES bytes are the same.
+Asked by dispatch.py for requests that are balanced by prefix. The gateway remembers nothing of what was sent where, so
+what a replica has pushed out, lost with its life, read from disk or computed for another gateway is seen as it is.
+Invariant: it never fails a request; a replica that does not answer in time counts as one that holds nothing.
 """
 
-import hashlib
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from protos import inference_pb2 as pb
+from router.errors import RouterError
 
-PREFIX_BYTES = 256
-MAX_DIGESTS = 256  # of one prompt: its first 64 KiB
-_DIGEST_SIZE = 8
-
-
-def prefixes(prompt: pb.Prompt) -> tuple[bytes, ...]:
-    """A digest for each whole PREFIX_BYTES, the shortest beginning first."""
-    data = b"".join(_bytes(prompt))[: MAX_DIGESTS * PREFIX_BYTES]
-    running = hashlib.blake2b(digest_size=_DIGEST_SIZE)
-    digests = []
-    for end in range(PREFIX_BYTES, len(data) + 1, PREFIX_BYTES):
-        running.update(data[end - PREFIX_BYTES : end])
-        digests.append(running.digest())
-    return tuple(digests)
+PATIENCE = 0.25  # seconds for an answer
+READING = 4e-6  # seconds more for each byte of a prompt, which has to become tokens
 
 
-def _bytes(prompt: pb.Prompt) -> Iterator[bytes]:
-    if prompt.HasField("chat"):
-        yield prompt.chat.tools_json.encode()
-        yield prompt.chat.messages_json.encode()
-        return
-    for part in prompt.parts.parts:
-        if part.HasField("text"):
-            yield part.text.encode()
-        else:
-            yield b"".join(token.to_bytes(4, "little", signed=True) for token in part.tokens.ids)
+class Holder(Protocol):
+    """What is needed of replica.Replica."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def num_open(self) -> int: ...
+
+    async def find_prefix(self, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What a replica says of a prompt, in tokens."""
+
+    num_held: int = 0  # that it need not compute
+    num_free: int = 0  # that it has room for beside all that it holds
+
+
+@dataclass(frozen=True, slots=True)
+class Holdings:
+    """A prompt's beginnings, and what each replica says of it."""
+
+    names: tuple[bytes, ...] = ()  # of ever longer beginnings
+    num_tokens_each: int = 0  # by which they get longer
+    by_replica: Mapping[str, Holding] = field(default_factory=dict)
+
+    @property
+    def num_tokens(self) -> int:
+        """Of the prompt, as far as it can be held."""
+        return len(self.names) * self.num_tokens_each
+
+
+NOTHING = Holding()
+NOTHING_HELD = Holdings()
+
+
+def can_reuse(request: pb.GenerateRequest) -> bool:
+    """Whether the request takes what was computed before."""
+    return request.cache_prompt and not request.logprobs.of_prompt
+
+
+async def find(prompt: pb.Prompt, replicas: Sequence[Holder]) -> Holdings:
+    """Asks the replica with the fewest calls to name the prompt's beginnings, then all others at once."""
+    first = min(replicas, key=lambda replica: replica.num_open)
+    found = await _ask(first, pb.FindPrefixRequest(prompt=prompt), PATIENCE + READING * prompt.ByteSize())
+    if not found.names.names:
+        return NOTHING_HELD
+    others = [replica for replica in replicas if replica is not first]
+    request = pb.FindPrefixRequest(names=found.names)
+    replies = await asyncio.gather(*(_ask(replica, request, PATIENCE) for replica in others))
+    told = zip((first, *others), (found, *replies), strict=True)
+    by_replica = {replica.name: Holding(reply.num_held, reply.num_free) for replica, reply in told}
+    return Holdings(tuple(found.names.names), found.num_tokens_each, by_replica)
+
+
+async def _ask(replica: Holder, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:
+    try:
+        return await replica.find_prefix(request, deadline)
+    except RouterError:
+        return pb.FindPrefixReply()

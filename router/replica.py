@@ -96,13 +96,11 @@ class Replica:
 
     async def probe(self, deadline: float) -> pb.StatsReply:
         """Its figures within so many seconds, for whoever watches it; does not count as an open call."""
-        try:
-            reply: pb.StatsReply = await self._inference.Stats(
-                pb.StatsRequest(), metadata=self._metadata, timeout=deadline
-            )
-        except grpc.aio.AioRpcError as error:
-            raise failure(self.model, error) from None
-        return reply
+        return await self._quickly(self._inference.Stats, pb.StatsRequest(), deadline)
+
+    async def find_prefix(self, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:
+        """What it holds of a prompt, within so many seconds; does not count as an open call."""
+        return await self._quickly(self._inference.FindPrefix, request, deadline)
 
     async def serving(self) -> None:
         """Returns once the worker says that it serves, however long that takes. Raises WorkerFailed if it goes away."""
@@ -167,6 +165,15 @@ class Replica:
             raise
         finally:
             self._end()
+
+    async def _quickly(self, method: Callable[..., Awaitable[_Reply]], request: _Request, deadline: float) -> _Reply:
+        try:
+            return await method(request, metadata=self._metadata, timeout=deadline)
+        except grpc.aio.AioRpcError as error:
+            raise failure(self.model, error) from None
+        except asyncio.CancelledError:
+            self._raise_if_lost()
+            raise
 
     def _raise_if_lost(self) -> None:
         """A closed channel cancels its calls; for the caller that is a lost worker, unless it was cancelled itself."""

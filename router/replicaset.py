@@ -1,7 +1,8 @@
 """One model: its replicas while it is loaded, its users, and what is wanted of it.
 
 Made by fleet.Fleet, which calls load() and unload() as lifecycle.plan decides; dispatch.py comes here through it.
-Invariant: between `using` and its end the model is never unloaded for want of room or for idleness.
+Invariant: between `using` and its end the model is never unloaded for idleness, and for want of room only after its
+turn; calls that are open then come to their end.
 """
 
 import asyncio
@@ -14,8 +15,8 @@ from router.changes import Changes
 from router.config import ModelConfig, SupervisionConfig
 from router.crew import Crew
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
+from router.footprint import footprint
 from router.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
-from router.modelfile import size_on_disk
 from router.remote import RemoteWorker
 from router.remoteset import RemoteWorkers, World
 from router.replica import Replica
@@ -25,7 +26,6 @@ from router.workers import Workers
 
 log = logging.getLogger("corral.fleet")
 
-WORKER_BYTES = 256 << 20  # of a worker beside its weights, as long as none has told
 FOREVER = float("inf")
 
 
@@ -58,9 +58,10 @@ class ReplicaSet:
         self._yields = False
         self._leaves = False
         self._wanted_since: float | None = None
-        self._last_used = clock()
+        self._last_used = self._serves_since = clock()
+        self._was_ready = False  # since it was loaded
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
-        self._num_bytes: int | None = None  # once a worker has told
+        self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
         self._description: pb.DescribeReply | None = None  # likewise
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
@@ -137,6 +138,7 @@ class ReplicaSet:
             wanted_since=self._wanted_since if self._is_wanted else None,
             yields=self._yields and not self._num_users,
             last_used=self._last_used,
+            serves_since=self._serves_since,
             keep_alive=FOREVER if self.model.pin else self._keep_alive,
             pin=self.model.pin,
             leaves=self._leaves or (self.removed and not self._num_users),
@@ -271,7 +273,7 @@ class ReplicaSet:
 
     def load(self) -> None:
         """Starts a worker for every replica."""
-        self._asked, self._wanted_since, self._leaves = False, None, False
+        self._asked, self._wanted_since, self._leaves, self._was_ready = False, None, False, False
         self._workers.start(self.model)
 
     def unload(self) -> None:
@@ -308,6 +310,8 @@ class ReplicaSet:
     def _worker_changed(self) -> None:
         """Loading and coming back count as use."""
         self._last_used = self._clock()
+        if self.state is ModelState.READY and not self._was_ready:
+            self._serves_since, self._was_ready = self._clock(), True
         if all(worker.settled for worker in self._workers):
             self._at_start = False
         self._crew.check()
@@ -320,11 +324,8 @@ class ReplicaSet:
     # ---- its memory ----
 
     def _estimate(self) -> int:
-        """Bytes that it takes, or would: as it was measured in this run, else from the file's size."""
-        if self._num_bytes is not None:
-            return self._num_bytes
-        path = self.model.path
-        return size_on_disk(path) + self.model.replicas * WORKER_BYTES if path is not None else 0
+        """Bytes that it takes, or would: a cache that is still empty is no measure, so what is foretold counts too."""
+        return max(self._num_bytes or 0, footprint(self.model).of(self.model.replicas))
 
     def _measured(self) -> int | None:
         """Of all workers together, which share the weights; None while one has not told."""

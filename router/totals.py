@@ -29,7 +29,7 @@ ADDED = (
 
 
 def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
-    """At least one reply. The wait is that of the replica where it is shortest; a name counts where any has it."""
+    """At least one reply. The wait is that of the replica where it is shortest."""
     result = pb.StatsReply()
     result.CopyFrom(replies[0])
     for reply in replies[1:]:
@@ -39,5 +39,4 @@ def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
         result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]
         result.longest_sequence = max(result.longest_sequence, reply.longest_sequence)
         result.expected_wait = min(result.expected_wait, reply.expected_wait)
-        result.prefix_names += reply.prefix_names
     return result

@@ -150,10 +150,6 @@ class Engine:
                 raise Unavailable("the worker is ending")
             self._inbox.put(message)
 
-    def prefix_names(self) -> list[bytes]:
-        """The names of all blocks that a prompt may reuse; see kv_cache.py."""
-        return self._pool.names()
-
     def stats(self) -> Stats:
         """Any thread may ask."""
         scheduler, pool, counters = self._scheduler, self._pool, self._counters

@@ -27,7 +27,7 @@ _REASON: Mapping[FinishReason, Any] = {
 
 def read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Request, str]:
     """The request, and its prompt's text if that is wanted."""
-    tokens = _prompt_tokens(model.prompts, request.prompt, model.engine.capacity.context_length)
+    tokens = prompt_tokens(model.prompts, request.prompt, model.engine.capacity.context_length)
     stop = [text for text in request.stop if text]
     check_range("stop", len(stop), 0, _MAX_STOP_STRINGS)
     check_range("n_probs", request.logprobs.num_top, 0, 128)
@@ -60,7 +60,8 @@ def _logprobs(wanted: pb.Logprobs) -> Logprobs | None:
     return Logprobs(wanted.num_top, wanted.after_sampling, wanted.of_prompt) if wanted.enabled else None
 
 
-def _prompt_tokens(prompts: PromptReader, prompt: pb.Prompt, limit: int) -> list[int]:
+def prompt_tokens(prompts: PromptReader, prompt: pb.Prompt, limit: int) -> list[int]:
+    """Raises InvalidRequest, ContextExceeded."""
     kind = prompt.WhichOneof("kind")
     if kind is None:
         raise InvalidRequest("Field 'prompt': it is missing")

@@ -31,6 +31,14 @@ def block_digest(parent: bytes, tokens: Tokens) -> bytes:
     return hashlib.blake2b(parent + tokens.astype("<i4", copy=False).tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
+def chain(tokens: Tokens, block_size: int) -> list[bytes]:
+    """The names of all whole blocks of tokens, i32, that begin a sequence."""
+    names: list[bytes] = []
+    for end in range(block_size, len(tokens) + 1, block_size):
+        names.append(block_digest(names[-1] if names else _ROOT, tokens[end - block_size : end]))
+    return names
+
+
 class BlockPool:
     """Owns the state of all blocks."""
 
@@ -61,8 +69,12 @@ class BlockPool:
         return self.num_blocks - self.num_available
 
     def names(self) -> list[bytes]:
-        """The names of all nodes. Other threads may ask."""
+        """The names of all nodes."""
         return list(self._nodes)
+
+    def __contains__(self, name: bytes) -> bool:
+        """Whether the tree has a node of this name. Any thread may ask."""
+        return name in self._nodes
 
     def num_needed(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)

@@ -42,6 +42,10 @@ class Prefixes:
         self._storing = False
         self.block_bytes = len(memory.read_block(0))
 
+    def num_held(self, names: Sequence[bytes]) -> int:
+        """How many blocks, from the beginning of a chain on, need not be computed. Any thread may ask."""
+        return next((index for index, name in enumerate(names) if not self._has(name)), len(names))
+
     def copy(self, names: Sequence[bytes]) -> list[bytes]:
         """The content of the longest beginning of a chain of blocks that the tree has."""
         return [self._memory.read_block(block) for block in self._pool.find(names)]
@@ -88,6 +92,9 @@ class Prefixes:
             while contents := self._next_contents():
                 self._store.put(contents, lambda: None).result()
             self._store.close()
+
+    def _has(self, name: bytes) -> bool:
+        return name in self._pool or (self._store is not None and name in self._store)
 
     def _store_next(self) -> None:
         contents = self._next_contents()

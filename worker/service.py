@@ -1,8 +1,8 @@
 """The worker as a gRPC service: what each method answers.
 
 server.py serves it; worker/loaded.py has the model it answers with, exchange.py the generations, place_rpc.py the
-places. The files of this package that import protos are these and border.py and generate_rpc.py. Templates and
-tokenisation run in threads of their own, so that health is answered meanwhile.
+places, prefix_rpc.py the prefixes. The files of this package that import protos are these and border.py and
+generate_rpc.py. Templates and tokenisation run in threads of their own, so that health is answered meanwhile.
 """
 
 import asyncio
@@ -15,16 +15,15 @@ import psutil  # type: ignore[import-untyped]
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from worker.border import error_detail
-from worker.engine import Engine
 from worker.exchange import Entrance, Exchange, Outcome
 from worker.generate_rpc import prompt_parts, render
 from worker.loaded import LoadedModel
 from worker.place_rpc import change_place, places_reply
+from worker.prefix_rpc import find_named, find_prefix
 from worker.prompt import PromptReader
 from worker.stats import STEP_BOUNDS
 
 ARRIVED_KEY = "corral-arrived"  # leading metadata: from here on the request is this worker's
-_NAME_SHOWN = 8  # bytes of a prefix's name
 _FULL_MESSAGE = 1 << 20  # bytes, from which on the next reply goes into the next message
 
 
@@ -115,8 +114,13 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             drafted_tokens_total=stats.drafted_tokens,
             accepted_tokens_total=stats.accepted_tokens,
             longest_sequence=stats.longest,
-            prefix_names=_prefix_names(engine) if request.prefixes else b"",
         )
+
+    async def FindPrefix(self, request: pb.FindPrefixRequest, context: Any) -> pb.FindPrefixReply:
+        model = self._entrance.ready()
+        if request.HasField("names"):
+            return find_named(model.engine, request.names)
+        return await self._entrance.in_text_thread(find_prefix, model, request.prompt)
 
     async def Places(self, request: pb.PlacesRequest, context: Any) -> pb.PlacesReply:
         return await self._entrance.in_text_thread(places_reply, self._entrance.ready().engine)
@@ -169,10 +173,6 @@ def _tell(reply: pb.CallReply, outcome: Outcome) -> None:
         reply.arrived.SetInParent()
     else:
         reply.error.CopyFrom(error_detail(outcome))
-
-
-def _prefix_names(engine: Engine) -> bytes:
-    return b"".join(name[:_NAME_SHOWN] for name in engine.prefix_names())
 
 
 def _tokenize(prompts: PromptReader, request: pb.TokenizeRequest) -> pb.TokenizeReply:

@@ -34,7 +34,7 @@ async def route(request: Request) -> Response:
         "fallbacks": [{"model": step.model, "on": sorted(step.on)} for step in call.route.fallbacks],
         "shadow": call.route.shadow,
         "policy": call.policy,
-        **_replicas(call, given.request("", _prompt(body), 0, return_prompt=False)),
+        **await _replicas(call, given.request("", _prompt(body), 0, return_prompt=False)),
     }
     return json_response(answer)
 
@@ -46,8 +46,8 @@ def _prompt(body: Body) -> pb.Prompt:
     return prompts(body)[0].proto if body.get("prompt") is not None else pb.Prompt()
 
 
-def _replicas(call: Call, message: pb.GenerateRequest) -> dict[str, Any]:
-    choice = call.explain(message)
+async def _replicas(call: Call, message: pb.GenerateRequest) -> dict[str, Any]:
+    choice = await call.explain(message)
     if choice is None:
         return {"replica": None, "replicas": []}
     return {"replica": choice.name, "replicas": [asdict(score) for score in choice.scores]}

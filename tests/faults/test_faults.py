@@ -2,6 +2,7 @@
 """Faults of workers and of clients, each through a whole gateway with mock workers behind it. F1 to F14 and more."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -305,6 +306,20 @@ async def test_an_answer_explains_its_route_if_asked() -> None:
         told = await started.client.post("/v1/chat/completions", json=body, headers={"x-route-debug": "1"})
         assert "x-corral-route-debug" not in plain.headers
         assert httpx.Response(200, text=told.headers["x-corral-route-debug"]).json()["name"] == "a/0"
+
+
+async def test_a_route_by_prefix_tells_what_each_replica_holds() -> None:
+    async with gateway(replicas=2, balance=replace(config("a").balance, policy="prefix")) as started:
+        body = asking("a question of just seven words stop_at=1", stream=False)
+        served = await started.client.post("/v1/chat/completions", json=body, headers={"x-route-debug": "1"})
+        name = served.headers["x-corral-replica"]
+        scores = json.loads(served.headers["x-corral-route-debug"])["scores"]
+        before = {score["name"]: score["num_held"] for score in scores}
+        assert before == {"a/0": 0, "a/1": 0}
+        answer = (await started.client.post("/v1/route", json=body)).json()
+        assert (answer["policy"], answer["replica"]) == ("prefix", name)
+        held = {score["name"]: score["num_held"] for score in answer["replicas"]}
+        assert held[name] >= 7 and sum(held.values()) == held[name]
 
 
 async def test_a_session_stays_with_its_replica() -> None:

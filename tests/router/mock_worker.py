@@ -82,6 +82,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         self.num_finished = 0
         self.num_cancelled = 0
         self.streams: set[MockStream] = set()
+        self.held: set[bytes] = set()  # names of beginnings of prompts: it keeps all that it was asked, word by word
 
     async def _guard(self, context: grpc.aio.ServicerContext) -> None:
         if dict(context.invocation_metadata()).get("corral-token") != os.environ["CORRAL_WORKER_TOKEN"]:
@@ -137,6 +138,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
 
     async def _replies(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
         text = prompt_text(request.prompt)
+        self.held.update(beginnings(text))
         told = directives(text)
         if told.get("only_on", self.arguments.model.stem) != self.arguments.model.stem:
             told = {}
@@ -178,6 +180,12 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
                 ),
             )
         )
+
+    async def FindPrefix(self, request: pb.FindPrefixRequest, context: grpc.aio.ServicerContext) -> pb.FindPrefixReply:
+        await self._guard(context)
+        names = list(request.names.names) or beginnings(prompt_text(request.prompt))
+        num_held = next((number for number, name in enumerate(names) if name not in self.held), len(names))
+        return pb.FindPrefixReply(num_held=num_held, names=pb.PrefixNames(names=names), num_tokens_each=1)
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: grpc.aio.ServicerContext) -> pb.TokenizeReply:
         await self._guard(context)
@@ -239,6 +247,12 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
     ) -> pb.ChangePlaceReply:
         await self._guard(context)
         return pb.ChangePlaceReply(num_tokens=10 * request.action + request.number, num_bytes=len(request.filename))
+
+
+def beginnings(text: str) -> list[bytes]:
+    """All that end with a word, the shortest first."""
+    words = text.encode().split()
+    return [b" ".join(words[:end]) for end in range(1, len(words) + 1)]
 
 
 def prompt_logprobs(text: str) -> list[pb.TokenLogprob]:

@@ -1,10 +1,9 @@
 from collections import Counter
 from dataclasses import dataclass
 
-from protos import inference_pb2 as pb
 from router.balancer import SLOW_START, Balancer, Wish
 from router.circuit import THRESHOLD
-from router.prefixes import PREFIX_BYTES, prefixes
+from router.prefixes import Holding, Holdings
 
 
 @dataclass(frozen=True)
@@ -22,16 +21,20 @@ def balancer(*chances: float) -> Balancer:
     return Balancer(iter(chances).__next__)
 
 
-def prompt(text: str) -> tuple[bytes, ...]:
-    return prefixes(pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(text=text)])))
+def holdings(*names: str, num_free: int = 1000, **num_held: int) -> Holdings:
+    """A prompt of 100 tokens for each name, of which m/0 holds `a`, m/1 `b` and m/2 `c` tokens."""
+    replicas = {"a": A.name, "b": B.name, "c": C.name}
+    told = {name: Holding(num_held.get(letter, 0), num_free) for letter, name in replicas.items()}
+    return Holdings(tuple(name.encode() for name in names), 100, told)
 
 
 def test_the_replica_with_the_least_outstanding_tokens_is_chosen() -> None:
     balanced = balancer()
-    for replica, cost in ((A, 50), (B, 20), (C, 30)):
-        balanced.begin(replica, Wish(cost), LATER)
+    wishes = {A: Wish(50), B: Wish(20), C: Wish(30)}
+    for replica, wish in wishes.items():
+        balanced.begin(replica, wish, LATER)
     assert balanced.choose(ALL, Wish(1), "least-tokens", LATER).name == B.name
-    balanced.end(A, Wish(50), LATER, failed=False)
+    balanced.end(A, wishes[A], LATER, failed=False)
     assert balanced.choose(ALL, Wish(1), "least-tokens", LATER).name == A.name
 
 
@@ -71,31 +74,64 @@ def test_a_session_stays_where_it_is_when_another_replica_goes() -> None:
     assert all(new == old for old, new in zip(before, after, strict=True) if old != B.name)
 
 
-def test_a_request_goes_where_its_prompt_was_read_unless_that_one_is_too_busy() -> None:
-    balanced, text = balancer(), "x" * PREFIX_BYTES * 4
-    first = Wish(300, prefixes=prompt(text))
-    balanced.begin(B, first, LATER)
-    balanced.end(B, first, LATER, failed=False)
-    again = Wish(300, prefixes=prompt(text + "and more"))
-    choice = balanced.choose(ALL, again, "prefix", LATER)
+def test_a_request_goes_where_its_prompt_is_held_unless_that_one_is_too_busy() -> None:
+    balanced, wish = balancer(), Wish(300, holdings=holdings("x", "xy", b=200))
+    choice = balanced.choose(ALL, wish, "prefix", LATER)
     assert choice.name == B.name
-    assert [score.num_cached for score in choice.scores] == [0, 4 * PREFIX_BYTES / 4, 0]
-    balanced.begin(B, Wish(1000), LATER)
-    assert balanced.choose(ALL, again, "prefix", LATER).name != B.name
+    assert [(score.num_held, score.score) for score in choice.scores] == [(0, 300), (200, 100), (0, 300)]
+    balanced.begin(B, Wish(199), LATER)
+    assert balanced.choose(ALL, wish, "prefix", LATER).name == B.name
+    balanced.begin(B, Wish(2), LATER)
+    assert balanced.choose(ALL, wish, "prefix", LATER).name != B.name
 
 
-def test_prompts_share_as_many_digests_as_they_share_whole_stretches() -> None:
-    one, two = prompt("a" * PREFIX_BYTES + "b" * PREFIX_BYTES), prompt("a" * PREFIX_BYTES + "c" * PREFIX_BYTES)
-    assert (len(one), one[0] == two[0], one[1] == two[1]) == (2, True, False)
-    assert prompt("short") == ()
+def test_a_second_copy_of_a_prompt_is_dear_where_it_pushes_others_out() -> None:
+    balanced = balancer()
+    balanced.begin(B, Wish(300), LATER)
+    for num_free, name, pushed in ((300, A.name, [0, 0]), (100, B.name, [200, 0]), (0, B.name, [300, 100])):
+        wish = Wish(300, holdings=holdings("x", "xy", num_free=num_free, b=200))
+        choice = balanced.choose((A, B), wish, "prefix", LATER)
+        assert (choice.name, [score.num_pushed for score in choice.scores]) == (name, pushed)
 
 
-def test_a_new_life_has_no_memory_and_no_load() -> None:
-    balanced, wish = balancer(), Wish(300, prefixes=prompt("x" * PREFIX_BYTES))
+def test_requests_that_begin_alike_go_together_before_anything_is_computed() -> None:
+    balanced, first = balancer(), Wish(300, holdings=holdings("x", "xy"))
+    balanced.begin(C, first, LATER)
+    alike = Wish(700, holdings=holdings("x", "xy", "xyz"))
+    choice = balanced.choose(ALL, alike, "prefix", LATER)
+    assert [(score.num_coming, score.score) for score in choice.scores] == [(0, 700), (0, 700), (200, 800)]
+    longer = Wish(700, holdings=holdings("x", "xy", "xyw", b=100))
+    balanced.begin(C, longer, LATER)
+    other = balanced.choose(ALL, Wish(5, holdings=holdings("z")), "prefix", LATER)
+    assert [score.num_outstanding for score in other.scores] == [0, 0, 300 + 500], "what is shared is computed once"
+    balanced.end(C, first, LATER, failed=False)
+    balanced.end(C, longer, LATER, failed=False)
+    again = balanced.choose(ALL, alike, "prefix", LATER)
+    assert [(score.num_outstanding, score.num_coming) for score in again.scores] == [(0, 0)] * 3
+
+
+def test_holding_more_than_a_request_costs_is_worth_no_more_than_it_costs() -> None:
+    [score] = balancer().choose((A,), Wish(50, holdings=holdings("x", a=100)), "prefix", LATER).scores
+    assert score.score == 0
+
+
+def test_requests_that_look_alike_are_told_apart() -> None:
+    balanced, wishes = balancer(), [Wish(10, holdings=holdings("x", a=number)) for number in (0, 4, 0)]
+    for wish in wishes:
+        balanced.begin(A, wish, LATER)
+    balanced.end(A, wishes[2], LATER, failed=False)
+    balanced.end(A, wishes[0], LATER, failed=False)
+    [score] = balanced.choose((A,), Wish(0), "prefix", LATER).scores
+    assert score.num_outstanding == 0, "the second one's prompt was coming already"
+    balanced.end(A, wishes[1], LATER, failed=False)
+
+
+def test_a_new_life_has_no_load() -> None:
+    balanced, wish = balancer(), Wish(300, holdings=holdings("x"))
     balanced.begin(B, wish, LATER)
     reborn = Replica(B.name, since=LATER)
     [score] = balanced.choose((reborn,), wish, "prefix", LATER + SLOW_START).scores
-    assert (score.num_outstanding, score.num_cached) == (0, 0)
+    assert (score.num_outstanding, score.num_coming) == (0, 0)
     balanced.end(B, wish, LATER, failed=True)
     [score] = balanced.choose((reborn,), wish, "prefix", LATER + SLOW_START).scores
     assert score.num_outstanding == 0

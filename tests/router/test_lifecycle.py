@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 from router.config import ResidencyConfig
 from router.eviction import GIB
 from router.lifecycle import ModelState, Plan, Standing, most_alive, plan
 
 ONE = ResidencyConfig(max_models=1)
 FREE = ResidencyConfig()
+TURN = FREE.turn
 
 
 def standing(name: str, state: ModelState = ModelState.UNLOADED, **fields: object) -> Standing:
@@ -39,7 +42,7 @@ def test_a_small_model_does_not_overtake_a_large_one_that_waits() -> None:
         standing("large", num_bytes=3 * GIB, wanted_since=1.0),
         standing("small", wanted_since=2.0),
     ]
-    assert plan(models, ResidencyConfig(memory=4 * GIB), 10.0) == Plan()
+    assert plan(models, ResidencyConfig(memory=4 * GIB), 10.0) == Plan(due=1.0 + TURN)
 
 
 def test_an_idle_model_is_pushed_out_and_the_wanted_one_waits_until_it_has_gone() -> None:
@@ -49,12 +52,46 @@ def test_an_idle_model_is_pushed_out_and_the_wanted_one_waits_until_it_has_gone(
     assert plan([standing("idle"), wanted], ONE, 10.0) == Plan(load=("wanted",))
 
 
-def test_a_model_in_use_loading_or_pinned_is_never_pushed_out() -> None:
+def test_a_model_that_loads_or_is_pinned_is_never_pushed_out() -> None:
     wanted = standing("wanted", wanted_since=1.0)
-    for other in (ready("a", num_users=1), standing("a", ModelState.LOADING)):
-        assert plan([other, wanted], ONE, 10.0) == Plan()
+    assert plan([standing("a", ModelState.LOADING), wanted], ONE, 1e9) == Plan()
     refused = plan([ready("a", pin=True), wanted], ONE, 10.0)
     assert (refused.unload, refused.load, list(refused.refuse)) == ((), (), ["wanted"])
+
+
+def test_a_busy_model_keeps_its_place_for_its_turn_and_then_makes_room() -> None:
+    wanted = standing("wanted", wanted_since=100.0)
+    for serves_since, end in ((5.0, 100.0 + TURN), (110.0, 110.0 + TURN)):
+        busy = ready("busy", num_users=9, serves_since=serves_since, last_used=end)
+        assert plan([busy, wanted], ONE, end - 0.1) == Plan(due=end)
+        assert plan([busy, wanted], ONE, end) == Plan(unload=("busy",))
+        assert plan([replace(busy, pin=True), wanted], ONE, end + TURN).unload == ()
+        assert plan([replace(busy, state=ModelState.CRASHED), wanted], ONE, end) == Plan(unload=("busy",))
+
+
+def test_busy_models_go_only_where_idle_ones_do_not_make_room() -> None:
+    busy = ready("busy", num_users=1)
+    wanted = standing("wanted", wanted_since=1.0)
+    two = ResidencyConfig(max_models=2)
+    assert plan([busy, ready("idle", last_used=900.0), wanted], two, 1000.0) == Plan(unload=("idle",))
+    assert plan([busy, standing("idle", ModelState.DRAINING), wanted], two, 1000.0) == Plan()
+
+
+def test_models_that_are_always_busy_take_turns() -> None:
+    """Three of them, and room for one: whoever is wanted has it for a turn, in the order in which they came."""
+    served, now = list[str](), 2.0
+    state = {name: standing(name, wanted_since=float(i), num_users=1) for i, name in enumerate("abc")}
+    while len(served) < 7:
+        decided = plan(list(state.values()), ONE, now)
+        for name in decided.load:
+            served.append(name)
+            state[name] = replace(state[name], state=ModelState.READY, wanted_since=None, serves_since=now)
+        for name in decided.unload:
+            state[name] = replace(state[name], state=ModelState.UNLOADED, wanted_since=now)
+        if not (decided.load or decided.unload):
+            assert decided.due is not None and now < decided.due <= now + TURN
+            now = decided.due
+    assert "".join(served) == "abcabca"
 
 
 def test_a_model_goes_when_it_was_idle_too_long_and_not_before() -> None:

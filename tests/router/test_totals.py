@@ -21,4 +21,4 @@ def test_replicas_count_together() -> None:
 
 def test_every_field_has_a_way_to_be_put_together() -> None:
     names = {field.name for field in pb.StatsReply.DESCRIPTOR.fields}
-    assert names == {*ADDED, "busy", "step_bounds", "step_counts", "expected_wait", "prefix_names", "longest_sequence"}
+    assert names == {*ADDED, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}

@@ -13,7 +13,7 @@ from worker.drafts import Alternatives
 from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
 from worker.generation import Failed, Finished, FinishReason, Logprobs, PromptScores, Request, Started, Token
-from worker.kv_cache import block_digest
+from worker.kv_cache import block_digest, chain
 from worker.lease import Cores, OwnCores
 from worker.lookup import LookupDrafter
 from worker.prefix_store import PrefixStore
@@ -568,12 +568,16 @@ def test_steps_are_counted_by_how_long_they_took():
     assert stats.step_seconds > 0
 
 
-def test_names_of_reusable_prefixes_are_told():
-    with Bench() as bench:
+def test_it_tells_how_much_of_a_prefix_is_held_in_the_cache_or_on_disk(tmp_path):
+    names = chain(np.array([*PROMPT[:8], *range(2, 14)], np.int32), 4)
+    with Bench(store=PrefixStore(tmp_path, bytes(32), 1 << 20)) as bench:
+        assert bench.engine.prefixes.num_held(names) == 0
         bench.submit(PROMPT, max_tokens=1).result()
-        names = bench.engine.prefix_names()
-    tokens = np.array(PROMPT, np.int32)
-    assert block_digest(block_digest(b"", tokens[:4]), tokens[4:8]) in names and len(names) == 8
+        assert bench.engine.prefixes.num_held(names) == 2
+    with Bench(store=PrefixStore(tmp_path, bytes(32), 1 << 20)) as reborn:
+        assert reborn.engine.prefixes.num_held(names) == 2
+    with Bench() as forgetful:
+        assert forgetful.engine.prefixes.num_held(names) == 0
 
 
 def test_the_time_in_line_is_told():
@@ -660,7 +664,7 @@ class Drafting:
             inbox = bench.submit([5, 6, 7], max_tokens=max_tokens, detokenizer=FakeDetokenizer(stop), **request)
             inbox.result()
             bench.wait_until_idle()
-            self.names, self.num_steps = bench.engine.prefix_names(), len(bench.model.batch_sizes)
+            self.names, self.num_steps = bench.engine._pool.names(), len(bench.model.batch_sizes)
             stats = bench.engine.stats()
         ended = inbox.result()
         assert (stats.drafted_tokens, stats.accepted_tokens) == (ended.num_drafted, ended.num_accepted)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from worker.kv_cache import BlockPool, block_digest
+from worker.kv_cache import BlockPool, block_digest, chain
 from worker.sequence import Sequence
 
 BLOCK = 4
@@ -187,6 +187,7 @@ def test_a_name_stands_for_all_tokens_from_the_first_on():
     first = block_digest(b"", tokens[:4])
     assert block_digest(b"", tokens[:4]) == first != block_digest(b"", tokens[4:8])
     assert block_digest(first, tokens[4:8]) != block_digest(b"", tokens[4:8])
+    assert chain(tokens[:7], 4) == [first] and chain(tokens[:8], 4) == [first, block_digest(first, tokens[4:8])]
     assert first == hashlib.blake2b(struct.pack("<4i", 1, 2, 3, 4), digest_size=32).digest()
 
 

@@ -2,7 +2,6 @@
 # ruff: noqa: ASYNC110 (polling with a deadline)
 
 import asyncio
-import hashlib
 import json
 import math
 import socket
@@ -11,7 +10,6 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 import grpc
-import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -299,15 +297,39 @@ async def test_stats_count_what_was_computed(worker):
     assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks == 64
 
 
-async def test_stats_tell_steps_and_on_demand_prefixes(worker):
-    await worker.answer(tokens=range(2, 11), max_tokens=4, cache_prompt=True)
-    stats = await worker.stub.Stats(pb.StatsRequest(prefixes=True))
+async def test_stats_tell_how_long_steps_took(worker):
+    await worker.answer(tokens=range(2, 11), max_tokens=4)
+    stats = await worker.stub.Stats(pb.StatsRequest())
     assert sum(stats.step_counts) == stats.num_steps and len(stats.step_counts) == len(stats.step_bounds) + 1
     assert stats.step_seconds_total > 0 and stats.expected_wait == 0
-    tokens = np.arange(2, 6, dtype="<i4").tobytes()
-    names = [stats.prefix_names[i : i + 8] for i in range(0, len(stats.prefix_names), 8)]
-    assert hashlib.blake2b(tokens, digest_size=32).digest()[:8] in names and len(names) == 3
-    assert not (await worker.stub.Stats(pb.StatsRequest())).prefix_names
+
+
+async def test_a_prompt_is_found_by_what_it_says_and_by_the_names_of_its_beginnings(worker):
+    async def find(tokens):
+        prompt = pb.Prompt(parts=pb.PromptParts(parts=[{"tokens": {"ids": tokens}}]))
+        return await worker.stub.FindPrefix(pb.FindPrefixRequest(prompt=prompt))
+
+    assert (await find(range(2, 13))).num_held == 0
+    await worker.answer(tokens=range(2, 13), max_tokens=1, cache_prompt=True)
+    found = await find(range(2, 13))
+    assert (found.num_held, found.num_tokens_each, len(found.names.names)) == (8, 4, 2)
+    assert found.num_free == 4 * (await worker.stub.Stats(pb.StatsRequest())).num_free_blocks > 0
+    assert (await find(range(2, 10))).num_held == 4, "one token is always left to compute"
+    longer = await find([*range(2, 10), *range(30, 40)])
+    assert (longer.num_held, longer.names.names[:2]) == (8, found.names.names)
+    other = await find([9, *range(3, 13)])
+    assert other.num_held == 0 and not set(other.names.names) & set(found.names.names)
+    for names, num_held in ((longer.names, 8), (other.names, 0), (pb.PrefixNames(), 0)):
+        assert (await worker.stub.FindPrefix(pb.FindPrefixRequest(names=names))).num_held == num_held
+
+
+async def test_a_prefix_is_looked_for_while_a_step_is_computed(worker):
+    worker.model.gate.clear()
+    stream = worker.generate(max_tokens=1)
+    await worker.until(lambda stats: stats.busy)
+    assert (await worker.stub.FindPrefix(pb.FindPrefixRequest(prompt=generate_request().prompt))).num_held == 0
+    worker.model.gate.set()
+    assert len([reply async for reply in stream]) >= 2
 
 
 async def test_a_place_is_told_with_the_settings_in_force(worker):
