@@ -98,6 +98,11 @@ class Call:
         """By which its replica is chosen."""
         return self.route.balance or self.table.balance.policy
 
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """What the body leaves to its model. A fallback gets the request as that model would have."""
+        return self.table.sampling[self.route.model]
+
     def explain(self, message: pb.GenerateRequest) -> Choice | None:
         """Which replica it would go to now; None: none is ready."""
         turn = self._turn(self._estimate(message))

@@ -37,6 +37,7 @@ class ModelConfig:
     ttl: float | None = None  # seconds without a request after which it is unloaded; None: never
     weight: float = 1.0  # its share of the cores while several models compute
     load_on_start: bool = True
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of api/samplers.py that a body lacks
 
     @property
     def name(self) -> str:
@@ -221,7 +222,6 @@ class GatewayConfig:
     body_limit: int = DEFAULT_BODY_LIMIT
     lame_duck: float = DEFAULT_LAME_DUCK  # seconds between /ready turning 503 and the closing of the port
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT  # seconds that open requests get to finish
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of router/api/samplers.py that a body lacks
     listen_when_ready: bool = False  # else at once, to answer that the models are loading
     redis: str | None = None  # URL of the Redis that keeps the keys' limits for several gateways
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

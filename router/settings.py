@@ -39,7 +39,7 @@ from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
 from router.keys import full_key
 from router.memory import usable_bytes
-from router.modelset import assemble
+from router.modelset import OwnFlags, assemble
 from router.samplingflags import sampling_defaults
 
 NO_FILE = FileConfig()
@@ -57,12 +57,16 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         [*map(Path, server.values.get("model", ())), *fetched],
         server.values.get("alias", ()),
         file.models,
-        lambda layer: workersettings.worker_arguments(given.filled(layer).filled(file.server)),
+        lambda layer: _own_flags(given.filled(layer).filled(file.server)),
     )
     models = _weighted(models, server.values.get("core_weight", ()))
     models = _idle(models, server)
     _check_aliases(models, file)
     return _gateway(server, file, models)
+
+
+def _own_flags(given: Given) -> OwnFlags:
+    return OwnFlags(workersettings.worker_arguments(given), sampling_defaults(given))
 
 
 def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) -> GatewayConfig:
@@ -85,7 +89,6 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
-        sampling=sampling_defaults(given),
         listen_when_ready=given.on("listen_when_ready"),
         redis=given.last("redis"),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
