@@ -33,6 +33,7 @@ from router.metrics import Metrics, Watch
 from router.replica import Replica
 from router.shadow import Shadows
 from router.table import Table
+from router.traces import UNTRACED, Trace
 
 BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 REASONS: Sequence[tuple[type[RouterError], Reason]] = (
@@ -67,6 +68,7 @@ class Call:
     session: str = ""  # that it belongs to, if it says so
     debug: bool = False  # whether the headers tell how its replica was chosen
     keep_alive: float | None = None  # seconds that the model stays loaded afterwards; None: as configured
+    trace: Trace = UNTRACED
     _num_open: int = 0
     _num_used: int = 0
     _num_reserved: int = 0
@@ -129,7 +131,7 @@ class Call:
 
     def facts(self) -> dict[str, Any]:
         """What the log may tell of the request: who served it, counts and times; nothing that the client wrote."""
-        facts: dict[str, Any] = {"model": self.route.model}
+        facts: dict[str, Any] = {"alias": self.route.alias, "model": self.route.model}
         if self._attempts:
             facts |= {"way": self._way(), "replica": self._attempts[-1].replica}
         if self._watches:
@@ -188,7 +190,7 @@ class Call:
         return following
 
     def _turn(self, cost: int, *, patient: bool = False) -> Turn:
-        return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session)
+        return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session, self.trace)
 
     def _attempt(self, model: str, index: int) -> Attempt:
         attempt = Attempt(model)

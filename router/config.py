@@ -224,4 +224,5 @@ class GatewayConfig:
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT  # seconds that open requests get to finish
     listen_when_ready: bool = False  # else at once, to answer that the models are loading
     redis: str | None = None  # URL of the Redis that keeps the keys' limits for several gateways
+    otlp: str | None = None  # URL of the collector that gets traces of requests
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

@@ -26,6 +26,7 @@ from router.prefixes import prefixes
 from router.replica import Replica
 from router.tail import Tail
 from router.totals import total
+from router.traces import UNTRACED, Trace
 
 log = logging.getLogger("corral.dispatch")
 
@@ -44,6 +45,7 @@ class Turn:
     keep_alive: float | None = None  # seconds that its model stays loaded afterwards; None: as configured
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
+    trace: Trace = UNTRACED
 
     def wish(self, prompt: pb.Prompt) -> Wish:
         return Wish(self.cost, self.session, prefixes(prompt) if self.policy == "prefix" else ())
@@ -94,6 +96,8 @@ class Dispatcher:
             async with self._admission.place(
                 attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
             ) as attempt.place:
+                if attempt.place.position:
+                    turn.trace.waited("queue", attempt.place.waited)
                 try:
                     async with aclosing(self._replies(attempt, request, turn)) as replies:
                         async for reply in replies:
@@ -110,10 +114,13 @@ class Dispatcher:
         wish = turn.wish(request.prompt)
         left: list[Replica] = []  # that could not bring it to its end
         while True:
+            began = time.monotonic()
             replica = await self._choose(attempt, wish, turn.policy, left)
+            turn.trace.waited("replica", time.monotonic() - began)
+            asked = journal.request()
             try:
-                with self._working(replica, wish):
-                    async with aclosing(replica.generate(journal.request())) as replies:
+                with self._working(replica, wish), turn.trace.attempt(replica.name, asked):
+                    async with aclosing(replica.generate(asked)) as replies:
                         async for reply in replies:
                             recorded = journal.record(reply)
                             if recorded is not None:

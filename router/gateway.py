@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,7 @@ from router.fleet import Fleet
 from router.lifecycle import ModelState, ModelStatus
 from router.listen import address
 from router.reload import ReadAgain, reload
+from router.traces import exporting
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
 
@@ -32,7 +34,8 @@ log = logging.getLogger("corral")
 
 async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet, read_again: ReadAgain) -> int:
     """Serves until told to stop; 1 if no model could be loaded. SIGHUP reads the configuration again."""
-    app = create_app(config, fleet)
+    traces = exporting(config.otlp, os.environ)
+    app = create_app(config, fleet, traces)
     server = _Server(_uvicorn_config(app, config))
     shutdown = Shutdown(server, fleet, config)
     shutdown.hear_signals()
@@ -49,6 +52,7 @@ async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: 
         shutdown.cancel()
         start.cancel()
         await fleet.stop(0)
+        await asyncio.to_thread(traces.close)
     failed = start.result() if start.done() and not start.cancelled() else []
     for status in failed:
         print(f"error: {status.name}: {status.reason}", file=sys.stderr)

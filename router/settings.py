@@ -91,6 +91,7 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
         listen_when_ready=given.on("listen_when_ready"),
         redis=given.last("redis"),
+        otlp=given.last("otlp"),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))

@@ -28,6 +28,7 @@ from worker.nursery import tend
 from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
 from worker.server import Server, is_loopback
 from worker.startup import Prepared, prepare, start
+from worker.traces import exporting
 
 log = logging.getLogger("worker")
 
@@ -83,7 +84,7 @@ async def _serve(config: WorkerConfig, token: str | None, grace: float, prepared
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
-    server = Server(token, max_open=2 * (config.max_waiting + config.max_running) + 64)
+    server = Server(token, 2 * (config.max_waiting + config.max_running) + 64, exporting(os.environ))
     listen = await server.start(config.listen)
     if not token and not is_loopback(listen):
         log.warning("anybody who can reach %s can use this worker; set %s or --token-file", listen, TOKEN_VARIABLE)

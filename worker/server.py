@@ -18,6 +18,7 @@ from worker.border import Border
 from worker.errors import WorkerError
 from worker.loaded import LoadedModel
 from worker.service import Inference
+from worker.traces import Traces
 
 log = logging.getLogger("worker.server")
 
@@ -38,10 +39,11 @@ class ListenError(WorkerError):
 class Server:
     """One worker's server: NOT_SERVING, then SERVING, then gone. Belongs to the event loop it was made in."""
 
-    def __init__(self, token: str | None, max_open: int) -> None:
+    def __init__(self, token: str | None, max_open: int, traces: Traces | None = None) -> None:
         """`token`: what every call but health must carry; None: nothing."""
         self._model: LoadedModel | None = None
-        self._inference = Inference(max_open)
+        self._traces = traces or Traces()
+        self._inference = Inference(max_open, self._traces)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(Border(token),), options=_OPTIONS)
         self._inference.add_to(self._server)
@@ -73,6 +75,7 @@ class Server:
         if self._model is not None:
             await asyncio.to_thread(self._model.engine.stop)
         await self._server.stop(_FAREWELL_SECONDS)
+        await asyncio.to_thread(self._traces.close)
 
     def _bind_socket(self, path: str) -> None:
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
