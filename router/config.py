@@ -225,4 +225,6 @@ class GatewayConfig:
     listen_when_ready: bool = False  # else at once, to answer that the models are loading
     redis: str | None = None  # URL of the Redis that keeps the keys' limits for several gateways
     otlp: str | None = None  # URL of the collector that gets traces of requests
+    files: tuple[Path, ...] = ()  # that say all this, and folders of models
+    watch: bool = True  # whether a change of them is taken into force
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

@@ -41,6 +41,7 @@ _SERVE = """
     --listen-when-ready :  : refuse connections until the models are ready, for proxies that do not ask /ready
     --redis : URL : share keys' limits with other gateways; while it is away, limits hold for each gateway alone
     --otlp $ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT : URL : export traces there (corral[otel])
+    --watch ! --no-watch :  : take changes of the configuration's files into force (the default)
     --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too
     --core-weight : NAME=WEIGHT : a model's share of the cores while others want them too (1)
     --worker-command : COMMAND : what starts every worker anew, for running it under another program

@@ -92,6 +92,8 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         listen_when_ready=given.on("listen_when_ready"),
         redis=given.last("redis"),
         otlp=given.last("otlp"),
+        files=_files(given, file),
+        watch=given.on("watch", True),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))
@@ -141,6 +143,13 @@ def _weight(text: str) -> float:
             f"--core-weight must be between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
         )
     return weight
+
+
+def _files(given: Given, file: FileConfig) -> tuple[Path, ...]:
+    named = [given.last(key) for key in ("keys", "models_preset", "models_dir")]
+    names = [*filter(None, named), *given.values.get("api_key_file", ())]
+    read = [each for each in (file.path, file.keys_file) if each is not None]
+    return (*read, *(Path(name).expanduser() for name in names))
 
 
 def _file_notes(file: FileConfig) -> list[str]:

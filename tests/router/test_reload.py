@@ -107,7 +107,10 @@ def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Pat
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     file = tmp_path / "corral.toml"
     file.write_text('[models.a]\npath = "a.gguf"\n')
-    with serving("--config", str(file)) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+    with (
+        serving("--config", str(file), "--no-watch") as command,
+        httpx.Client(base_url=command.ready(), trust_env=False) as http,
+    ):
         workers = {worker.pid for worker in command.workers()}
         file.write_text('[models.a]\npath = "a.gguf"\nttl = "soon"\n')
         refused = http.post("/admin/reload")
