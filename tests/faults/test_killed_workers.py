@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 async def test_a_killed_worker_costs_no_stream_anything_and_other_models_nothing() -> None:
     """F1."""
     async with gateway("a", "b", replicas=2) as started:
-        streams = Streams(started, [asking(f"stop_at=40 {SLOW}", model) for model in ("a", "a", "a", "a", "b", "b")])
+        streams = Streams(started, [asking(f"stop_at=40 {SLOW}", model) for model in ("a" * 8 + "b" * 2)])
         await streams.begun()
         killed = statuses(started)[0].pid
         assert killed is not None
@@ -34,8 +34,8 @@ async def test_requests_a_killed_worker_had_not_begun_are_answered_once(tmp_path
     """F2."""
     async with gateway() as started:
         crash = f"crash_after=0 crash_once={tmp_path / 'crashed'} stop_at=3"
-        answers = await Streams(started, [asking(crash) for _ in range(4)]).answers()
-        assert [(answer.error, answer.texts) for answer in answers] == [(None, {0: words(3)})] * 4
+        answers = await Streams(started, [asking(crash) for _ in range(8)]).answers()
+        assert [(answer.error, answer.texts) for answer in answers] == [(None, {0: words(3)})] * 8
         assert statuses(started)[0].num_restarts == 1
 
 

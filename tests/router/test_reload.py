@@ -53,6 +53,7 @@ async def client(gateway: Gateway, names: Sequence[str], ended: asyncio.Event, a
 
 
 async def test_twenty_reloads_under_load_fail_no_request_and_touch_nothing_that_stays() -> None:
+    """F33."""
     base = [model("same"), model("changing", "--ctx-size", "1")]
     targets = [AliasConfig("chat", (("same", 1.0),)), AliasConfig("chat", (("changing", 1.0),))]
     async with running(with_models(*base, aliases=targets[:1])) as gateway:
