@@ -100,7 +100,7 @@ def test_a_request_that_no_gateway_has_seen_goes_to_the_other_one(site: Site) ->
 
 
 def test_a_request_that_was_sent_is_not_sent_again(site: Site) -> None:
-    """F10. Its gateway dies with it: the client gets an error in the gateways' form, the other gateway never sees it."""
+    """F10. Its gateway dies with it: the client gets an error in the gateways' form, the other never sees it."""
     answers = []
 
     def ask() -> None:
