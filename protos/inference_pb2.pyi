@@ -215,7 +215,7 @@ class Resume(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded")
+    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded", "traceparent", "tracestate")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -231,6 +231,8 @@ class GenerateRequest(_message.Message):
     PLACE_FIELD_NUMBER: _ClassVar[int]
     NUM_KEPT_FIELD_NUMBER: _ClassVar[int]
     NUM_DISCARDED_FIELD_NUMBER: _ClassVar[int]
+    TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: Prompt
     sampling: Sampling
@@ -246,7 +248,9 @@ class GenerateRequest(_message.Message):
     place: int
     num_kept: int
     num_discarded: int
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ...) -> None: ...
+    traceparent: str
+    tracestate: str
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token", "piece", "logprob", "top")

@@ -15,8 +15,10 @@ from router.call import Call
 from router.config import KeyConfig
 from router.errors import Overloaded, RateLimited, RouterError
 from router.metrics import Metrics
+from router.traces import UNTRACED, Trace, Traces
 
 UNKNOWN = "_unknown"  # the route of a path that is not served
+CLIENT_LEFT = "ClientLeft"  # the error of an answer that was not complete when its client went
 CUT = 499  # the status of an answer whose client left before it began
 QUIET = frozenset({"/health", "/v1/health", "/live", "/ready", "/metrics"})  # what probes ask all the time
 _LIMITS: Sequence[tuple[type[RouterError], str]] = ((RateLimited, "key"), (Overloaded, "queue"))
@@ -27,9 +29,10 @@ log = logging.getLogger("corral.access")
 class Access:
     """Counts and logs requests. `paths` are those of the route table."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces, paths: Sequence[str]) -> None:
         self._app = app
         self._metrics = metrics
+        self._traces = traces
         self._fixed = frozenset(path for path in paths if "{" not in path)
         self._open_ended = [(path.partition("{")[0], path) for path in paths if "{" in path]
 
@@ -38,6 +41,8 @@ class Access:
             await self._app(scope, receive, send)
             return
         answer = _Answer(send)
+        is_traced = scope["path"] not in QUIET
+        scope["state"]["trace"] = self._traces.begin(scope["method"], scope["headers"]) if is_traced else UNTRACED
         began = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
@@ -55,8 +60,11 @@ class Access:
         call: Call | None = scope["state"].get("call")
         self._metrics.request(route, answer.status, call.route.model if call else "", seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
-        if log.isEnabledFor(level):
-            log.log(level, "request", extra={"fields": _event(scope, route, answer, seconds, call)})
+        trace: Trace = scope["state"]["trace"]
+        if log.isEnabledFor(level) or trace.is_recorded:
+            event = _event(scope, route, answer, seconds, call)
+            trace.end(event)
+            log.log(level, "request", extra={"fields": event})
 
     def _count_refusal(self, error: Exception) -> None:
         limit = next((limit for kind, limit in _LIMITS if isinstance(error, kind)), None)
@@ -102,9 +110,12 @@ def _event(scope: Scope, route: str, answer: _Answer, seconds: float, call: Call
         "status": answer.status,
         "ms": round(seconds * 1000, 3),
     }
+    trace: Trace = scope["state"]["trace"]
+    if trace.trace_id:
+        event["trace_id"] = trace.trace_id
     if key is not None:
         event["key"] = key.name
     if call is not None:
         event |= call.facts()
-    error = answer.error or event.get("error") or ("" if answer.complete else "ClientLeft")
+    error = answer.error or event.get("error") or ("" if answer.complete else CLIENT_LEFT)
     return event | ({"error": error} if error else {})

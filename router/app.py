@@ -37,6 +37,7 @@ from router.metrics import Metrics
 from router.redislimits import RedisLimits
 from router.shadow import Shadows
 from router.table import Table
+from router.traces import Traces
 
 OPEN = None
 
@@ -72,7 +73,7 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
 OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)
 
 
-def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
+def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Traces | None = None) -> FastAPI:
     """The application over running workers, or over its own, whose lives are its lifespan.
 
     app.state: config, fleet, policies, the table in force, which a reload replaces, and `reload` (api/admin.py).
@@ -101,7 +102,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None) -> FastAPI:
             Middleware(Farewell, draining=lambda: workers.draining),
             Middleware(Cors, config=config.cors),
             Middleware(ErrorBoundary),
-            Middleware(Access, metrics=counts, paths=[path for _, path, *_ in ROUTES]),
+            Middleware(Access, metrics=counts, traces=traces or Traces(), paths=[path for _, path, *_ in ROUTES]),
             *([] if config.allowed_hosts is None else [Middleware(HostGuard, allowed=config.allowed_hosts)]),
             Middleware(Auth, open_paths=OPEN_PATHS),
             Middleware(BodyLimit, limit=config.body_limit),

@@ -33,6 +33,7 @@ from router.metrics import Metrics, Watch
 from router.replica import Replica
 from router.shadow import Shadows
 from router.table import Table
+from router.traces import UNTRACED, Trace
 
 REASONS: Sequence[tuple[type[RouterError], Reason]] = (
     (ContextExceeded, Reason.CONTEXT),
@@ -66,6 +67,7 @@ class Call:
     session: str = ""  # that it belongs to, if it says so
     debug: bool = False  # whether the headers tell how its replica was chosen
     keep_alive: float | None = None  # seconds that the model stays loaded afterwards; None: as configured
+    trace: Trace = UNTRACED
     _num_open: int = 0
     _num_used: int = 0
     _num_reserved: int = 0
@@ -102,6 +104,11 @@ class Call:
         """By which its replica is chosen."""
         return self.route.balance or self.table.balance.policy
 
+    @property
+    def sampling(self) -> Mapping[str, Any]:
+        """What the body leaves to its model. A fallback gets the request as that model would have."""
+        return self.table.sampling[self.route.model]
+
     async def explain(self, message: pb.GenerateRequest) -> Choice | None:
         """Which replica it would go to now; None: none is ready."""
         turn = self._turn(self._estimate(message))
@@ -128,7 +135,7 @@ class Call:
 
     def facts(self) -> dict[str, Any]:
         """What the log may tell of the request: who served it, counts and times; nothing that the client wrote."""
-        facts: dict[str, Any] = {"model": self.route.model}
+        facts: dict[str, Any] = {"alias": self.route.alias, "model": self.route.model}
         if self._attempts:
             facts |= {"way": self._way(), "replica": self._attempts[-1].replica}
         if self._watches:
@@ -187,7 +194,7 @@ class Call:
         return following
 
     def _turn(self, cost: int, *, patient: bool = False) -> Turn:
-        return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session)
+        return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session, self.trace)
 
     def _attempt(self, model: str, index: int) -> Attempt:
         attempt = Attempt(model)

@@ -50,6 +50,7 @@ class ModelConfig:
     workers: tuple[str, ...] = ()  # on other hosts, see addresses.py
     tls: WorkerTls | None = None  # to them; None: plain
     token_file: Path | None = None  # with what they ask for; None: the variable CORRAL_WORKER_TOKEN
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of api/samplers.py that a body lacks
 
     @property
     def name(self) -> str:
@@ -243,7 +244,9 @@ class GatewayConfig:
     body_limit: int = DEFAULT_BODY_LIMIT
     lame_duck: float = DEFAULT_LAME_DUCK  # seconds between /ready turning 503 and the closing of the port
     drain_timeout: float = DEFAULT_DRAIN_TIMEOUT  # seconds that open requests get to finish
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of router/api/samplers.py that a body lacks
     listen_when_ready: bool = False  # else at once, to answer that the models are loading
     redis: str | None = None  # URL of the Redis that keeps the keys' limits for several gateways
+    otlp: str | None = None  # URL of the collector that gets traces of requests
+    files: tuple[Path, ...] = ()  # that say all this, and folders of models
+    watch: bool = True  # whether a change of them is taken into force
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each

@@ -27,6 +27,7 @@ from router.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.replica import Replica
 from router.tail import Tail
 from router.totals import total
+from router.traces import UNTRACED, Trace
 
 log = logging.getLogger("corral.dispatch")
 
@@ -47,6 +48,7 @@ class Turn:
     keep_alive: float | None = None  # seconds that its model stays loaded afterwards; None: as configured
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
+    trace: Trace = UNTRACED
 
     def wish(self, request: pb.GenerateRequest, holdings: Holdings = NOTHING_HELD) -> Wish:
         """Where the prompt's beginnings have names, its length is known and need not be estimated."""
@@ -105,6 +107,8 @@ class Dispatcher:
             async with self._admission.place(
                 attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
             ) as attempt.place:
+                if attempt.place.position:
+                    turn.trace.waited("queue", attempt.place.waited)
                 try:
                     async with aclosing(self._replies(attempt, request, turn)) as replies:
                         async for reply in replies:
@@ -121,11 +125,13 @@ class Dispatcher:
         left: list[Replica] = []  # that could not bring it to its end
         while True:
             wish = await self._wish(attempt.model, request, turn, left)
+            began = time.monotonic()
             replica = await self._choose(attempt, wish, turn.policy, left, request)
-            numbers = replica.place_numbers
+            turn.trace.waited("replica", time.monotonic() - began)
+            asked, numbers = journal.request(), replica.place_numbers
             try:
-                with self._working(replica, wish):
-                    async with aclosing(replica.generate(places.own(journal.request(), numbers))) as replies:
+                with self._working(replica, wish), turn.trace.attempt(replica.name, asked):
+                    async with aclosing(replica.generate(places.own(asked, numbers))) as replies:
                         async for reply in replies:
                             recorded = journal.record(reply)
                             if recorded is not None:

@@ -40,6 +40,8 @@ _SERVE = """
     --drain-timeout : SECONDS : after that: what open requests get to finish (60)
     --listen-when-ready :  : refuse connections until the models are ready, for proxies that do not ask /ready
     --redis : URL : share keys' limits with other gateways; while it is away, limits hold for each gateway alone
+    --otlp $ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT : URL : export traces there (corral[otel])
+    --watch ! --no-watch :  : take changes of the configuration's files into force (the default)
     --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too
     --core-weight : NAME=WEIGHT : a model's share of the cores while others want them too (1)
     --worker-command : COMMAND : what starts every worker anew, for running it under another program
@@ -96,30 +98,30 @@ _SAMPLING = """
     --sampler-seq --sampling-seq : LETTERS : the same, a letter for each (edskypmxt)
     -s --seed : N : seed of requests that have none; -1 draws one (-1)
     --ignore-eos :  : go on behind the end of an answer
-    --temp --temperature $ LLAMA_ARG_TEMPERATURE : N : temperature (0.8)
+    --temp --temperature $ LLAMA_ARG_TEMPERATURE : X : temperature (0.8)
     --top-k $ LLAMA_ARG_TOP_K : N : choose among the N most likely tokens (40); 0 is off
     --top-p $ LLAMA_ARG_TOP_P : P : ... that together have the probability P (0.95); 1 is off
     --min-p $ LLAMA_ARG_MIN_P : P : ... that are P times as likely as the first (0.05); 0 is off
-    --top-nsigma --top-n-sigma : N : ... within N standard deviations of the first (-1); 0 or less is off
+    --top-nsigma --top-n-sigma : X : ... within X standard deviations of the first (-1); 0 or less is off
     --xtc-probability : P : drop the likelier of several good tokens this often (0)
     --xtc-threshold : P : from this probability on a token is a good one (0.1)
     --typical --typical-p : P : keep tokens as surprising as usual (1); 1 is off
     --repeat-last-n : N : tokens that penalties look back at (64); -1 is all
-    --repeat-penalty $ LLAMA_ARG_REPEAT_PENALTY : N : factor against tokens that were there (1); 1 is off
-    --presence-penalty $ LLAMA_ARG_PRESENCE_PENALTY : N : what they lose beside (0)
-    --frequency-penalty $ LLAMA_ARG_FREQUENCY_PENALTY : N : what they lose for each time (0)
-    --dry-multiplier : N : strength of DRY, against repeated sequences (0); 0 is off
-    --dry-base : N : its growth with their length (1.75)
+    --repeat-penalty $ LLAMA_ARG_REPEAT_PENALTY : X : factor against tokens that were there (1); 1 is off
+    --presence-penalty $ LLAMA_ARG_PRESENCE_PENALTY : X : what they lose beside (0)
+    --frequency-penalty $ LLAMA_ARG_FREQUENCY_PENALTY : X : what they lose for each time (0)
+    --dry-multiplier : X : strength of DRY, against repeated sequences (0); 0 is off
+    --dry-base : X : its growth with their length (1.75)
     --dry-allowed-length : N : tokens that may be repeated (2)
     --dry-penalty-last-n : N : tokens that DRY looks back at (64); -1 is all
     --dry-sequence-breaker : TEXT : where a sequence begins anew; again for more, none for none
     --adaptive-target : P : with the sampler adaptive_p: prefer tokens this likely (-1); negative is off
     --adaptive-decay : P : how slowly it forgets, 0 to 0.99 (0.9)
-    --dynatemp-range : N : let the temperature follow the entropy, this far either way (0); 0 is off
-    --dynatemp-exp : N : exponent of that (1)
+    --dynatemp-range : X : let the temperature follow the entropy, this far either way (0); 0 is off
+    --dynatemp-exp : X : exponent of that (1)
     --mirostat : 0|1|2 : Mirostat of that version instead of other samplers (0); 0 is off
-    --mirostat-lr : N : its learning rate eta (0.1)
-    --mirostat-ent : N : the surprise tau that it aims at (5)
+    --mirostat-lr : X : its learning rate eta (0.1)
+    --mirostat-ent : X : the surprise tau that it aims at (5)
     -l --logit-bias : ID+BIAS : make a token likelier or, with -BIAS, less likely; again for more
 """
 

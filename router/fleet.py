@@ -146,8 +146,14 @@ class Fleet:
 
     @property
     def settled(self) -> bool:
-        """Whether every model that loads at the start has been ready once, or never will be."""
-        return all(each.settled for each in self._sets.values())
+        """Whether every model that loads at the start has been ready once, or never will be.
+
+        One that crashes and is started again is not waited for once another one serves.
+        """
+        models = self._sets.values()
+        return all(each.settled for each in models) or (
+            all(each.tried for each in models) and any(each.open() for each in models)
+        )
 
     def begin_drain(self) -> None:
         """From now on check_ready refuses; requests are still served."""

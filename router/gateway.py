@@ -7,6 +7,7 @@ import asyncio
 import gc
 import logging
 import math
+import os
 import signal
 import socket
 import sys
@@ -24,6 +25,8 @@ from router.fleet import Fleet
 from router.lifecycle import ModelState, ModelStatus
 from router.listen import address
 from router.reload import ReadAgain, reload
+from router.traces import exporting
+from router.watching import Watcher, watch
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
 
@@ -31,13 +34,15 @@ log = logging.getLogger("corral")
 
 
 async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet, read_again: ReadAgain) -> int:
-    """Serves until told to stop; 1 if no model could be loaded. SIGHUP reads the configuration again."""
-    app = create_app(config, fleet)
+    """Serves until told to stop; 1 if no model could be loaded. SIGHUP, or a change of its files, reads it again."""
+    traces = exporting(config.otlp, os.environ)
+    app = create_app(config, fleet, traces)
     server = _Server(_uvicorn_config(app, config))
     shutdown = Shutdown(server, fleet, config)
     shutdown.hear_signals()
     app.state.reload = lambda: [str(difference) for difference in reload(app, read_again)]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _on_hangup, app)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_again, app)
+    watching = _watching(app) if config.watch and config.files else None
     banner = Banner(config, [address(listener, config.tls is not None) for listener in sockets])
     banner.listening()
     start = asyncio.create_task(_report_start(banner, fleet, server))
@@ -48,7 +53,10 @@ async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: 
     finally:
         shutdown.cancel()
         start.cancel()
+        if watching is not None:
+            watching.cancel()
         await fleet.stop(0)
+        await asyncio.to_thread(traces.close)
     failed = start.result() if start.done() and not start.cancelled() else []
     for status in failed:
         print(f"error: {status.name}: {status.reason}", file=sys.stderr)
@@ -74,7 +82,13 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
     return []
 
 
-def _on_hangup(app: FastAPI) -> None:
+def _watching(app: FastAPI) -> asyncio.Task[None]:
+    """Reads the configuration again when its files change."""
+    watcher = Watcher(lambda: app.state.config.files)
+    return asyncio.create_task(watch(watcher, lambda: _read_again(app)), name="watching")
+
+
+def _read_again(app: FastAPI) -> None:
     with suppress(CommandError):  # reload.py has told the log
         app.state.reload()
 

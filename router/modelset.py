@@ -3,9 +3,10 @@
 Called by settings.py. Invariant: every file stands once, every name belongs to one model, and every file could be read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from router.config import ModelConfig, WorkerTls
 from router.configfile.reading import ModelEntry
@@ -13,16 +14,29 @@ from router.errors import CommandError
 from router.flags import EXIT_USAGE, Layer
 
 NO_MODEL = "no model: give one with -m FILE (`corral pull smollm2` fetches a small one)"
-WorkerArguments = Callable[[Layer], tuple[str, ...]]  # of a model's own flags
+
+
+@dataclass(frozen=True, slots=True)
+class OwnFlags:
+    """What the flags in force for a model make of it."""
+
+    worker_arguments: tuple[str, ...]
+    sampling: Mapping[str, Any]
+
+    def applied(self, model: ModelConfig) -> ModelConfig:
+        return replace(model, worker_arguments=self.worker_arguments, sampling=self.sampling)
+
+
+FlagsOf = Callable[[Layer], OwnFlags]  # with a model's own flags: those in force for it
 
 
 def assemble(
-    paths: Sequence[Path], aliases: Sequence[str], entries: Sequence[ModelEntry], arguments: WorkerArguments
+    paths: Sequence[Path], aliases: Sequence[str], entries: Sequence[ModelEntry], flags_of: FlagsOf
 ) -> tuple[ModelConfig, ...]:
     """The models of -m and --alias, then those of files; a file given both ways is one model with both's names."""
     given = _from_flags(paths, aliases, [entry.path for entry in entries if entry.path])
     listed = [(_from_file(entry), entry) for entry in entries]
-    models = [replace(model, worker_arguments=arguments(entry.worker)) for model, entry in listed]
+    models = [flags_of(entry.worker).applied(model) for model, entry in listed]
     known = {model.path: index for index, model in enumerate(models) if model.path is not None}
     extra = []
     for path, names in given.items():
@@ -30,7 +44,7 @@ def assemble(
             model = models[known[path]]
             models[known[path]] = replace(model, names=tuple(dict.fromkeys((*model.names, *names))))
         else:
-            extra.append(ModelConfig(path, tuple(dict.fromkeys(names)) or (path.stem,), arguments({})))
+            extra.append(flags_of({}).applied(ModelConfig(path, tuple(dict.fromkeys(names)) or (path.stem,))))
     found = (*extra, *models)
     if not found:
         raise CommandError(NO_MODEL, EXIT_USAGE)

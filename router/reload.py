@@ -1,8 +1,8 @@
 """A changed configuration taken into a gateway that runs: read again, judged, and swapped in whole.
 
-Called by gateway.py on SIGHUP and by POST /admin/reload. Names, keys, limits and balancing count from the next request
-on; models start, drain, or get new workers beside the old ones. Invariant: a configuration that is invalid, or that
-would need another process, changes nothing.
+Called by gateway.py on SIGHUP and when files change, and by POST /admin/reload. Names, keys, limits and balancing count
+from the next request on; models start, drain, or get new workers beside the old ones. Invariant: a configuration that
+is invalid, or that would need another process, changes nothing.
 """
 
 import logging

@@ -121,6 +121,11 @@ class ReplicaSet:
         return not self._at_start and (not self._remote or self._remote.settled)
 
     @property
+    def tried(self) -> bool:
+        """Whether it is settled, or what holds it up are crashes."""
+        return self.settled or all(worker.tried for worker in self._workers)
+
+    @property
     def available(self) -> bool:
         """Whether a request could have it, perhaps after it is loaded."""
         if self._stopped or self._refusal:

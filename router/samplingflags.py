@@ -22,7 +22,7 @@ _NO_BREAKERS = "none"
 
 def sampling_defaults(given: Given) -> dict[str, Any]:
     """By field name. Raises CommandError."""
-    return {field.name: _checked(key, field, value) for key, field, value in _given_values(given)}
+    return {field.name: _checked(given.called(key), field, value) for key, field, value in _given_values(given)}
 
 
 def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
@@ -30,7 +30,7 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
     for key in given.values:
         field = _FIELDS.get(_OTHERWISE_CALLED.get(key, key))
         if field is not None and key not in ("samplers", "ignore_eos", "logit_bias"):
-            yield key, field, _number(key, field, given.last(key) or "")
+            yield key, field, _number(given.called(key), field, given.last(key) or "")
     if names := given.last("samplers"):
         yield "samplers", _FIELDS["samplers"], [name.strip() for name in names.split(";") if name.strip()]
     elif letters := given.last("sampling_seq"):
@@ -40,23 +40,23 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
         # A string that no text holds is the way to have no breakers at all.
         yield "dry_sequence_breaker", _FIELDS["dry_sequence_breakers"], wanted or ["\0"]
     if biases := given.values.get("logit_bias"):
-        yield "logit_bias", _FIELDS["logit_bias"], [_bias(bias) for bias in biases]
+        yield "logit_bias", _FIELDS["logit_bias"], [_bias(given.called("logit_bias"), bias) for bias in biases]
     if given.on("ignore_eos"):
         yield "ignore_eos", _FIELDS["ignore_eos"], True
 
 
-def _number(key: str, field: Field, text: str) -> float:
+def _number(flag: str, field: Field, text: str) -> float:
     try:
         value = int(text) if field.reader in (integer, long) else float(text)
     except ValueError:
         value = math.nan
     if math.isnan(value):
         kind = "a whole number" if field.reader in (integer, long) else "a number"
-        raise CommandError(f"{_flag(key)} must be {kind}, but is '{text}'", EXIT_USAGE)
+        raise CommandError(f"{flag} must be {kind}, but is '{text}'", EXIT_USAGE)
     return value
 
 
-def _bias(text: str) -> list[float]:
+def _bias(flag: str, text: str) -> list[float]:
     """llama-server's TOKEN_ID+BIAS."""
     parts = _BIAS.fullmatch(text)
     try:
@@ -64,15 +64,11 @@ def _bias(text: str) -> list[float]:
             return [int(parts[1]), bias]
     except ValueError:
         pass
-    raise CommandError(f"--logit-bias must be an id and a signed number, as 15043-1, but is '{text}'", EXIT_USAGE)
+    raise CommandError(f"{flag} must be an id and a signed number, as 15043-1, but is '{text}'", EXIT_USAGE)
 
 
-def _checked(key: str, field: Field, value: Any) -> Any:
+def _checked(flag: str, field: Field, value: Any) -> Any:
     try:
         return field.reader(field, value)
     except InvalidRequest as error:
-        raise CommandError(f"{_flag(key)}: {error}", EXIT_USAGE) from None
-
-
-def _flag(key: str) -> str:
-    return "--" + key.replace("_", "-")
+        raise CommandError(f"{flag}: {error}", EXIT_USAGE) from None

@@ -11,7 +11,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,6 +29,7 @@ from router.settings import gateway_config
 
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         config = gateway_config(given, fetched, file)
         logs.configure(config.log)
         writable_base(os.environ)
+        _tell_exporters(config.otlp, os.environ)
         sockets = bind(config)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_serve(config, sockets, lambda: gateway_config(given, fetched, load(given))))
@@ -66,6 +68,14 @@ def _pull(source: str) -> Path:
     if done.returncode != 0:
         raise CommandError(f"could not fetch {source}", done.returncode)
     return Path(done.stdout.splitlines()[-1])
+
+
+def _tell_exporters(endpoint: str | None, environment: MutableMapping[str, str]) -> None:
+    """By OpenTelemetry's own variables, which workers inherit."""
+    if endpoint is not None and endpoint not in (environment.get(name) for name in OTLP_VARIABLES):
+        for name in OTLP_VARIABLES:
+            environment.pop(name, None)
+        environment[OTLP_VARIABLES[-1]] = endpoint
 
 
 async def _serve(

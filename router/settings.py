@@ -39,7 +39,7 @@ from router.errors import CommandError
 from router.flags import EXIT_USAGE, Given
 from router.keys import full_key
 from router.memory import usable_bytes
-from router.modelset import assemble
+from router.modelset import OwnFlags, assemble
 from router.samplingflags import sampling_defaults
 
 NO_FILE = FileConfig()
@@ -57,12 +57,16 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         [*map(Path, server.values.get("model", ())), *fetched],
         server.values.get("alias", ()),
         file.models,
-        lambda layer: workersettings.worker_arguments(given.filled(layer).filled(file.server)),
+        lambda layer: _own_flags(given.filled(layer).filled(file.server)),
     )
     models = _weighted(models, server.values.get("core_weight", ()))
     models = _idle(models, server)
     _check_aliases(models, file)
     return _gateway(server, file, models)
+
+
+def _own_flags(given: Given) -> OwnFlags:
+    return OwnFlags(workersettings.worker_arguments(given), sampling_defaults(given))
 
 
 def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) -> GatewayConfig:
@@ -85,9 +89,11 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         body_limit=_integer(given, "body_limit", DEFAULT_BODY_LIMIT, 1, 1 << 40),
         lame_duck=_seconds(given, "lame_duck", DEFAULT_LAME_DUCK),
         drain_timeout=_seconds(given, "drain_timeout", DEFAULT_DRAIN_TIMEOUT),
-        sampling=sampling_defaults(given),
         listen_when_ready=given.on("listen_when_ready"),
         redis=given.last("redis"),
+        otlp=given.last("otlp"),
+        files=_files(given, file),
+        watch=given.on("watch", True),
         notes=(*_file_notes(file), *given.notes(), *cors_notes, *workersettings.notes(given)),
     )
     _check_exposure(config, given.on("insecure_no_auth"))
@@ -137,6 +143,13 @@ def _weight(text: str) -> float:
             f"--core-weight must be between {LEAST_WEIGHT:g} and {MOST_WEIGHT:g}, but is '{text}'", EXIT_USAGE
         )
     return weight
+
+
+def _files(given: Given, file: FileConfig) -> tuple[Path, ...]:
+    named = [given.last(key) for key in ("keys", "models_preset", "models_dir")]
+    names = [*filter(None, named), *given.values.get("api_key_file", ())]
+    read = [each for each in (file.path, file.keys_file) if each is not None]
+    return (*read, *(Path(name).expanduser() for name in names))
 
 
 def _file_notes(file: FileConfig) -> list[str]:

@@ -101,6 +101,11 @@ class WorkerProcess:
         return self.description is not None or self.state in (ModelState.FAILED, ModelState.STOPPED)
 
     @property
+    def tried(self) -> bool:
+        """Whether it is settled, or its first life has ended in a crash."""
+        return self.settled or self._num_crashes > 0
+
+    @property
     def recovering(self) -> bool:
         """Whether it served and may soon do so again; READY without a replica is a life that was not judged yet."""
         if self.state is ModelState.READY:

@@ -4,8 +4,9 @@ Made from a GatewayConfig; app.state.table holds the one in force. Each request 
 (auth.py). Invariant: it is replaced whole or not at all, so that no request sees half of a change.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from router.aliases import AliasTable
 from router.config import BalanceConfig, GatewayConfig, LimitsConfig
@@ -18,8 +19,15 @@ class Table:
     keys: KeyRing
     limits: LimitsConfig
     balance: BalanceConfig
+    sampling: Mapping[str, Mapping[str, Any]]  # of each model: its settings where a body does not say
 
     @classmethod
     def of(cls, config: GatewayConfig) -> Self:
         """Raises an ExceptionGroup of AliasErrors if the aliases make no sense."""
-        return cls(AliasTable(config.models, config.aliases), KeyRing(config.keys), config.limits, config.balance)
+        return cls(
+            AliasTable(config.models, config.aliases),
+            KeyRing(config.keys),
+            config.limits,
+            config.balance,
+            {model.name: model.sampling for model in config.models},
+        )

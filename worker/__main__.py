@@ -29,6 +29,7 @@ from worker.nursery import tend
 from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
 from worker.server import Server
 from worker.startup import Prepared, prepare, start
+from worker.traces import exporting
 
 log = logging.getLogger("worker")
 
@@ -87,7 +88,7 @@ async def _serve(
     loop = asyncio.get_running_loop()
     terminated = _on_signals(loop)
     # So many that the engine's waiting line refuses first, and so few that memory holds them.
-    server = Server(allowed, max_open=2 * (config.max_waiting + config.max_running) + 64)
+    server = Server(allowed, 2 * (config.max_waiting + config.max_running) + 64, exporting(os.environ))
     listen = await server.start(config.listen, health_listen)
     loading = asyncio.create_task(_load(config, loop, prepared))
     terminating = asyncio.create_task(terminated.wait())

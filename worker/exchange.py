@@ -16,6 +16,7 @@ from worker.errors import InvalidRequest, Overloaded, Unavailable
 from worker.generate_rpc import read_request, replies
 from worker.generation import Event, Failed, Finished, Generation, Sink
 from worker.loaded import LoadedModel
+from worker.traces import Trace, Traces
 
 NUM_TEXT_THREADS = 2
 
@@ -26,7 +27,8 @@ _Result = TypeVar("_Result")
 class Entrance:
     """How many generations are open, over all clients, and whether more may come."""
 
-    def __init__(self, max_open: int) -> None:
+    def __init__(self, max_open: int, traces: Traces) -> None:
+        self.traces = traces
         self.model: LoadedModel | None = None  # None: it loads
         self.num_open = 0
         self._max_open = max_open
@@ -69,10 +71,13 @@ class Entrance:
 class _Call:
     """One generation. Its client's number for it, and what has come of it and was not taken yet."""
 
-    __slots__ = ("events", "generation", "has_ended", "is_waiting", "model", "number", "prompt", "reading", "said")
+    __slots__ = (
+        *("events", "generation", "has_ended", "is_waiting", "model", "number", "prompt", "reading", "said", "trace"),
+    )
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, trace: Trace) -> None:
         self.number = number
+        self.trace = trace
         self.said: list[Outcome] = []  # before the engine had anything to say
         self.events: list[Event] = []
         self.has_ended = False  # nothing will come after these
@@ -107,7 +112,8 @@ class Exchange:
         """Begins a generation. Raises InvalidRequest for a number in use."""
         if number in self._calls:
             raise InvalidRequest(f"there is a call {number} already")
-        call = self._calls[number] = _Call(number)
+        trace = self._entrance.traces.begin(request.traceparent, request.tracestate)
+        call = self._calls[number] = _Call(number, trace)
         try:
             call.model = self._entrance.enter()
         except Exception as error:
@@ -157,11 +163,17 @@ class Exchange:
 
     def _say(self, call: _Call, outcome: Outcome) -> None:
         call.said.append(outcome)
+        if isinstance(outcome, Exception):
+            call.trace.failed(outcome)
         self._changes(call, ends=isinstance(outcome, Exception))
 
     def _put(self, call: _Call, event: Event) -> None:
         if call.number in self._calls:  # else it was cancelled, which the engine has not heard yet
             call.events.append(event)
+            if isinstance(event, Finished):
+                call.trace.ended(event)
+            elif isinstance(event, Failed):
+                call.trace.failed(event.error)
             self._changes(call, ends=isinstance(event, Finished | Failed))
 
     def _changes(self, call: _Call, *, ends: bool) -> None:
@@ -175,6 +187,7 @@ class Exchange:
         """Takes a call out, wherever it is."""
         if self._calls.pop(call.number, None) is None:
             return
+        call.trace.close()
         call.said.clear()
         call.events.clear()
         if call.reading is not None:

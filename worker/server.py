@@ -19,6 +19,7 @@ from worker.border import Border
 from worker.errors import WorkerError
 from worker.loaded import LoadedModel
 from worker.service import Inference
+from worker.traces import Traces
 
 log = logging.getLogger("worker.server")
 
@@ -39,11 +40,12 @@ class ListenError(WorkerError):
 class Server:
     """One worker's server: NOT_SERVING, then SERVING, then gone. Belongs to the event loop it was made in."""
 
-    def __init__(self, access: Access, max_open: int) -> None:
+    def __init__(self, access: Access, max_open: int, traces: Traces | None = None) -> None:
         """`access`: what every call but health needs."""
         self._access = access
         self._model: LoadedModel | None = None
-        self._inference = Inference(max_open)
+        self._traces = traces or Traces()
+        self._inference = Inference(max_open, self._traces)
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(interceptors=(Border(access.token),), options=_OPTIONS)
         self._inference.add_to(self._server)
@@ -87,6 +89,7 @@ class Server:
         await self._server.stop(_FAREWELL_SECONDS)
         if self._health_server is not None:
             await self._health_server.stop(None)
+        await asyncio.to_thread(self._traces.close)
 
     def _bind_socket(self, path: str) -> None:
         if len(os.fsencode(path)) > _MAX_SOCKET_PATH:

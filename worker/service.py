@@ -22,6 +22,7 @@ from worker.place_rpc import change_place, places_reply
 from worker.prefix_rpc import find_named, find_prefix
 from worker.prompt import PromptReader
 from worker.stats import STEP_BOUNDS
+from worker.traces import Traces
 
 ARRIVED_KEY = "corral-arrived"  # leading metadata: from here on the request is this worker's
 _FULL_MESSAGE = 1 << 20  # bytes, from which on the next reply goes into the next message
@@ -30,9 +31,9 @@ _FULL_MESSAGE = 1 << 20  # bytes, from which on the next reply goes into the nex
 class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
     """Answers the RPCs: Unavailable until `open`, and new generations again from `drain` on."""
 
-    def __init__(self, max_open: int) -> None:
+    def __init__(self, max_open: int, traces: Traces) -> None:
         """`max_open`: generations at once, whatever state they are in."""
-        self._entrance = Entrance(max_open)
+        self._entrance = Entrance(max_open, traces)
         self._exchanges: set[Exchange] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:

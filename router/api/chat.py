@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Body, Field, Fields, boolean, integer, read
-from router.api.generation import Run, run, sampling_defaults
+from router.api.generation import Run, run
 from router.api.messages import chat
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
@@ -42,7 +42,7 @@ LOGPROBS = Fields(
 async def chat_completions(request: Request) -> Response:
     """The next message of a conversation."""
     call, body = await routed(request)
-    given = parameters(body, _num_logprobs(body), sampling_defaults(request))
+    given = parameters(body, _num_logprobs(body), call.sampling)
     begun = run(call, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
     if given["stream"]:
         events = [ChatEvents(begun.head, index, given) for index in range(len(begun.streams))]

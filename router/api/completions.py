@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import FLOAT32_MAX, Field, Fields, boolean, integer, read, string
-from router.api.generation import Run, run, sampling_defaults
+from router.api.generation import Run, run
 from router.api.prompts import PromptText, prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
@@ -49,7 +49,7 @@ async def completions(request: Request) -> Response:
     """Texts that go on from prompts."""
     call, body = await routed(request)
     own = read(TABLE, body)
-    given = replace(parameters(body, own["logprobs"], sampling_defaults(request)), scores_prompt=own["echo"])
+    given = replace(parameters(body, own["logprobs"], call.sampling), scores_prompt=own["echo"])
     _check_together(own, given)
     texts = prompts(body)
     begun = run(call, given, [text.proto for text in texts], return_prompt=own["echo"])

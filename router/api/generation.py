@@ -4,7 +4,7 @@ Called by api/chat.py, completions.py and native.py. Invariant: nothing is sent 
 has been read and found good, and every answer tells in its headers who served it.
 """
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from router.api.sampling import Parameters
 from router.api.streaming import Events, EventStream, Replies, answer, encoded, gather
 from router.api.wire import Completion, Head, collect
 from router.call import Call
-from router.config import GatewayConfig
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
@@ -43,12 +42,6 @@ class Run:
     async def answer(self, request: Request, work: Coroutine[Any, Any, Response]) -> Response:
         """The response of `work`, or none if the client leaves first."""
         return await answered(request, self.call, work)
-
-
-def sampling_defaults(request: Request) -> Mapping[str, Any]:
-    """What the server was told to sample with where a body does not say."""
-    config: GatewayConfig = request.app.state.config
-    return config.sampling
 
 
 async def answered(request: Request, call: Call, work: Coroutine[Any, Any, Response]) -> Response:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Field, Fields, boolean, integer, read, strings
-from router.api.generation import Run, run, sampling_defaults
+from router.api.generation import Run, run
 from router.api.prompts import prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, parameters
@@ -30,7 +30,7 @@ async def completion(request: Request) -> Response:
     """Text that goes on from a prompt; an array where there are several."""
     call, body = await routed(request)
     own = read(TABLE, body)
-    given = parameters(body, own["n_probs"] or None, sampling_defaults(request))
+    given = parameters(body, own["n_probs"] or None, call.sampling)
     protos = [text.proto for text in prompts(body)]
     begun = run(call, given, protos, return_prompt=True)
     if given["stream"]:

@@ -12,7 +12,6 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Body
-from router.api.generation import sampling_defaults
 from router.api.messages import chat
 from router.api.prompts import prompts
 from router.api.routed import routed
@@ -26,7 +25,7 @@ async def route(request: Request) -> Response:
     call, body = await routed(request)
     policies: Policies = request.app.state.policies
     status = next(each for each in policies.dispatcher.models() if each.name == call.route.model)
-    given = parameters(body, None, sampling_defaults(request))
+    given = parameters(body, None, call.sampling)
     answer: dict[str, Any] = {
         "alias": call.route.alias,
         "model": call.route.model,

@@ -51,7 +51,8 @@ def call_to(request: Request, name: str | None) -> Call:
     table: Table = request.state.table
     key: KeyConfig = request.state.key
     policies: Policies = request.app.state.policies
-    call = Call(policies, table, key, _permitted(table, key, name), str(getattr(request.state, "request_id", "")))
+    route = _permitted(table, key, name)
+    call = Call(policies, table, key, route, request.state.request_id, trace=request.state.trace)
     request.state.call = call
     return call
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.routed import call_to
+from router.api.routed import call_to, overlaid
 from router.api.sampling import generation_settings, parameters
 from router.api.streaming import gather
 from router.api.wire import FINGERPRINT, json_response
-from router.call import Policies
+from router.call import Call, Policies
 from router.config import GatewayConfig, KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelLoading, RouterError, Unavailable
@@ -83,11 +83,11 @@ async def props(request: Request) -> Response:
     dispatcher, name = _dispatcher(request), request.query_params.get("model")
     if not name and len(dispatcher.models()) > 1:
         return json_response(_gateway_props(_config(request)))
-    route = call_to(request, name).route
-    known = _status(dispatcher, route.model).description
+    call = call_to(request, name)
+    known = _status(dispatcher, call.route.model).description
     if known is None:
         raise ModelLoading
-    return json_response(_model_props(route.alias, known, _config(request)))
+    return json_response(_model_props(call, known, _config(request)))
 
 
 def _gateway_props(config: GatewayConfig) -> dict[str, Any]:
@@ -104,12 +104,13 @@ def _gateway_props(config: GatewayConfig) -> dict[str, Any]:
     }
 
 
-def _model_props(alias: str, known: pb.DescribeReply, config: GatewayConfig) -> dict[str, Any]:
-    settings = generation_settings(parameters({}, None, config.sampling), brief=True)
+def _model_props(call: Call, known: pb.DescribeReply, config: GatewayConfig) -> dict[str, Any]:
+    """The settings shown are those of a request that says nothing."""
+    settings = generation_settings(parameters(overlaid({}, call.route), None, call.sampling), brief=True)
     return {
         "default_generation_settings": {"params": settings, "n_ctx": known.context_length},
         "total_slots": known.num_parallel,
-        "model_alias": alias,
+        "model_alias": call.route.alias,
         "model_ftype": known.file_type,
         "model_path": known.model_path,
         "modalities": {"vision": False, "video": False, "audio": False},

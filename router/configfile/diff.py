@@ -21,7 +21,8 @@ class Act(enum.StrEnum):
     RESTART = "restart"  # of the gateway
 
 
-IN_PLACE_FIELDS = frozenset({"aliases", "keys", "limits", "balance", "residency", "notes"})
+IN_PLACE_FIELDS = frozenset({"aliases", "keys", "limits", "balance", "residency"})
+UNTOLD = frozenset({"models", "aliases", "keys", "files", "notes"})  # told otherwise, or no difference by themselves
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,7 @@ def _named(old: GatewayConfig, new: GatewayConfig) -> Iterator[Difference]:
 
 def _settings(old: GatewayConfig, new: GatewayConfig) -> Iterator[Difference]:
     for each in fields(GatewayConfig):
-        if each.name in ("models", "aliases", "keys", "notes") or getattr(old, each.name) == getattr(new, each.name):
+        if each.name in UNTOLD or getattr(old, each.name) == getattr(new, each.name):
             continue
         act = Act.IN_PLACE if each.name in IN_PLACE_FIELDS else Act.RESTART
         yield Difference(each.name.replace("_", "-"), act)

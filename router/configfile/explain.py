@@ -1,7 +1,7 @@
 """What a model's settings are and who said so. Pure.
 
-Called by command.py for `corral config explain`. Invariant: every flag of a worker is shown, with the value in force
-and its origin: a flag, a variable, a place in a file, or the default.
+Called by command.py for `corral config explain`. Invariant: every flag of a worker and of its samplers is shown, with
+the value in force and its origin: a flag, a variable, a place in a file, or the default.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,6 +15,8 @@ from router.flags import Given
 from router.flagtable import FLAGS
 
 DEFAULT = "default"
+OF_MODEL = frozenset({Effect.WORKER, Effect.REQUEST})  # the flags that a model may have of its own
+AS_FLAGS = frozenset({"worker_arguments", "sampling"})  # what of a ModelConfig is told flag by flag
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ def explain(name: str, given: Given, file: FileConfig, config: GatewayConfig) ->
     model = next(each for each in config.models if each.name == route.model)
     entry = next((each for each in file.models if each.name in model.names), None)
     alias = next((each for each in config.aliases if each.name == name), None)
-    return [*_alias(alias, file), *_model(model, entry), *_worker(given, file, entry)]
+    return [*_alias(alias, file), *_model(model, entry), *_flags(given, file, entry)]
 
 
 def _alias(alias: AliasConfig | None, file: FileConfig) -> Iterator[Row]:
@@ -50,15 +52,17 @@ def _model(model: ModelConfig, entry: ModelEntry | None) -> Iterator[Row]:
     where = entry.where if entry else "command line"
     yield Row("path", _shown(model.path), where)
     yield Row("names", " ".join(model.names), where)
-    for each in fields(ModelConfig)[3:]:
+    for each in fields(ModelConfig)[2:]:
+        if each.name in AS_FLAGS:
+            continue
         is_given = entry is not None and each.name in entry.settings
         yield Row(each.name.replace("_", "-"), _shown(getattr(model, each.name)), where if is_given else DEFAULT)
 
 
-def _worker(given: Given, file: FileConfig, entry: ModelEntry | None) -> Iterator[Row]:
+def _flags(given: Given, file: FileConfig, entry: ModelEntry | None) -> Iterator[Row]:
     merged = given.filled(entry.worker if entry else {}).filled(file.server)
     for flag in FLAGS:
-        if flag.effect is Effect.WORKER:
+        if flag.effect in OF_MODEL:
             yield Row(flag.key.replace("_", "-"), merged.last(flag.key) or "", merged.origins.get(flag.key, DEFAULT))
 
 

@@ -45,7 +45,7 @@ from router.flags import Layer
 
 SECTIONS = ("server", "models", "aliases", "keys", "limits", "balance")
 IN_SERVER = frozenset(Effect)
-IN_WORKER = frozenset({Effect.WORKER, Effect.NONE})
+IN_WORKER = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE})
 
 
 @dataclass(frozen=True, slots=True)

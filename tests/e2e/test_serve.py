@@ -226,6 +226,7 @@ def test_a_port_in_use_is_named_before_anything_is_loaded(served: Serving) -> No
 
 
 def test_a_client_that_leaves_frees_its_place(served: Serving) -> None:
+    """F11."""
     stream = served.openai.chat.completions.create(model="tiny", messages=QUESTION, stream=True, **LONG)
     next(iter(stream))
     assert served.num_running("tiny") == 1
@@ -233,7 +234,19 @@ def test_a_client_that_leaves_frees_its_place(served: Serving) -> None:
     until(lambda: served.num_running("tiny") == 0)
 
 
+def test_a_client_that_leaves_while_its_prompt_is_read_frees_its_place(served: Serving) -> None:
+    """F12. Not a token of the answer is computed for it."""
+    body = {"model": "tiny", "prompt": list(range(1000, 7000)), "max_tokens": 500, "stream": True}
+    with served.http.stream("POST", "/completion", json=body) as begun:
+        assert begun.status_code == 200
+    until(lambda: served.num_running("tiny") == 0)
+    slots = served.http.get("/slots", params={"model": "tiny"}).json()
+    [slot] = [slot for slot in slots if slot.get("n_prompt_tokens") == 6000]
+    assert slot["next_token"][0]["n_decoded"] == 0
+
+
 def test_a_stream_goes_on_with_the_worker_that_comes_back(served: Serving) -> None:
+    """F1."""
     before = ask(served)
     body = {"model": "tiny", "messages": QUESTION, "stream": True, "max_tokens": 100, "ignore_eos": True}
     with served.http.stream("POST", "/v1/chat/completions", json=body) as answer:
@@ -250,6 +263,7 @@ def test_a_stream_goes_on_with_the_worker_that_comes_back(served: Serving) -> No
 
 
 def test_a_killed_gateway_leaves_no_process_behind(tmp_path: Path) -> None:
+    """F9."""
     with serving(tmp_path / "log", "-m", smollm2(), "--alias", "tiny") as doomed:
         stream = doomed.openai.chat.completions.create(model="tiny", messages=QUESTION, stream=True, **LONG)
         next(iter(stream))
@@ -263,6 +277,7 @@ def test_a_killed_gateway_leaves_no_process_behind(tmp_path: Path) -> None:
 
 
 def test_a_terminated_gateway_lets_its_streams_end(tmp_path: Path) -> None:
+    """F30."""
     with serving(tmp_path / "log", "-m", smollm2(), "--alias", "tiny", "--metrics") as leaving:
         workers = leaving.workers()
         stream = leaving.openai.chat.completions.create(

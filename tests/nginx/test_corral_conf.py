@@ -73,6 +73,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_the_first_token_passes_while_the_second_is_not_there_and_a_client_that_leaves_frees_the_worker(
     site: Site,
 ) -> None:
+    """F41."""
     body = {"prompt": "delay=1000", "stream": True}
     with site.client() as client, client.stream("POST", "/v1/completions", json=body) as answer:
         lines = answer.iter_lines()
@@ -99,7 +100,7 @@ def test_a_request_that_no_gateway_has_seen_goes_to_the_other_one(site: Site) ->
 
 
 def test_a_request_that_was_sent_is_not_sent_again(site: Site) -> None:
-    """Its gateway dies with it: the client gets an error in the gateways' form, and the other gateway never sees it."""
+    """F10. Its gateway dies with it: the client gets an error in the gateways' form, the other never sees it."""
     answers = []
 
     def ask() -> None:
@@ -118,6 +119,7 @@ def test_a_request_that_was_sent_is_not_sent_again(site: Site) -> None:
 
 
 def test_reloads_of_nginx_and_a_restart_of_a_gateway_lose_nothing_under_load(site: Site) -> None:
+    """F10, F41."""
     stopping = threading.Event()
     outcomes: list[object] = []
 

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from router.app import create_app
 from router.config import GatewayConfig, ModelConfig
+from router.traces import Traces
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 
 
@@ -34,10 +35,10 @@ def config(*names: str, options: Sequence[str] = (), **settings: object) -> Gate
 
 @asynccontextmanager
 async def running(
-    config: GatewayConfig, *, wait: bool = True, headers: dict[str, str] | None = None
+    config: GatewayConfig, *, wait: bool = True, headers: dict[str, str] | None = None, traces: Traces | None = None
 ) -> AsyncIterator[Gateway]:
     """Serves on a free port of the loopback; with wait, once /health says ok."""
-    app = create_app(config)
+    app = create_app(config, None, traces)
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(app, access_log=False, log_config=None, lifespan="on", timeout_graceful_shutdown=5)

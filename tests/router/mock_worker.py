@@ -10,6 +10,8 @@ Its behaviour follows from the options and from directives in the text of the pr
     end_after=N     ends the stream without Finished after N tokens
     refuse=CODE     fails with that ErrorCode, as refuse=CONTEXT_EXCEEDED
     delay=SECONDS   between tokens
+    tell=NAME       answers with the value that its sampling has for this field
+    field=NAME      answers with what this field of the request says
     only_on=NAME    all of this is for the model of that name; the others answer as usual
     stop_at=N       ends by itself after N tokens (else after 8, or max_tokens)
 """
@@ -157,6 +159,11 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         )
         if request.logprobs.of_prompt:
             yield pb.GenerateReply(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
+        if "tell" in told or "field" in told:
+            answer = f"{getattr(request, told['field'])}" if "field" in told else ""
+            answer += f"{getattr(request.sampling, told['tell']):g}" if "tell" in told else ""
+            yield pb.GenerateReply(delta=pb.Delta(text=answer, tokens=[0], num_draws=1))
+            told["stop_at"] = "0"
         stop_at = int(told.get("stop_at", DEFAULT_NUM_TOKENS))
         num_tokens = stop_at if request.max_tokens < 0 else min(request.max_tokens, stop_at)
         for token in range(len(request.resume.tokens), num_tokens):

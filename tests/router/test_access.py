@@ -13,6 +13,7 @@ from router.config import LogConfig
 from router.keys import full_key
 from tests.router.gateways import config, running
 from tests.router.mocks import until
+from tests.router.test_traces import PARENT, TRACE
 
 pytestmark = pytest.mark.anyio
 
@@ -60,6 +61,7 @@ async def test_a_request_is_one_event_with_its_id_route_counts_and_times(log: Pa
         "route": "/v1/completions",
         "status": 200,
         "key": "anonymous",
+        "alias": "tiny",
         "model": "tiny",
         "way": "tiny -> tiny",
         "replica": "tiny/0",
@@ -68,6 +70,12 @@ async def test_a_request_is_one_event_with_its_id_route_counts_and_times(log: Pa
         "completion_tokens": 3,
         "finish": "stop",
     }
+
+
+async def test_an_event_of_a_traced_client_has_its_trace(log: Path) -> None:
+    async with running(config("tiny")) as gateway:
+        await gateway.client.post("/completion", json={"prompt": "x"}, headers={"traceparent": PARENT})
+    assert [event["trace_id"] for event in events(log, "/completion")] == [TRACE]
 
 
 async def test_an_event_names_the_error_whether_the_answer_had_begun_or_not(log: Path) -> None:

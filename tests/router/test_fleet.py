@@ -120,6 +120,7 @@ async def test_who_has_lost_a_replica_gets_another_one() -> None:
 
 
 async def test_fifty_first_requests_are_one_load(tmp_path: Path) -> None:
+    """F34."""
     async with fleet(model("a", "--hold", str(tmp_path / "go"))) as started:
         assert started.status("a").state is ModelState.UNLOADED
         started.check_health()
@@ -200,6 +201,7 @@ async def test_a_pinned_model_stays_whatever_a_request_says() -> None:
 
 
 async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worker() -> None:
+    """F34."""
     async with fleet(model("a", load_on_start=True)) as started:
         await until_state(started, "a", ModelState.READY)
         calls, [old] = dispatcher(started), pids(started, "a")
@@ -214,6 +216,7 @@ async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worke
 
 
 async def test_unloading_a_model_that_loads_ends_it_at_once(tmp_path: Path) -> None:
+    """F34."""
     async with fleet(model("a", "--hold", str(tmp_path / "never"), load_on_start=True)) as started:
         await until_state(started, "a", ModelState.LOADING)
         started.unload("a")
@@ -289,6 +292,7 @@ async def test_the_least_recently_used_model_makes_room() -> None:
 
 
 async def test_a_busy_model_keeps_its_place_until_its_requests_have_ended() -> None:
+    """F34."""
     async with fleet(model("a"), model("b"), residency=ONE) as started:
         holder = Holder(started, "a")
         await until(lambda: bool(holder.replicas))
@@ -341,6 +345,7 @@ async def test_with_all_places_busy_those_that_wait_are_served_in_order_as_place
 
 
 async def test_who_leaves_while_it_waits_for_room_pushes_nobody_out() -> None:
+    """F14."""
     async with fleet(model("a"), model("b"), model("c"), residency=ONE) as started:
         holder = Holder(started, "a")
         await until(lambda: bool(holder.replicas))
@@ -386,6 +391,7 @@ async def test_requests_for_more_models_than_fit_are_all_served() -> None:
 
 
 async def test_changed_workers_are_replaced_one_by_one_and_no_stream_is_cut() -> None:
+    """F35."""
     old = model("a", "--ctx-size", "100", replicas=2, load_on_start=True)
     async with fleet(old, model("b", load_on_start=True)) as started:
         await until(lambda: len(started.open("a")) == 2 and len(started.open("b")) == 1)
@@ -404,6 +410,7 @@ async def test_changed_workers_are_replaced_one_by_one_and_no_stream_is_cut() ->
 
 
 async def test_a_replacement_that_fails_leaves_the_old_worker_in_service() -> None:
+    """F35."""
     old = model("a", load_on_start=True)
     async with fleet(old) as started:
         await until_state(started, "a", ModelState.READY)

@@ -53,6 +53,7 @@ async def client(gateway: Gateway, names: Sequence[str], ended: asyncio.Event, a
 
 
 async def test_twenty_reloads_under_load_fail_no_request_and_touch_nothing_that_stays() -> None:
+    """F33."""
     base = [model("same"), model("changing", "--ctx-size", "1")]
     targets = [AliasConfig("chat", (("same", 1.0),)), AliasConfig("chat", (("changing", 1.0),))]
     async with running(with_models(*base, aliases=targets[:1])) as gateway:
@@ -107,7 +108,10 @@ def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Pat
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     file = tmp_path / "corral.toml"
     file.write_text('[models.a]\npath = "a.gguf"\n')
-    with serving("--config", str(file)) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+    with (
+        serving("--config", str(file), "--no-watch") as command,
+        httpx.Client(base_url=command.ready(), trust_env=False) as http,
+    ):
         workers = {worker.pid for worker in command.workers()}
         file.write_text('[models.a]\npath = "a.gguf"\nttl = "soon"\n')
         refused = http.post("/admin/reload")

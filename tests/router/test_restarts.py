@@ -13,6 +13,7 @@ def policy(chance: float = MIDDLE, **settings: float) -> RestartPolicy:
 
 
 def test_delays_double_up_to_a_ceiling() -> None:
+    """F7."""
     restarts = policy(max_crashes=100)
     delays = [restarts.after_crash(now=1000.0 * number, lived=1.0) for number in range(11)]
     assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])

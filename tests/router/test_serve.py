@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -62,8 +63,8 @@ class Command:
 
 
 @contextmanager
-def serving(*arguments: str, **options: str) -> Iterator[Command]:
-    command = Command(*arguments, **options)  # type: ignore[arg-type]
+def serving(*arguments: str, **options: Any) -> Iterator[Command]:
+    command = Command(*arguments, **options)
     try:
         yield command
     finally:
@@ -144,6 +145,7 @@ def test_keys_do_not_reach_the_log_or_the_worker(model: str, tmp_path: Path) -> 
 
 
 def test_sigterm_lets_streams_finish_and_leaves_nothing(model: str) -> None:
+    """F30."""
     with serving("-m", model, "--lame-duck", "0.2") as command:
         url = command.ready()
         workers = command.workers()
@@ -157,6 +159,7 @@ def test_sigterm_lets_streams_finish_and_leaves_nothing(model: str) -> None:
 
 
 def test_during_the_lame_duck_it_still_accepts_but_is_not_ready(model: str) -> None:
+    """F30."""
     with serving("-m", model, "--lame-duck", "600") as command:
         url = command.ready()
         command.process.send_signal(signal.SIGTERM)
@@ -166,6 +169,7 @@ def test_during_the_lame_duck_it_still_accepts_but_is_not_ready(model: str) -> N
 
 
 def test_a_stream_longer_than_the_drain_timeout_ends_with_an_error(model: str) -> None:
+    """F31."""
     with serving("-m", model, "--lame-duck", "0", "--drain-timeout", "0.5") as command:
         stream = Stream(command.ready(), "stop_at=100000 delay=0.02")
         command.process.send_signal(signal.SIGTERM)
@@ -176,6 +180,7 @@ def test_a_stream_longer_than_the_drain_timeout_ends_with_an_error(model: str) -
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_ends_it_now(model: str, number: signal.Signals) -> None:
+    """F32."""
     with serving("-m", model, "--lame-duck", "600", worker_options="--ignore-sigterm") as command:
         stream = Stream(command.ready(), "stop_at=100000 delay=0.02")
         workers = command.workers()
@@ -188,6 +193,7 @@ def test_a_second_signal_ends_it_now(model: str, number: signal.Signals) -> None
 
 
 def test_workers_end_with_a_gateway_that_is_killed(model: str) -> None:
+    """F9."""
     with serving("-m", model) as command:
         command.ready()
         workers = command.workers()

@@ -184,6 +184,7 @@ async def test_a_worker_that_cannot_read_its_model_fails_with_its_own_words_and_
 
 
 async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times() -> None:
+    """F7."""
     supervision = replace(SUPERVISION, first_delay=0.001, longest_delay=0.001, max_crashes=3)
     async with fleet(model("a", "--exit-code", "3"), supervision=supervision) as started:
         await until_state(started, ModelState.FAILED)
@@ -194,6 +195,7 @@ async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times
 
 
 async def test_requests_during_a_crash_loop_are_refused_at_once_with_the_reason() -> None:
+    """F7."""
     supervision = replace(SUPERVISION, first_delay=60.0, longest_delay=60.0)
     async with fleet(model("a", "--exit-code", "3"), supervision=supervision) as started:
         await until_state(started, ModelState.CRASHED)

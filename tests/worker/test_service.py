@@ -121,8 +121,8 @@ def sampling_of(**changes) -> pb.Sampling:
 
 
 @asynccontextmanager
-async def serving(folder, *, token=None, opened=True, max_open=100, **changes):
-    server = Server(Access(token), max_open)
+async def serving(folder, *, token=None, opened=True, max_open=100, traces=None, **changes):
+    server = Server(Access(token), max_open, traces)
     worker = Worker(server, await server.start(f"unix:{folder}/worker.sock"), token)
     try:
         if opened:

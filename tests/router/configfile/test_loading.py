@@ -171,11 +171,12 @@ def test_check_knows_the_fields_of_requests(
 
 
 def test_explain_names_the_origin_of_every_value(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "chat", "-b", "64"]) == 0
+    assert main(["explain", "chat", "-b", "64", "--temp", "0.5"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()}
     assert rows["ctx-size"] == ["200", "corral.toml:6:", "models.small.worker.ctx-size"]
     assert rows["batch-size"] == ["64", "-b"]
     assert rows["threads"] == ["default"]
+    assert rows["temperature"] == ["0.5", "--temp"]
     assert rows["replicas"] == ["1", "default"]
     assert main(["explain", "smal"]) == 2
     assert "did you mean 'small'?" in capsys.readouterr().err

@@ -86,9 +86,11 @@ async def kill_in_the_middle(num_rounds: int) -> None:
 
 
 async def test_answers_do_not_depend_on_a_worker_that_is_killed() -> None:
+    """F1."""
     await kill_in_the_middle(2)
 
 
 @pytest.mark.slow
 async def test_answers_do_not_depend_on_twenty_workers_that_are_killed() -> None:
+    """F1."""
     await kill_in_the_middle(20)

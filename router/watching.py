@@ -1,0 +1,56 @@
+"""The files a configuration was read from, looked at every second, and whether they are to be read again.
+
+gateway.py runs `watch`. Looking works on every file system, and sees editors that write a new file and rename it as
+well as links that are switched, as Kubernetes does with a ConfigMap. Invariant: a change is acted on once, when it has
+stayed the same from one look to the next; what is still being written is left alone.
+"""
+
+import asyncio
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+INTERVAL = 1.0  # seconds between two looks
+DEPTH = 2  # of folders that are looked into: --models-dir, and the folders in it
+
+Stamp = object  # differs if a file may have changed; compared, never read
+
+
+class Watcher:
+    """Remembers what was there when the files were last read."""
+
+    def __init__(self, files: Callable[[], Sequence[Path]]) -> None:
+        """`files`: those of the configuration in force."""
+        self._files = files
+        self._read = self._seen = self._look()
+
+    def look(self) -> bool:
+        """Whether the files are to be read again now."""
+        now = self._look()
+        settled, self._seen = now == self._seen, now
+        changed = any(now[file] != self._read[file] for file in now.keys() & self._read.keys())
+        if settled:
+            self._read = now  # with the files of a configuration that has come into force meanwhile
+        return settled and changed
+
+    def _look(self) -> Mapping[Path, Stamp]:
+        return {file: _stamp(file, DEPTH) for file in self._files()}
+
+
+async def watch(watcher: Watcher, act: Callable[[], None]) -> None:
+    """Calls `act` after every change, for ever."""
+    while True:
+        await asyncio.sleep(INTERVAL)
+        if await asyncio.to_thread(watcher.look):
+            act()
+
+
+def _stamp(file: Path, depth: int) -> Stamp:
+    """Of a file, behind all links; of a folder, of everything in it; None: there is nothing that could be read."""
+    try:
+        found = file.stat()
+        if stat.S_ISDIR(found.st_mode):
+            return {child.name: _stamp(child, depth - 1) for child in file.iterdir()} if depth else ()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
