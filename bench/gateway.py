@@ -29,7 +29,7 @@ import uvloop
 
 from bench.load import percentile
 from protos import inference_pb2 as pb
-from router.replica import Replica
+from router.rpc.replica import Replica
 
 _PATH = "/v1/chat/completions"
 _START_SECONDS = 300.0

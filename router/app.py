@@ -19,25 +19,25 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from router.access import Access
-from router.admission import Admission
 from router.api import admin, chat, completions, fleet, lifecycle, metrics, models, native, route, slots, status, text
 from router.api.routed import check_overlays
-from router.auth import Auth, Endpoint, Guarded
-from router.boundary import BodyLimit, ErrorBoundary, Farewell, RequestId, reject_route
 from router.call import Policies
 from router.config import GatewayConfig, Scope
-from router.cors import Cors
 from router.dispatch import Dispatcher
-from router.fixedpaths import FixedPaths
-from router.fleet import Fleet
-from router.hosts import HostGuard
-from router.limits import LimitStore, MemoryLimits
-from router.metrics import Metrics
-from router.redislimits import RedisLimits
-from router.shadow import Shadows
-from router.table import Table
-from router.traces import Traces
+from router.fleet.fleet import Fleet
+from router.http.auth import Auth, Endpoint, Guarded
+from router.http.boundary import BodyLimit, ErrorBoundary, Farewell, RequestId, reject_route
+from router.http.cors import Cors
+from router.http.fixedpaths import FixedPaths
+from router.http.hosts import HostGuard
+from router.observe.access import Access
+from router.observe.metrics import Metrics
+from router.observe.traces import Traces
+from router.policy.admission import Admission
+from router.policy.limits import LimitStore, MemoryLimits
+from router.policy.redislimits import RedisLimits
+from router.policy.shadow import Shadows
+from router.policy.table import Table
 
 OPEN = None
 

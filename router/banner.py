@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from router.config import GatewayConfig
-from router.fleet import Fleet
-from router.lifecycle import ModelState, ModelStatus
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelState, ModelStatus
 
 _PIPE_WIDTH = 200
 _STYLES = {ModelState.READY: "green", ModelState.FAILED: "red", ModelState.CRASHED: "yellow"}

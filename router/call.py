@@ -15,8 +15,6 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from protos import inference_pb2 as pb
-from router.aliases import Route
-from router.balancer import Choice
 from router.config import KeyConfig, Reason
 from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Turn
 from router.errors import (
@@ -28,12 +26,14 @@ from router.errors import (
     Unavailable,
     WorkerLost,
 )
-from router.limits import LimitStore, Verdict, rate_headers
-from router.metrics import Metrics, Watch
-from router.replica import Replica
-from router.shadow import Shadows
-from router.table import Table
-from router.traces import UNTRACED, Trace
+from router.observe.metrics import Metrics, Watch
+from router.observe.traces import UNTRACED, Trace
+from router.policy.aliases import Route
+from router.policy.balancer import Choice
+from router.policy.limits import LimitStore, Verdict, rate_headers
+from router.policy.shadow import Shadows
+from router.policy.table import Table
+from router.rpc.replica import Replica
 
 REASONS: Sequence[tuple[type[RouterError], Reason]] = (
     (ContextExceeded, Reason.CONTEXT),

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from protos import inference_pb2 as pb
-from router import places
-from router.admission import Admission, Place
-from router.balancer import Balancer, Choice, Wish
 from router.config import BALANCING, KeyConfig, LimitsConfig
 from router.errors import InvalidRequest, RouterError, WorkerLost
-from router.failover import Journal, blames_replica
-from router.fleet import Fleet
-from router.lifecycle import ModelStatus
-from router.prefixes import NOTHING_HELD, Holdings, can_reuse, find
-from router.replica import Replica
-from router.tail import Tail
-from router.totals import total
-from router.traces import UNTRACED, Trace
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelStatus
+from router.fleet.totals import total
+from router.observe.traces import UNTRACED, Trace
+from router.policy.admission import Admission, Place
+from router.policy.balancer import Balancer, Choice, Wish
+from router.policy.failover import Journal, blames_replica
+from router.rpc import places
+from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
+from router.rpc.replica import Replica
+from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.dispatch")
 

@@ -21,11 +21,11 @@ from router.app import create_app
 from router.banner import Banner
 from router.config import GatewayConfig
 from router.errors import CommandError
-from router.fleet import Fleet
-from router.lifecycle import ModelState, ModelStatus
-from router.listen import address
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelState, ModelStatus
+from router.http.listen import address
+from router.observe.traces import exporting
 from router.reload import ReadAgain, reload
-from router.traces import exporting
 from router.watching import Watcher, watch
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection

@@ -14,8 +14,8 @@ from router.api.routed import check_overlays
 from router.config import GatewayConfig
 from router.configfile.diff import Act, Difference, differences
 from router.errors import CommandError
-from router.fleet import Fleet
-from router.table import Table
+from router.fleet.fleet import Fleet
+from router.policy.table import Table
 
 log = logging.getLogger("corral.reload")
 

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import uvloop
 
-from router import logs
 from router.config import GatewayConfig
 from router.configfile.loading import load
 from router.errors import CommandError
-from router.flags import Given, parse, usage
-from router.fleet import Fleet
-from router.listen import bind
-from router.runfolder import writable_base
-from router.settings import gateway_config
+from router.fleet.fleet import Fleet
+from router.http.listen import bind
+from router.observe import logs
+from router.options.flags import Given, parse, usage
+from router.options.settings import gateway_config
+from router.supervision.runfolder import writable_base
 
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"

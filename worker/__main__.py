@@ -18,16 +18,16 @@ from typing import Any, NoReturn
 
 import uvloop
 
-from worker.access import Access
 from worker.arguments import access, parser, worker_config
 from worker.config import WorkerConfig
 from worker.errors import ModelFileError, WorkerError
-from worker.exchange import post_events
 from worker.generation import Event, Sink
-from worker.loaded import LoadedModel
 from worker.nursery import tend
 from worker.process import Progress, die_with, die_with_parent, set_up, settle, take_name
-from worker.server import Server
+from worker.rpc.access import Access
+from worker.rpc.exchange import post_events
+from worker.rpc.loaded import LoadedModel
+from worker.rpc.server import Server
 from worker.startup import Prepared, prepare, start
 from worker.traces import exporting
 

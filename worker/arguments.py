@@ -9,10 +9,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from worker.access import Access, read_tls
 from worker.config import DraftConfig, RopeConfig, WorkerConfig
+from worker.cores.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 from worker.errors import WorkerError
-from worker.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
+from worker.rpc.access import Access, read_tls
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
 _MOST_THREADS = 512

@@ -55,7 +55,7 @@ class WorkerConfig:
     maps_weights: bool = True  # False: they are read into memory of the worker's own
     locks_weights: bool = False  # in memory, so that they are never swapped or dropped
     checks_tensors: bool = False
-    numa: str = ""  # distribute, isolate or numactl: see worker/numa.py
+    numa: str = ""  # distribute, isolate or numactl: see worker/cores/numa.py
     core_lease: Path | None = None  # a file shared by workers that take turns on the cores; None: no turns
     core_weight: float = 1.0  # share of the cores, relative to the others'
     step_target_ms: int = 50  # what a step that reads prompts should take, at most

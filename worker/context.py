@@ -9,7 +9,7 @@ places.
 
 from dataclasses import dataclass
 
-from worker.drafts import MOST_DRAFTING
+from worker.drafting.drafts import MOST_DRAFTING
 from worker.errors import ContextExceeded, InvalidRequest
 from worker.generation import Request
 from worker.sequence import NO_LIMIT, SCORED_PER_STEP, Sequence, Standing

@@ -18,16 +18,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from worker.cache.kv_cache import BlockPool
+from worker.cache.places import Places
+from worker.cache.prefix_store import PrefixStore
+from worker.cache.prefixes import Prefixes
 from worker.context import Capacity, check_fits, is_overfull, num_draftable, sequence_for, shift
-from worker.drafts import MOST_DRAFTING, NOTHING, Drafter
+from worker.cores.lease import Cores, OwnCores
+from worker.drafting.drafts import MOST_DRAFTING, NOTHING, Drafter
+from worker.drafting.lookup import LookupDrafter
 from worker.errors import Overloaded, RequestError, Unavailable, WorkerError
 from worker.generation import Event, Failed, FinishReason, Generation, Logprobs, PromptScores, Request, Sink, Token
-from worker.kv_cache import BlockPool
-from worker.lease import Cores, OwnCores
-from worker.lookup import LookupDrafter
-from worker.places import Places
-from worker.prefix_store import PrefixStore
-from worker.prefixes import Prefixes
 from worker.sampler import Logprob, Sampler, SamplerState
 from worker.scheduler import Batch, Limits, Scheduler
 from worker.sequence import NO_LIMIT, Sequence, Tokens

@@ -20,8 +20,8 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
+from worker.cache.kv_cache import BlockPool
 from worker.errors import Overloaded
-from worker.kv_cache import BlockPool
 from worker.sequence import NO_PLACE, Sequence, Tokens
 from worker.step_cost import StepCost, Work
 from worker.waiting_line import WaitingLine

@@ -14,25 +14,26 @@ from typing import Any
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 
-from worker import atomic, sampler
+from worker import sampler
+from worker.cache.kv_file import IDENTITY_BYTES
+from worker.cache.prefix_store import PrefixStore
+from worker.cache.slot_files import SlotFiles
 from worker.config import WorkerConfig
 from worker.context import Capacity
-from worker.draft_load import SmallModel, load_draft
-from worker.drafts import Alternatives, Drafter
+from worker.cores import atomic
+from worker.cores.lease import CoreLease, Cores, LeaseUnusable, OwnCores
+from worker.cores.numa import place
+from worker.drafting.draft_load import SmallModel, load_draft
+from worker.drafting.drafts import Alternatives, Drafter
+from worker.drafting.lookup import LookupDrafter
 from worker.engine import Engine, Model
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
-from worker.kv_file import IDENTITY_BYTES
-from worker.lease import CoreLease, Cores, LeaseUnusable, OwnCores
-from worker.loaded import LoadedModel, describe
-from worker.lookup import LookupDrafter
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
-from worker.numa import place
-from worker.prefix_store import PrefixStore
 from worker.prompt import PromptReader
-from worker.slot_files import SlotFiles
+from worker.rpc.loaded import LoadedModel, describe
 from worker.text.chat_template import ChatTemplate
 from worker.text.detokenizer import Detokenizer
 from worker.text.tokenizer import Tokenizer

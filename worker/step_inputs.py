@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from worker.drafts import NOTHING
+from worker.drafting.drafts import NOTHING
 from worker.scheduler import Batch
 from worker.sequence import Sequence
 

@@ -5,7 +5,8 @@ Says "ready" when it waits for a name and "done" when that kernel is compiled. E
 
 import sys
 
-from worker import atomic, sampler
+from worker import sampler
+from worker.cores import atomic
 from worker.kernels import cache_pages, ops
 from worker.kernels.attention import ATTEND
 from worker.kernels.jit import Entry, Native

@@ -17,8 +17,8 @@ from router.api.streaming import EventStream
 from router.api.wire import json_response
 from router.call import Policies
 from router.errors import InvalidRequest
-from router.lifecycle import ModelStatus
-from router.tail import MAX_LINES, Tail
+from router.fleet.lifecycle import ModelStatus
+from router.supervision.tail import MAX_LINES, Tail
 
 DEFAULT_LINES = 50
 TEXT = "text/plain; charset=utf-8"

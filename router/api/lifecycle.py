@@ -18,9 +18,9 @@ from router.api.streaming import EventStream
 from router.api.wire import json_response
 from router.config import KeyConfig
 from router.errors import InvalidRequest
-from router.fleet import Fleet
-from router.lifecycle import ModelState, ModelStatus
-from router.table import Table
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelState, ModelStatus
+from router.policy.table import Table
 
 PING_SECONDS = 15.0
 GOING = (ModelState.UNLOADED, ModelState.DRAINING, ModelState.FAILED)

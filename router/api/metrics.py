@@ -1,6 +1,6 @@
 """GET /metrics: the fleet in one scrape, or with ?model=NAME llama-server's own text about one model.
 
-Called by app.py's route table. What the gateway counts itself stands in router/metrics.py; this file adds what workers
+Called by app.py's route table. What the gateway counts itself stands in observe/metrics.py; this file adds what workers
 tell, as rows of a table. Invariant: names, order, help and number format of the one-model text are llama-server's, to
 the byte (tests/parity/metrics.txt).
 """
@@ -19,7 +19,7 @@ from router.call import Policies
 from router.config import GatewayConfig
 from router.dispatch import Dispatcher
 from router.errors import NotSupported, RouterError
-from router.lifecycle import ModelState, ModelStatus
+from router.fleet.lifecycle import ModelState, ModelStatus
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
 

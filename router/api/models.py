@@ -20,11 +20,11 @@ from router.api.wire import json_response
 from router.call import Policies
 from router.config import KeyConfig
 from router.errors import RouterError
-from router.fleet import Fleet
-from router.lifecycle import ModelState, ModelStatus, ReplicaStatus
-from router.progress import Progress
-from router.replica import Replica
-from router.table import Table
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus
+from router.policy.table import Table
+from router.rpc.replica import Replica
+from router.supervision.progress import Progress
 
 STATS_SECONDS = 1.0  # that a worker gets to say what it counts
 STATES: Mapping[ModelState, str] = {

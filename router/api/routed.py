@@ -11,7 +11,6 @@ from typing import Any
 
 from starlette.requests import Request
 
-from router.aliases import Route, matches
 from router.api.fields import Body, Field, Fields, json_body, read, string
 from router.api.keepalive import KEEP_ALIVE
 from router.api.messages import TABLE as CHAT_TABLE
@@ -19,7 +18,8 @@ from router.api.sampling import TABLE
 from router.call import Call, Policies
 from router.config import AliasConfig, KeyConfig
 from router.errors import CommandError, Forbidden, InvalidRequest, NotSupported
-from router.table import Table
+from router.policy.aliases import Route, matches
+from router.policy.table import Table
 
 MODEL = Fields(Field("model", string))
 SESSION_FIELDS = ("prompt_cache_key", "user")

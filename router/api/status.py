@@ -19,8 +19,8 @@ from router.call import Call, Policies
 from router.config import GatewayConfig, KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelLoading, RouterError, Unavailable
-from router.lifecycle import ModelStatus
-from router.table import Table
+from router.fleet.lifecycle import ModelStatus
+from router.policy.table import Table
 
 OK = {"status": "ok"}
 DEEP_SECONDS = 10.0  # that /health/deep waits for a token

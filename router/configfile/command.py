@@ -21,8 +21,8 @@ from router.configfile.problems import ConfigError, Problems
 from router.configfile.reading import FileConfig
 from router.configfile.schema import schema
 from router.errors import CommandError, RouterError
-from router.flags import EXIT_USAGE, Given, parse
-from router.settings import gateway_config
+from router.options.flags import EXIT_USAGE, Given, parse
+from router.options.settings import gateway_config
 
 USAGE = """usage: corral config check [FILE] [flags of corral serve]
        corral config schema

@@ -7,12 +7,12 @@ the value in force and its origin: a flag, a variable, a place in a file, or the
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
-from router.aliases import AliasTable
 from router.config import AliasConfig, FallbackConfig, GatewayConfig, ModelConfig, ShadowConfig, WorkerTls
 from router.configfile.reading import FileConfig, ModelEntry
-from router.flagrows import Effect
-from router.flags import Given
-from router.flagtable import FLAGS
+from router.options.flagrows import Effect
+from router.options.flags import Given
+from router.options.flagtable import FLAGS
+from router.policy.aliases import AliasTable
 
 DEFAULT = "default"
 OF_MODEL = frozenset({Effect.WORKER, Effect.REQUEST})  # the flags that a model may have of its own

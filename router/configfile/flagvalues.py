@@ -11,8 +11,8 @@ from typing import Any
 from router.configfile.kinds import WrongValue
 from router.configfile.locate import KeyPath
 from router.configfile.problems import Problems
-from router.flagrows import Effect, Flag, Takes
-from router.flags import FileValue, Layer, long_names
+from router.options.flagrows import Effect, Flag, Takes
+from router.options.flags import FileValue, Layer, long_names
 
 FILES = frozenset({"FILE", "DIR"})
 WHOLE = frozenset({"N", "PORT", "BYTES"})

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, time
 from datetime import date as Date
 from typing import Any
 
-from router.addresses import BadAddress, parse_target
+from router.remotes.addresses import BadAddress, parse_target
 
 _DURATION = re.compile(r"(?:(\d+(?:\.\d+)?)(ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")

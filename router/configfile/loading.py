@@ -11,8 +11,8 @@ from router.config import KeyConfig
 from router.configfile.presets import models_in, read_presets
 from router.configfile.reading import FileConfig, ModelEntry, read_file
 from router.errors import CommandError
-from router.flags import Given
-from router.keyfile import check_private, read_keys_file
+from router.keys.keyfile import check_private, read_keys_file
+from router.options.flags import Given
 
 ON_DEMAND = {"load_on_start": False}  # as llama-server has it
 DEFAULT_FILE = Path("corral.toml")  # in the working folder

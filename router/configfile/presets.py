@@ -12,8 +12,8 @@ from router.configfile.locate import KeyPath
 from router.configfile.problems import Problem, Problems
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
-from router.flagrows import Effect, Flag, Takes
-from router.flags import FileValue, Layer, long_names, named
+from router.options.flagrows import Effect, Flag, Takes
+from router.options.flags import FileValue, Layer, long_names, named
 
 SUFFIX = ".gguf"
 EVERY = "*"

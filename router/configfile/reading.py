@@ -40,8 +40,8 @@ from router.configfile.tables import (
     Setting,
 )
 from router.errors import CommandError
-from router.flagrows import Effect
-from router.flags import Layer
+from router.options.flagrows import Effect
+from router.options.flags import Layer
 
 SECTIONS = ("server", "models", "aliases", "keys", "limits", "balance")
 IN_SERVER = frozenset(Effect)

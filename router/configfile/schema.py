@@ -20,8 +20,8 @@ from router.configfile.tables import (
     WORKER_TLS,
     Setting,
 )
-from router.flagrows import Effect, Flag, Takes
-from router.flags import long_names
+from router.options.flagrows import Effect, Flag, Takes
+from router.options.flags import long_names
 
 Schema = Mapping[str, Any]
 _NAME: Schema = {"type": "string", "minLength": 1}

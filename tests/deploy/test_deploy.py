@@ -12,11 +12,11 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from router.addresses import parse_target
 from router.app import OPEN_PATHS
 from router.configfile.loading import load
-from router.credentials import TOKEN_VARIABLE
-from router.flags import parse
+from router.options.flags import parse
+from router.remotes.addresses import parse_target
+from router.remotes.credentials import TOKEN_VARIABLE
 from tests.router.gateways import config, running
 from worker.arguments import parser as worker_parser
 

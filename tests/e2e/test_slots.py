@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.serving import DEADLINE, Serving, serving, until
 from tests.models import smollm2
-from worker.kv_cache import block_digest
+from worker.cache.kv_cache import block_digest
 
 pytestmark = pytest.mark.timeout(600)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from protos import inference_pb2 as pb
 from router.config import ModelConfig
-from router.lifecycle import ModelState, ReplicaStatus
+from router.fleet.lifecycle import ModelState, ReplicaStatus
 from tests.faults.answers import Answer, chat
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, SUPERVISION, until

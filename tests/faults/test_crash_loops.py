@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from router.config import ModelConfig
-from router.lifecycle import ModelState
+from router.fleet.lifecycle import ModelState
 from tests.faults.answers import chat
 from tests.faults.scenes import WATCHFUL, asking, gateway, statuses, words
 from tests.router.gateways import config, running

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from router.config import GatewayConfig, ModelConfig, SupervisionConfig
-from router.lifecycle import ModelState
+from router.fleet.lifecycle import ModelState
 from tests.faults.answers import Answer, chat
 from tests.models import smollm2
 from tests.router.gateways import Gateway, running

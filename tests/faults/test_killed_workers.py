@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from router.lifecycle import ModelState
+from router.fleet.lifecycle import ModelState
 from tests.faults.answers import chat
 from tests.faults.scenes import SLOW, WATCHFUL, Streams, all_ready, asking, gateway, statuses, words
 from tests.router.mocks import DEADLINE, until

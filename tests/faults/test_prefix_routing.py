@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from protos import inference_pb2 as pb
-from router.balancer import Choice
 from router.config import ModelConfig, SupervisionConfig
 from router.dispatch import Attempt, Dispatcher
-from router.fleet import Fleet
-from router.replica import Replica
+from router.fleet.fleet import Fleet
+from router.policy.balancer import Choice
+from router.rpc.replica import Replica
 from tests.router.mocks import until
 from tests.router.test_supervisor import TURN, dispatcher
 from tests.tiny_models import MODELS, write_model

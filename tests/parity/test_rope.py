@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from router import workersettings
-from router.flags import parse
+from router.options import workersettings
+from router.options.flags import parse
 from tests.models import smollm2
 from tests.parity import oracle
 from tests.parity.oracle import Case

@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from router.app import create_app
 from router.config import GatewayConfig, ModelConfig
-from router.traces import Traces
+from router.observe.traces import Traces
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 
 

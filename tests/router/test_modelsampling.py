@@ -8,9 +8,9 @@ import pytest
 from router.config import GatewayConfig
 from router.configfile.loading import load
 from router.errors import CommandError
-from router.flags import parse
+from router.options.flags import parse
+from router.options.settings import gateway_config
 from router.reload import reload
-from router.settings import gateway_config
 from tests.router.gateways import Gateway, config, running
 
 pytestmark = pytest.mark.anyio

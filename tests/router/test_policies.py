@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from router.config import AliasConfig, FallbackConfig, KeyConfig, LimitsConfig, Reason, Scope, ShadowConfig
-from router.keys import key_digest
+from router.keys.keys import key_digest
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.test_serve import serving

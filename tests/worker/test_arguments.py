@@ -4,7 +4,7 @@ import pytest
 
 from worker.arguments import parser, worker_config
 from worker.config import RopeConfig, WorkerConfig
-from worker.lease import host_path
+from worker.cores.lease import host_path
 
 
 def config(line: str = "") -> WorkerConfig:

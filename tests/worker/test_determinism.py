@@ -17,16 +17,16 @@ import pytest
 from tests.models import smollm2
 from tests.worker.fake_model import FakeDetokenizer
 from tests.worker.inbox import Inbox
+from worker.cache.prefix_store import PrefixStore
 from worker.config import DraftConfig, WorkerConfig
 from worker.context import Capacity
-from worker.draft_load import load_draft
+from worker.cores.lease import OwnCores
+from worker.drafting.draft_load import load_draft
 from worker.engine import Engine
 from worker.generation import Finished, Logprobs, Request
 from worker.gguf import GGUF
-from worker.lease import OwnCores
 from worker.model.decoder import BLOCK_SIZE
 from worker.model.load import load_model
-from worker.prefix_store import PrefixStore
 from worker.sampler import KERNELS, Sampling
 
 CONTEXT = 256

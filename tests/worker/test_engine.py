@@ -7,16 +7,16 @@ import pytest
 
 from tests.worker.fake_model import EOG, FakeDetokenizer, FakeModel
 from tests.worker.inbox import Inbox
+from worker.cache.kv_cache import block_digest, chain
+from worker.cache.prefix_store import PrefixStore
 from worker.context import Capacity
-from worker.draft_model import DraftLimits, ModelDrafter
-from worker.drafts import Alternatives
+from worker.cores.lease import Cores, OwnCores
+from worker.drafting.draft_model import DraftLimits, ModelDrafter
+from worker.drafting.drafts import Alternatives
+from worker.drafting.lookup import LookupDrafter
 from worker.engine import ComputeFailed, Engine
 from worker.errors import ContextExceeded, InvalidRequest, Overloaded, Unavailable
 from worker.generation import Failed, Finished, FinishReason, Logprobs, PromptScores, Request, Started, Token
-from worker.kv_cache import block_digest, chain
-from worker.lease import Cores, OwnCores
-from worker.lookup import LookupDrafter
-from worker.prefix_store import PrefixStore
 from worker.sampling.settings import Memory, Sampling
 
 BLOCK = 4

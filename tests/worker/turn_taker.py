@@ -10,8 +10,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worker.atomic import compare_and_swap
-from worker.lease import CoreLease
+from worker.cores.atomic import compare_and_swap
+from worker.cores.lease import CoreLease
 
 compare_and_swap.compile()
 

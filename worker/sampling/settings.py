@@ -1,6 +1,6 @@
 """What a request may say about how its tokens are chosen, and what choosing them leaves behind.
 
-Made by worker/limits.py, read by the samplers. Names, order and defaults are llama-server's.
+Made by worker/rpc/limits.py, read by the samplers. Names, order and defaults are llama-server's.
 """
 
 from collections.abc import Sequence

@@ -13,7 +13,7 @@ from dataclasses import replace
 import uvicorn
 
 from router.app import create_app
-from router.keys import full_key
+from router.keys.keys import full_key
 from tests.router.gateways import config
 from tests.router.mocks import SUPERVISION
 

@@ -12,8 +12,8 @@ import httpx
 import pytest
 
 from router.config import KeyConfig, ModelConfig, Scope
-from router.keys import key_digest
-from router.lifecycle import ModelState
+from router.fleet.lifecycle import ModelState
+from router.keys.keys import key_digest
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, until
 

@@ -10,10 +10,10 @@ import pytest
 
 from router.commands.table import fleet_table
 from router.config import GatewayConfig, ModelConfig
-from router.credentials import TOKEN_VARIABLE
+from router.remotes.credentials import TOKEN_VARIABLE
 from tests.router.gateways import Gateway, running
 from tests.router.mocks import SUPERVISION, until
-from tests.router.remotes import TOKEN, Remote, model, remotes
+from tests.router.remote_workers import TOKEN, Remote, model, remotes
 
 pytestmark = pytest.mark.anyio
 

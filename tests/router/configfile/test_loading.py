@@ -14,8 +14,8 @@ from router.configfile.loading import load
 from router.configfile.problems import ConfigError
 from router.configfile.schema import schema
 from router.errors import CommandError
-from router.flags import parse
-from router.settings import gateway_config
+from router.options.flags import parse
+from router.options.settings import gateway_config
 
 ROOT = Path(__file__).resolve().parents[3]
 TOML = """[server]

@@ -1,0 +1,1 @@
+"""Which models are loaded: sizes, plans, and the task that carries them out."""

@@ -1,0 +1,92 @@
+"""How much memory a model will take when its cache is full, before it is loaded.
+
+Called by replicaset.py. A worker's memory, as Stats.resident_bytes counts it:
+
+    weights   the file's size; packed they take as much, and the replicas map the same pages
+    cache     keys and values of every layer, for all positions
+    rotations two tables of cosines and sines, for all positions
+    step      what one step computes, for all its tokens, and each thread's copy of its inputs
+    process   interpreter, libraries and compiled kernels: measured; and the vocabulary, by its length
+
+Invariant: it never fails; a file whose head cannot be read counts with its size and a bare process.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+
+from router.config import ModelConfig
+from router.fleet.ggufhead import VOCABULARY, read_numbers
+from router.fleet.modelfile import size_on_disk
+
+PROCESS_BYTES = 160 << 20
+TOKEN_BYTES = 256  # of one token of the vocabulary
+BLOCK = 16  # positions
+NUM_RUNNING = 16  # sequences at once, as workers choose
+BATCHES = {"--batch-size": 2048, "--ubatch-size": 512}  # tokens of a step; the smaller number holds
+CACHE_BYTES: Mapping[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of a value
+_KNOWN_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes."""
+
+    shared: int  # by all replicas
+    each: int  # of one replica
+
+    def of(self, num_replicas: int) -> int:
+        return self.shared + num_replicas * self.each
+
+
+def footprint(model: ModelConfig) -> Footprint:
+    """What a worker of the model will take here, by its file as it is now and by the worker's flags."""
+    if model.path is None:  # its workers run elsewhere
+        return Footprint(0, 0)
+    weights, numbers = size_on_disk(model.path), _numbers(model.path)
+    each = PROCESS_BYTES + (worker_bytes(numbers, model.worker_arguments) if numbers else 0)
+    return Footprint(0, weights + each) if "--no-mmap" in model.worker_arguments else Footprint(weights, each)
+
+
+def worker_bytes(numbers: Mapping[str, int], arguments: Sequence[str]) -> int:
+    """What a worker has beside weights and process; the numbers are those of the file's head."""
+    flags = dict(pairwise(arguments))
+    num_running = int(flags.get("--parallel", 0)) or NUM_RUNNING
+    context = int(flags.get("--ctx-size", 0)) or numbers.get("context_length", 0)
+    num_positions = (-(-context // BLOCK) + num_running) * BLOCK
+    num_heads, width = numbers.get("attention.head_count", 0) or 1, numbers.get("embedding_length", 0)
+    head_dim = numbers.get("attention.key_length", width // num_heads)
+    num_values = numbers.get("block_count", 0) * numbers.get("attention.head_count_kv", num_heads) * head_dim
+    types = (flags.get(f"--cache-type-{side}", "f16") for side in "kv")
+    cache = num_positions * num_values * sum(CACHE_BYTES.get(name, CACHE_BYTES["f32"]) for name in types)
+    rotations = 2 * num_positions * head_dim * 4
+    vocabulary = numbers.get(VOCABULARY, 0) * TOKEN_BYTES
+    return int(cache) + rotations + vocabulary + _step_bytes(numbers, flags, num_heads * head_dim)
+
+
+def _step_bytes(numbers: Mapping[str, int], flags: Mapping[str, str], attention_width: int) -> int:
+    """f32 of the hidden state, attention and gates; each thread has the inputs of a product as f32 and as codes."""
+    num_tokens = min(int(flags.get(name, 0)) or most for name, most in BATCHES.items())
+    num_rows = num_tokens * max(numbers.get("expert_used_count", 0), 1)
+    num_threads = int(flags.get("--threads", 0)) or len(os.sched_getaffinity(0))
+    width, dense = numbers.get("embedding_length", 0), numbers.get("feed_forward_length", 0)
+    hidden = numbers.get("expert_feed_forward_length", dense)
+    states = num_tokens * 2 * (width + attention_width) + num_rows * 2 * hidden
+    return 4 * states + num_threads * num_rows * 5 * max(width, hidden, attention_width)
+
+
+def _numbers(path: Path) -> Mapping[str, int]:
+    try:
+        told = path.stat()
+    except OSError:
+        return {}
+    return _numbers_of(path, told.st_mtime_ns, told.st_size)
+
+
+@lru_cache(_KNOWN_FILES)
+def _numbers_of(path: Path, modified_ns: int, size: int) -> Mapping[str, int]:
+    """Of a file as it was then."""
+    return read_numbers(path)

@@ -1,0 +1,348 @@
+"""One model: its replicas while it is loaded, its users, and what is wanted of it.
+
+Made by fleet.Fleet, which calls load() and unload() as lifecycle.plan decides; dispatch.py comes here through it.
+Invariant: between `using` and its end the model is never unloaded for idleness, and for want of room only after its
+turn; calls that are open then come to their end.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, suppress
+
+from protos import inference_pb2 as pb
+from router.config import ModelConfig, SupervisionConfig
+from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
+from router.fleet.changes import Changes
+from router.fleet.crew import Crew
+from router.fleet.footprint import footprint
+from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
+from router.remotes.remote import RemoteWorker
+from router.remotes.remoteset import RemoteWorkers, World
+from router.rpc.replica import Replica
+from router.supervision.supervisor import Site
+from router.supervision.tail import Tail
+from router.supervision.workers import Workers
+
+log = logging.getLogger("corral.fleet")
+
+FOREVER = float("inf")
+
+
+class ReplicaSet:
+    """A model's replicas."""
+
+    def __init__(
+        self,
+        model: ModelConfig,
+        config: SupervisionConfig,
+        site: Callable[[], Site],
+        changed: Callable[[], None],
+        clock: Callable[[], float],
+        world: World,
+    ) -> None:
+        """`site` gives each new process a place of its own; `changed` is called after every change."""
+        self.model = model
+        self.autoload = True  # whether users make it load
+        self.removed = False  # from the configuration: it goes when its last user has gone
+        self._config = config
+        self._told = changed
+        self._clock = clock
+        self._changes = Changes()
+        self.output = Tail()  # the last lines of all its workers
+        self._workers = Workers(config, site, self._worker_changed, self.output)
+        self._remote = RemoteWorkers(config, world, self._reference, self._worker_changed)
+        self._crew = Crew(self._workers, self._remote)
+        self._num_users = 0
+        self._asked = False  # to be loaded, by name
+        self._yields = False
+        self._leaves = False
+        self._wanted_since: float | None = None
+        self._last_used = self._serves_since = clock()
+        self._was_ready = False  # since it was loaded
+        self._keep_alive = FOREVER if model.ttl is None else model.ttl
+        self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
+        self._description: pb.DescribeReply | None = None  # likewise
+        self._refusal = ""
+        self._at_start = False  # whether it loads because the gateway does
+        self._stopped = False
+
+    # ---- what others see ----
+
+    @property
+    def state(self) -> ModelState:
+        return ModelState.STOPPED if self._stopped else self._crew.state or self._process_state
+
+    @property
+    def _process_state(self) -> ModelState:
+        """Of what this gateway loads and unloads."""
+        if self._stopped:
+            return ModelState.STOPPED
+        if self._workers:
+            return most_alive({worker.state for worker in self._workers})
+        if self._workers.beside:
+            return ModelState.DRAINING
+        return ModelState.FAILED if self._refusal else ModelState.UNLOADED
+
+    def status(self) -> ModelStatus:
+        workers = list(self._crew)
+        told = [worker for worker in workers if worker.state is self.state] or workers
+        return ModelStatus(
+            name=self.model.name,
+            aliases=self.model.names,
+            path=self.model.path,
+            state=self.state,
+            reason=self._refusal
+            or next((worker.reason for worker in told if worker.reason), "")
+            or self._remote.reason,
+            progress=next((worker.progress for worker in told if worker.progress), None),
+            replicas=self.replicas(),
+            last_lines=tuple(told[0].last_lines) if told else (),
+            description=self._description,
+            arguments=self.model.worker_arguments,
+        )
+
+    def replicas(self) -> tuple[ReplicaStatus, ...]:
+        """Those of the configuration, then those that warm up or drain."""
+        return self._crew.statuses()
+
+    def open(self) -> tuple[Replica, ...]:
+        """Those that can be called now, perhaps none."""
+        return self._crew.open()
+
+    @property
+    def num_parallel(self) -> int:
+        """How many requests its ready replicas compute at once; 0 until one has told."""
+        return self._crew.num_parallel() or (self._description.num_parallel if self._description is not None else 0)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it does not load for the start, or no longer: every worker was ready once, or never will be."""
+        return not self._at_start and (not self._remote or self._remote.settled)
+
+    @property
+    def tried(self) -> bool:
+        """Whether it is settled, or what holds it up are crashes."""
+        return self.settled or all(worker.tried for worker in self._workers)
+
+    @property
+    def available(self) -> bool:
+        """Whether a request could have it, perhaps after it is loaded."""
+        if self._stopped or self._refusal:
+            return False
+        if self.open() or any(worker.starting for worker in self._crew):
+            return True
+        return self.autoload and self.model.path is not None and not self._workers
+
+    def standing(self) -> Standing:
+        return Standing(
+            name=self.model.name,
+            state=self._process_state,
+            num_bytes=self._estimate(),
+            num_users=self._num_users,
+            wanted_since=self._wanted_since if self._is_wanted else None,
+            yields=self._yields and not self._num_users,
+            last_used=self._last_used,
+            serves_since=self._serves_since,
+            keep_alive=FOREVER if self.model.pin else self._keep_alive,
+            pin=self.model.pin,
+            leaves=self._leaves or (self.removed and not self._num_users),
+        )
+
+    # ---- using it ----
+
+    @contextmanager
+    def using(self, keep_alive: float | None = None) -> Iterator[None]:
+        """For the length of a request: the model is loaded if it must be, and stays.
+
+        `keep_alive` says how many seconds it stays loaded afterwards; None: as the configuration says.
+        """
+        self._num_users += 1
+        if self._num_users == 1 or (self._wanted_since is None and self._is_wanted):
+            self._want()
+        try:
+            yield
+        finally:
+            self._num_users -= 1
+            self._last_used = self._clock()
+            if not self._is_wanted:
+                self._wanted_since = None
+            self._leave_if_removed()
+            configured = FOREVER if self.model.ttl is None else self.model.ttl
+            self._keep_alive = configured if keep_alive is None else keep_alive
+            if not self._num_users:
+                self._tell()
+
+    async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
+        """The replicas that can be called, at least one, without those the caller has left.
+
+        Waits for a model that is being loaded for a request, as long as that takes, and `recovery_wait` for one that
+        was ready and has crashed; every other state is told at once, by ModelLoading, Unavailable, ModelFailed, or
+        InvalidRequest where requests load nothing.
+        """
+        began = self._clock()
+        while not (found := tuple(replica for replica in self.open() if replica not in left)):
+            patience = self._patience(began)
+            if patience <= 0:
+                raise self._why_not()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._changes.wait(), None if patience == FOREVER else patience)
+        return found
+
+    def _patience(self, began: float) -> float:
+        """For how many more seconds a request that came at `began` waits."""
+        if self._stopped or self._refusal:
+            return 0.0
+        if any(worker.recovering for worker in self._crew):
+            return began + self._config.recovery_wait - self._clock()
+        if self._crew:
+            return FOREVER if self.settled and any(worker.starting for worker in self._crew) else 0.0
+        return FOREVER if self._is_wanted and not self._at_start else 0.0
+
+    def _why_not(self) -> RouterError:
+        if self._stopped:
+            return Unavailable("the server is shutting down")
+        if self._refusal:
+            return ModelFailed(self.model.name, self._refusal)
+        best = next((worker for worker in self._crew if worker.state is self.state), None)
+        if best is not None:
+            return best.refusal()
+        if self._remote:
+            return (
+                ModelLoading() if not self.settled else Unavailable(f"no worker of model '{self.model.name}' is known")
+            )
+        if self._at_start and self._is_wanted:
+            return ModelLoading()
+        return InvalidRequest(f"model '{self.model.name}' is not loaded (POST /models/load loads it)")
+
+    # ---- what is wanted of it ----
+
+    def begin(self, *, at_start: bool) -> None:
+        """It is new: it is loaded if it is to be loaded without being asked for."""
+        self._remote.follow(self.model)
+        if self.model.path is not None and self.model.load_on_start:
+            self.ask_to_load(at_start=at_start)
+
+    def ask_to_load(self, *, at_start: bool = False) -> None:
+        """From now on it is to be loaded; at the start only if nothing has to go for it. A failed one tries again."""
+        self._asked, self._yields, self._at_start = True, at_start, at_start
+        self._forget_failure()
+        self._want()
+
+    def ask_to_unload(self) -> None:
+        """It goes as soon as the requests it computes have ended; those that wait make it come back."""
+        self._asked = False
+        self._leaves = True
+        self._tell()
+
+    def drop(self) -> None:
+        """It is not to be loaded after all, unless somebody asks again."""
+        self._asked = self._at_start = self._yields = False
+        self._wanted_since = None
+        log.warning("model %s is not loaded at the start: there is no room beside the others", self.model.name)
+        self._tell()
+
+    def refuse(self, reason: str) -> None:
+        """It can never be loaded."""
+        log.error("model %s failed: %s", self.model.name, reason)
+        self._refusal = reason
+        self._asked = self._at_start = False
+        self._wanted_since = None
+        self._tell()
+
+    @property
+    def _is_wanted(self) -> bool:
+        return self.model.path is not None and (self._asked or (self.autoload and self._num_users > 0))
+
+    def _want(self) -> None:
+        if self._wanted_since is None and self._is_wanted:
+            self._wanted_since = self._clock()
+        if self._is_wanted and self._process_state is not ModelState.READY:  # else it is loaded already, and stays
+            self._tell()
+
+    def _forget_failure(self) -> None:
+        self._refusal = ""
+        if self._process_state is ModelState.FAILED:
+            self._workers.retire()
+
+    def remove(self) -> None:
+        """It is not configured any more: it goes when its last user has gone."""
+        self.removed = True
+        self._leave_if_removed()
+
+    def _leave_if_removed(self) -> None:
+        if self.removed and not self._num_users:
+            self._remote.retire()
+
+    # ---- its workers ----
+
+    def load(self) -> None:
+        """Starts a worker for every replica."""
+        self._asked, self._wanted_since, self._leaves, self._was_ready = False, None, False, False
+        self._workers.start(self.model)
+
+    def unload(self) -> None:
+        """Lets open calls end and stops every worker; one that is still loading stops at once."""
+        log.info("model %s is unloaded", self.model.name)
+        self._leaves, self._at_start, self._wanted_since = False, False, None
+        self._forget_failure()
+        self._workers.retire()
+        self._want()
+
+    def reconfigure(self, model: ModelConfig) -> None:
+        """Other settings: those that a process reads once bring a new one for each old one; others are followed."""
+        self._remote.follow(model)
+        had_path = self.model.path is not None
+        if not self._workers and not model.loads_like(self.model):
+            self._num_bytes = self._description = None
+        self.model = model
+        self._keep_alive = FOREVER if model.ttl is None else model.ttl
+        if model.path is None:
+            self._refusal, self._asked, self._at_start = "", False, False
+            self._workers.retire()
+        elif self._process_state is ModelState.FAILED or (model.load_on_start and not had_path):
+            self.ask_to_load()
+        elif self._workers:
+            self._workers.replace(model)
+        self._tell()
+
+    async def stop(self, grace: float) -> None:
+        """Stops every worker and waits until no process is left. May be called again with less grace."""
+        self._stopped, self._at_start = True, False
+        self._tell()
+        await asyncio.gather(self._workers.stop(grace), self._remote.stop())
+
+    def _worker_changed(self) -> None:
+        """Loading and coming back count as use."""
+        self._last_used = self._clock()
+        if self.state is ModelState.READY and not self._was_ready:
+            self._serves_since, self._was_ready = self._clock(), True
+        if all(worker.settled for worker in self._workers):
+            self._at_start = False
+        self._crew.check()
+        self._crew.number_places()
+        self._description = next(iter(self._crew.descriptions()), self._description)
+        measured = self._measured()
+        self._num_bytes = self._num_bytes if measured is None else measured
+        self._tell()
+
+    # ---- its memory ----
+
+    def _estimate(self) -> int:
+        """Bytes that it takes, or would: a cache that is still empty is no measure, so what is foretold counts too."""
+        return max(self._num_bytes or 0, footprint(self.model).of(self.model.replicas))
+
+    def _measured(self) -> int | None:
+        """Of all workers together, which share the weights; None while one has not told."""
+        told = [(worker.num_bytes, worker.description) for worker in self._workers]
+        if not told or any(num_bytes is None for num_bytes, _ in told):
+            return None
+        weights = max(description.size_bytes for _, description in told if description is not None)
+        return sum(max((num_bytes or 0) - weights, 0) for num_bytes, _ in told) + weights
+
+    def _reference(self, asking: RemoteWorker) -> pb.DescribeReply | None:
+        return self._crew.reference(asking)
+
+    def _tell(self) -> None:
+        self._changes.tell()
+        self._told()

@@ -1,0 +1,121 @@
+"""The end of every HTTP request as one event of the log and one count: what was asked, who served it, how long it took.
+
+A layer of app.py, inside the one that renders errors, so that it sees them as they are. Invariant: nothing a client
+wrote is logged but the id it may choose, which boundary.py has checked; no prompt, no answer, no key.
+"""
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from router.call import Call
+from router.config import KeyConfig
+from router.errors import Overloaded, RateLimited, RouterError
+from router.observe.metrics import Metrics
+from router.observe.traces import UNTRACED, Trace, Traces
+
+UNKNOWN = "_unknown"  # the route of a path that is not served
+CLIENT_LEFT = "ClientLeft"  # the error of an answer that was not complete when its client went
+CUT = 499  # the status of an answer whose client left before it began
+QUIET = frozenset({"/health", "/v1/health", "/live", "/ready", "/metrics"})  # what probes ask all the time
+_LIMITS: Sequence[tuple[type[RouterError], str]] = ((RateLimited, "key"), (Overloaded, "queue"))
+
+log = logging.getLogger("corral.access")
+
+
+class Access:
+    """Counts and logs requests. `paths` are those of the route table."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics, traces: Traces, paths: Sequence[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._traces = traces
+        self._fixed = frozenset(path for path in paths if "{" not in path)
+        self._open_ended = [(path.partition("{")[0], path) for path in paths if "{" in path]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answer = _Answer(send)
+        is_traced = scope["path"] not in QUIET
+        scope["state"]["trace"] = self._traces.begin(scope["method"], scope["headers"]) if is_traced else UNTRACED
+        began = time.perf_counter()
+        self._metrics.in_flight.inc()
+        try:
+            await self._app(scope, receive, answer.send)
+        except Exception as error:
+            answer.failed(error)
+            self._count_refusal(error)
+            raise
+        finally:
+            self._metrics.in_flight.dec()
+            self._ended(scope, answer, time.perf_counter() - began)
+
+    def _ended(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+        route = self._route(scope["path"])
+        call: Call | None = scope["state"].get("call")
+        self._metrics.request(route, answer.status, call.route.model if call else "", seconds)
+        level = logging.DEBUG if route in QUIET else logging.INFO
+        trace: Trace = scope["state"]["trace"]
+        if log.isEnabledFor(level) or trace.is_recorded:
+            event = _event(scope, route, answer, seconds, call)
+            trace.end(event)
+            log.log(level, "request", extra={"fields": event})
+
+    def _count_refusal(self, error: Exception) -> None:
+        limit = next((limit for kind, limit in _LIMITS if isinstance(error, kind)), None)
+        if limit is not None:
+            self._metrics.refused(limit)
+
+    def _route(self, path: str) -> str:
+        """The row of the route table a path belongs to."""
+        if path in self._fixed:
+            return path
+        return next((row for prefix, row in self._open_ended if path.startswith(prefix)), UNKNOWN)
+
+
+class _Answer:
+    """What was sent so far."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self.status = CUT
+        self.complete = False
+        self.error = ""
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        elif not message.get("more_body", False):
+            self.complete = True
+        await self._send(message)
+
+    def failed(self, error: Exception) -> None:
+        """An exception will become the answer, unless that has begun."""
+        self.error = type(error).__name__
+        if self.status == CUT:
+            self.status = error.status if isinstance(error, RouterError) else 500
+
+
+def _event(scope: Scope, route: str, answer: _Answer, seconds: float, call: Call | None) -> dict[str, Any]:
+    key: KeyConfig | None = scope["state"].get("key")
+    event: dict[str, Any] = {
+        "request_id": scope["state"]["request_id"],
+        "method": scope["method"] if scope["method"].isalpha() else UNKNOWN,
+        "route": route,
+        "status": answer.status,
+        "ms": round(seconds * 1000, 3),
+    }
+    trace: Trace = scope["state"]["trace"]
+    if trace.trace_id:
+        event["trace_id"] = trace.trace_id
+    if key is not None:
+        event["key"] = key.name
+    if call is not None:
+        event |= call.facts()
+    error = answer.error or event.get("error") or ("" if answer.complete else CLIENT_LEFT)
+    return event | ({"error": error} if error else {})

@@ -1,0 +1,168 @@
+"""What the gateway counts of its requests, for Prometheus: names of vLLM where vLLM has them, our own for the rest.
+
+Made by app.py. `watch` follows one generation and is called by call.py for each of its replies; `request` is called by
+access.py at the end of each HTTP request. What workers count is added when somebody asks (api/metrics.py). Invariant:
+labels come from the configuration and the route table, never from a request, so that no client can make new series;
+whatever happens once per token costs no look-up of labels.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+
+from protos import inference_pb2 as pb
+from router.observe.histogram import Histogram, Series
+
+_FAST = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+_SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
+_PER_TOKEN = (*_FAST, *_SLOW[:9])
+_PER_REQUEST = (*_FAST[::2], *_SLOW)
+_FINISHES = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
+_CREATED = "_created"  # series the client library adds that nobody reads
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class _ModelSeries:
+    """The series of one model, looked up once."""
+
+    name: str
+    first_token: Series
+    between_tokens: Series
+    whole: Series
+    queued: Series
+    prompt_tokens: Counter
+    tokens: Counter
+
+
+@dataclass(slots=True)
+class Watch:
+    """One generation as the gateway sees it. Times are the clock's, in seconds; 0: not yet."""
+
+    began: float
+    _clock: Clock
+    series: _ModelSeries | None = None
+    waited: float = 0.0  # seconds in the model's line
+    first_token: float = 0.0
+    last_token: float = 0.0
+    num_prompt_tokens: int = 0
+    num_cached_tokens: int = 0
+    num_tokens: int = 0
+    finish: str = ""  # "stop" or "length", once it has ended well
+
+    def reply(self, reply: pb.GenerateReply) -> None:
+        """Notes one reply of the worker, in the order in which they come."""
+        if reply.HasField("delta"):
+            self._delta(len(reply.delta.tokens))
+        elif reply.HasField("started"):
+            self.num_prompt_tokens = reply.started.num_prompt_tokens
+            self.num_cached_tokens = reply.started.num_cached_tokens
+        else:
+            self.finish = _FINISHES.get(reply.finished.reason, "stop")
+            self.num_tokens = reply.finished.num_completion_tokens
+
+    def _delta(self, num_tokens: int) -> None:
+        """A delta of several tokens counts as one of their average distance."""
+        assert self.series is not None
+        now = self._clock()
+        if not self.first_token:
+            self.first_token = now
+            self.series.first_token.observe(now - self.began)
+        elif num_tokens:
+            self.series.between_tokens.observe((now - self.last_token) / num_tokens)
+        self.last_token = now
+        self.num_tokens += num_tokens
+
+
+class Metrics:
+    """The counts of this gateway."""
+
+    def __init__(self, clock: Clock = time.perf_counter) -> None:
+        self.registry = CollectorRegistry()
+        self._clock = clock
+        self._models: dict[str, _ModelSeries] = {}
+        self._by_request: dict[tuple[str, int, str], tuple[Counter, Counter]] = {}
+        self._histograms: list[Histogram] = []
+        self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
+        self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
+        self._whole = self._histogram("vllm:e2e_request_latency_seconds", "Time of whole generations", _PER_REQUEST)
+        self._queued = self._histogram("vllm:request_queue_time_seconds", "Time in the model's line", _PER_REQUEST)
+        self._ends = self._counter("vllm:request_success", "Generations that ended", "model_name", "finished_reason")
+        self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts", "model_name")
+        self._tokens = self._counter("vllm:generation_tokens", "Tokens of answers", "model_name")
+        self._requests = self._counter("corral_requests", "HTTP requests that ended", "route", "status", "model")
+        self._refused = self._counter("corral_refused", "Requests refused for a limit", "limit")
+        self._seconds = self._counter("corral_request_seconds", "Time in HTTP requests", "route")
+        self.in_flight = Gauge("corral_requests_in_flight", "HTTP requests being answered", registry=self.registry)
+
+    def watch(self) -> Watch:
+        """Begins to follow a generation."""
+        return Watch(self._clock(), self._clock)
+
+    def goes_to(self, watch: Watch, model: str) -> None:
+        """From here on the generation belongs to this model."""
+        watch.series = self._series(model)
+
+    def ended(self, watch: Watch) -> None:
+        """Counts a generation that nobody will add to; one that failed or was cut counts for its tokens only."""
+        series = watch.series
+        if series is None:
+            return
+        series.prompt_tokens.inc(watch.num_prompt_tokens)
+        series.tokens.inc(watch.num_tokens)
+        series.queued.observe(watch.waited)
+        if watch.finish:
+            series.whole.observe(self._clock() - watch.began)
+            self._ends.labels(series.name, watch.finish).inc()
+
+    def request(self, route: str, status: int, model: str, seconds: float) -> None:
+        """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
+        requests, total = self._by_request.get((route, status, model)) or self._request_series(route, status, model)
+        requests.inc()
+        total.inc(seconds)
+
+    def refused(self, limit: str) -> None:
+        """Counts a 429: "key" for a limit of the key, "queue" for a full or slow line."""
+        self._refused.labels(limit).inc()
+
+    def text(self) -> str:
+        """Everything counted here, in Prometheus' text format."""
+        return generate_latest(self).decode()
+
+    def collect(self) -> Iterable[Metric]:
+        """The histograms, and the registry's metrics without the times at which their series began."""
+        yield from (each.family() for each in self._histograms)
+        for metric in self.registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith(_CREATED)]
+            yield metric
+
+    def _series(self, model: str) -> _ModelSeries:
+        series = self._models.get(model)
+        if series is None:
+            series = _ModelSeries(
+                model,
+                self._first_token.labels(model),
+                self._between_tokens.labels(model),
+                self._whole.labels(model),
+                self._queued.labels(model),
+                self._prompt_tokens.labels(model),
+                self._tokens.labels(model),
+            )
+            self._models[model] = series
+        return series
+
+    def _request_series(self, route: str, status: int, model: str) -> tuple[Counter, Counter]:
+        found = self._requests.labels(route, str(status), model), self._seconds.labels(route)
+        self._by_request[route, status, model] = found
+        return found
+
+    def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
+        made = Histogram(name, f"{text} in seconds.", "model_name", bounds)
+        self._histograms.append(made)
+        return made
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, f"{text}.", labels, registry=self.registry)

@@ -1,0 +1,1 @@
+"""Who may, who first, who serves: decisions about requests, pure but for limits shared through Redis."""

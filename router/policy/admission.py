@@ -1,0 +1,118 @@
+"""Who may go to a model now, and who waits: a FairQueue for each model, and the requests that wait in it.
+
+Called by call.py. Waiters are woken in the queue's order and leave it when they are cancelled, as a client that goes
+away does. Invariant: a place that was given is given back, however the work in it ends.
+"""
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from router.config import KeyConfig, LimitsConfig
+from router.errors import Overloaded
+from router.policy.fairqueue import FairQueue, Ticket
+
+Clock = Callable[[], float]
+
+
+@dataclass(slots=True)
+class Place:
+    """A place in front of a model's worker. Its holder says how many tokens it really used."""
+
+    position: int  # of how many it had to wait for
+    waited: float  # seconds
+    num_tokens: float | None = None  # None: as estimated
+
+
+class Admission:
+    """The lines of all models."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._queues: dict[str, FairQueue] = {}
+        self._waiters: dict[Ticket, asyncio.Future[None]] = {}
+
+    @asynccontextmanager
+    async def place(
+        self, model: str, key: KeyConfig, cost: float, capacity: int, limits: LimitsConfig, *, patient: bool = False
+    ) -> AsyncIterator[Place]:
+        """Holds a place of the model, waiting for it in line. Raises Overloaded if the line is full or too slow.
+
+        `capacity` is how many may be at the model at once. A `patient` request joins even a full line: it belongs to
+        one that was admitted already.
+        """
+        queue = self._queues.setdefault(model, FairQueue())
+        queue.capacity = capacity
+        ticket = Ticket(key.name, cost, key.weight, key.priority)
+        if queue.num_waiting >= limits.queue and queue.num_running >= max(capacity, 1) and not patient:
+            raise full(model, queue, limits)
+        arrived = self._clock()
+        position = await self._admitted(model, queue, ticket, limits)
+        place = Place(position, self._clock() - arrived)
+        try:
+            yield place
+        finally:
+            queue.finish(ticket, cost if place.num_tokens is None else place.num_tokens, self._clock())
+            self._wake(queue)
+
+    def is_idle(self, model: str) -> bool:
+        """Whether nobody waits in front of the model."""
+        return self.num_waiting(model) == 0
+
+    def num_waiting(self, model: str) -> int:
+        """Requests that wait in front of the model."""
+        queue = self._queues.get(model)
+        return queue.num_waiting if queue is not None else 0
+
+    async def _admitted(self, model: str, queue: FairQueue, ticket: Ticket, limits: LimitsConfig) -> int:
+        """Returns once the ticket has its place, with the number of those it had to wait for."""
+        queue.join(ticket)
+        waiter = self._waiters[ticket] = asyncio.get_running_loop().create_future()
+        self._wake(queue)
+        if waiter.done():
+            return 0
+        position = queue.position(ticket)
+        try:
+            async with asyncio.timeout(limits.queue_timeout):
+                await waiter
+        except BaseException as error:
+            self._give_up(queue, ticket)
+            if isinstance(error, TimeoutError):
+                raise too_slow(model, queue, limits) from None
+            raise
+        return position + 1
+
+    def _wake(self, queue: FairQueue) -> None:
+        """Gives free places to those who are next."""
+        while ticket := queue.next(self._clock()):
+            waiter = self._waiters.pop(ticket)
+            if not waiter.done():  # else it is being cancelled, and gives its place back itself
+                waiter.set_result(None)
+
+    def _give_up(self, queue: FairQueue, ticket: Ticket) -> None:
+        """Takes out a ticket that waits, or gives back the place it was given while it was being cancelled."""
+        if self._waiters.pop(ticket, None) is not None:
+            queue.leave(ticket)
+        else:
+            queue.give_back(ticket)
+        self._wake(queue)
+
+
+def full(model: str, queue: FairQueue, limits: LimitsConfig) -> Overloaded:
+    """The line is as long as it may be."""
+    wait = queue.wait_seconds(queue.num_waiting)
+    message = f"{queue.num_waiting} requests wait for model '{model}' already, as many as may (limits.queue)"
+    return Overloaded(message, math.ceil(wait), headers=_headers(queue.num_waiting + 1, wait))
+
+
+def too_slow(model: str, queue: FairQueue, limits: LimitsConfig) -> Overloaded:
+    """The wait was longer than allowed."""
+    wait = queue.wait_seconds(queue.num_waiting)
+    message = f"model '{model}' had no place within {limits.queue_timeout:g} s (limits.queue-timeout)"
+    return Overloaded(message, math.ceil(wait), headers=_headers(queue.num_waiting + 1, wait))
+
+
+def _headers(position: int, wait: float) -> dict[str, str]:
+    return {"x-corral-queue-position": str(position), "x-corral-queue-wait-ms": str(math.ceil(wait * 1000))}

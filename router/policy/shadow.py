@@ -1,0 +1,106 @@
+"""Copies of requests to a second model, whose answers are compared with the first one's and thrown away.
+
+Used by call.py. A copy begins when the first answer does, with the seed in force, and only if nobody waits for the
+second model; it never delays the client. The log tells whether the answers were the same and where they parted, never
+what they said. Invariant: whatever happens to a copy, the client's answer is what it would have been without it.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from protos import inference_pb2 as pb
+from router.config import KeyConfig, LimitsConfig
+from router.dispatch import Attempt, Dispatcher, Turn
+from router.errors import RouterError
+from router.policy.aliases import Route
+
+log = logging.getLogger("corral.shadow")
+
+MAX_COPIES = 4  # at the same time; more are left out
+SHADOW_KEY = KeyConfig("shadow", b"", priority=-1000)
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What one model said."""
+
+    texts: list[str] = field(default_factory=list)
+    num_tokens: int = 0
+    finished: asyncio.Event = field(default_factory=asyncio.Event)
+    complete: bool = False
+
+    def add(self, reply: pb.GenerateReply) -> None:
+        if reply.HasField("delta"):
+            self.texts.append(reply.delta.text)
+            self.num_tokens += len(reply.delta.tokens)
+        elif reply.HasField("finished"):
+            self.complete = True
+
+
+class Shadows:
+    """The copies under way."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self._copies: set[asyncio.Task[None]] = set()
+
+    def beside(
+        self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        """The replies as they are; where the route has a shadow, it gets a copy of the message."""
+        return replies if route.shadow is None else self._shadowed(route, message, replies)
+
+    async def _shadowed(
+        self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
+    ) -> AsyncGenerator[pb.GenerateReply, None]:
+        answer = _Answer()
+        try:
+            async with aclosing(replies):
+                async for reply in replies:
+                    if reply.HasField("started"):
+                        self._begin(route, message, reply.started.seed, answer)
+                    answer.add(reply)
+                    yield reply
+        finally:
+            answer.finished.set()
+
+    def _begin(self, route: Route, message: pb.GenerateRequest, seed: int, answer: _Answer) -> None:
+        if route.shadow is None or len(self._copies) >= MAX_COPIES or not self._dispatcher.is_idle(route.shadow):
+            return
+        copy = pb.GenerateRequest()
+        copy.CopyFrom(message)
+        copy.request_id += "-shadow"
+        copy.sampling.seed, copy.sampling.has_seed = seed, True
+        task = asyncio.create_task(self._run(route, route.shadow, copy, answer))
+        self._copies.add(task)
+        task.add_done_callback(self._copies.discard)
+
+    async def _run(self, route: Route, model: str, copy: pb.GenerateRequest, answer: _Answer) -> None:
+        shadowed = _Answer()
+        try:
+            turn = Turn(SHADOW_KEY, LimitsConfig(), 0)
+            async with aclosing(self._dispatcher.generate(Attempt(model), copy, turn)) as replies:
+                async for reply in replies:
+                    shadowed.add(reply)
+        except RouterError as error:
+            log.warning("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, error.message)
+            return
+        except Exception:
+            log.exception("shadow of %s on %s, request %s failed", route.alias, model, copy.request_id)
+            return
+        await answer.finished.wait()
+        if answer.complete:
+            outcome = _compared(answer, shadowed)
+            log.info("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, outcome)
+
+
+def _compared(answer: _Answer, shadowed: _Answer) -> str:
+    ours, theirs = "".join(answer.texts), "".join(shadowed.texts)
+    if ours == theirs:
+        return f"the same {len(ours)} characters"
+    pairs = enumerate(zip(ours, theirs, strict=False))
+    parted = next((index for index, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
+    return f"differs from character {parted} on, {answer.num_tokens} and {shadowed.num_tokens} tokens"

@@ -1,0 +1,1 @@
+"""A worker as the gateway calls it: one channel, one stream, its errors, its places and prefixes."""

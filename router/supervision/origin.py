@@ -1,0 +1,57 @@
+"""Where the processes of a model's workers come from: each is a program started anew, or a nursery forks them.
+
+Made by workers.Workers for one configuration of a model; supervisor.WorkerProcess spawns from it, life after life.
+Invariant: no worker gets a secret of the gateway's, or settings that are meant for the gateway.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from router.config import ModelConfig, SupervisionConfig
+from router.supervision.nursery import Nursery
+from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans
+
+_SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+
+
+class Origin(Protocol):
+    """Of the workers that may take each other's place."""
+
+    async def spawn(self, arguments: Sequence[str], token: str, on_line: Callable[[str], None]) -> Child:
+        """A worker with this command line, whose callers must present `token`. Raises OSError, NurseryEnded."""
+
+    async def close(self) -> None:
+        """Ends what was started for it. Its workers live on."""
+
+
+class Program:
+    """A new process for every worker."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._command = command
+        self._environment = environment
+
+    async def spawn(self, arguments: Sequence[str], token: str, on_line: Callable[[str], None]) -> Child:
+        return await Child.spawn([*self._command, *arguments], {**self._environment, TOKEN_VARIABLE: token}, on_line)
+
+    async def close(self) -> None:
+        pass
+
+
+def origin_of(model: ModelConfig, config: SupervisionConfig) -> Origin:
+    """The model's, as the configuration and the system allow."""
+    environment = worker_environment(os.environ)
+    if not config.nursery or not adopt_orphans():
+        return Program(config.worker_command, environment)
+    command = [*config.worker_command, "-m", str(model.path), *model.worker_arguments]
+    return Nursery(model.name, command, environment)
+
+
+def worker_environment(inherited: Mapping[str, str]) -> dict[str, str]:
+    """Ours without secrets and without settings meant for the gateway."""
+    return {
+        name: value
+        for name, value in inherited.items()
+        if not name.endswith(_SECRET_VARIABLES) and not name.startswith("LLAMA_")
+    }

@@ -1,0 +1,96 @@
+"""What a model is thought to take, against the worker's own sizes and against a worker with a full cache."""
+
+import asyncio
+import random
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from protos import inference_pb2 as pb
+from router.config import ModelConfig, SupervisionConfig
+from router.fleet.fleet import Fleet
+from router.fleet.footprint import BLOCK, CACHE_BYTES, PROCESS_BYTES, Footprint, footprint, worker_bytes
+from router.options.workersettings import CACHE_TYPES
+from router.rpc.replica import Replica
+from tests.models import smollm2
+from tests.tiny_models import MODELS, write_model
+from worker.kernels import cache_types
+
+NUMBERS = {
+    "block_count": 10, "attention.head_count": 8, "attention.head_count_kv": 2, "embedding_length": 512,
+    "feed_forward_length": 1024, "context_length": 4096,
+}  # fmt: skip
+
+
+def bytes_for(*arguments: str) -> int:
+    return worker_bytes(NUMBERS, (*arguments, "--parallel", "1", "--threads", "1"))
+
+
+@pytest.mark.parametrize("name", CACHE_TYPES)
+def test_a_value_in_the_cache_has_the_size_that_workers_give_it(name: str) -> None:
+    assert CACHE_BYTES[name] * BLOCK * 64 == cache_types.CACHE_TYPES[name].page_bytes(64)
+
+
+def test_the_cache_grows_with_the_context_and_with_its_types() -> None:
+    per_position = 10 * 2 * 64 * (2 + 2) + 2 * 64 * 4
+    assert bytes_for("--ctx-size", "3072") - bytes_for("--ctx-size", "2048") == 1024 * per_position
+    assert bytes_for() - bytes_for("--ctx-size", "2048") == 2048 * per_position, "else that of the training"
+    both = ("--cache-type-k", "f32", "--cache-type-v", "q8_0")
+    saved = (4096 + 16) * 10 * 2 * 64 * (2 + 2 - 4 - 34 / 32)
+    assert bytes_for() - bytes_for(*both) == int(saved)
+    for_sixteen = worker_bytes(NUMBERS, ("--threads", "1"))
+    assert for_sixteen - bytes_for() == 15 * 16 * per_position, "a block for each sequence"
+
+
+def test_a_step_takes_more_with_threads_tokens_and_experts() -> None:
+    plain = bytes_for()
+    assert bytes_for("--ubatch-size", "256") < plain == bytes_for("--ubatch-size", "512")
+    assert worker_bytes(NUMBERS, ("--parallel", "1", "--threads", "2")) - plain == 512 * 1024 * 5
+    experts = NUMBERS | {"expert_used_count": 4}
+    assert worker_bytes(experts, ("--parallel", "1", "--threads", "1")) > plain
+
+
+def test_replicas_share_the_weights_unless_each_reads_its_own(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "tiny.gguf", MODELS["llama"])
+    size = path.stat().st_size
+    mapped = footprint(ModelConfig(path, ("a",)))
+    assert mapped.shared == size and mapped.of(3) == size + 3 * mapped.each
+    assert footprint(ModelConfig(path, ("a",), ("--no-mmap",))) == Footprint(0, mapped.each + size)
+
+
+def test_a_file_that_tells_nothing_counts_with_its_size(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(bytes(1000))
+    assert footprint(ModelConfig(tmp_path / "a.gguf", ("a",))) == Footprint(1000, PROCESS_BYTES)
+    assert footprint(ModelConfig(tmp_path / "absent.gguf", ("a",))) == Footprint(0, PROCESS_BYTES)
+
+
+def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
+    config = ModelConfig(write_model(tmp_path / "tiny.gguf", MODELS["smollm"]), ("a",))
+    before = footprint(config)
+    write_model(config.path, MODELS["gemma2, 46 layers"])
+    assert footprint(config).each > before.each
+
+
+@pytest.mark.anyio
+@pytest.mark.timeout(600)
+async def test_a_worker_with_a_full_cache_takes_what_was_foretold() -> None:
+    model = ModelConfig(smollm2(), ("a",), ("--ctx-size", "2048", "--parallel", "1"))
+    async with Fleet([model], SupervisionConfig()) as fleet:
+        async with asyncio.timeout(280):
+            while not fleet.open("a"):
+                await fleet.change()
+        [replica] = fleet.open("a")
+        await fill(replica, 2040)
+        taken = (await replica.stats(pb.StatsRequest())).resident_bytes
+    assert taken == pytest.approx(footprint(model).of(1), rel=0.2)
+
+
+async def fill(replica: Replica, num_tokens: int) -> None:
+    """The cache with one long prompt."""
+    dice = random.Random(1)
+    tokens = pb.TokenIds(ids=[dice.randrange(100, 40000) for _ in range(num_tokens)])
+    prompt = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(tokens=tokens)]))
+    async with aclosing(replica.generate(pb.GenerateRequest(prompt=prompt, max_tokens=1))) as replies:
+        async for _ in replies:
+            pass

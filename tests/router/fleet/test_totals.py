@@ -1,0 +1,24 @@
+from protos import inference_pb2 as pb
+from router.fleet.totals import ADDED, total
+
+A = pb.StatsReply(
+    num_steps=1, num_running=2, busy=True, step_bounds=[0.1], step_counts=[3, 4], expected_wait=5.0, longest_sequence=9
+)
+B = pb.StatsReply(num_steps=10, num_waiting=20, step_bounds=[0.1], step_counts=[30, 40], expected_wait=0.5)
+
+
+def test_one_reply_is_its_own_total() -> None:
+    assert total([A]) == A
+
+
+def test_replicas_count_together() -> None:
+    together = total([A, B])
+    assert (together.num_steps, together.num_running, together.num_waiting, together.busy) == (11, 2, 20, True)
+    assert (list(together.step_bounds), list(together.step_counts), together.expected_wait) == ([0.1], [33, 44], 0.5)
+    assert together.longest_sequence == 9
+    assert A.num_steps == 1
+
+
+def test_every_field_has_a_way_to_be_put_together() -> None:
+    names = {field.name for field in pb.StatsReply.DESCRIPTOR.fields}
+    assert names == {*ADDED, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}

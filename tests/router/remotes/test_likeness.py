@@ -1,0 +1,45 @@
+import pytest
+
+from protos import inference_pb2 as pb
+from router.remotes.likeness import misfit
+
+REFERENCE = {
+    "architecture": "llama",
+    "file_type": "Q4_1",
+    "num_parameters": 1000,
+    "size_bytes": 600,
+    "vocab_type": 2,
+    "vocab_size": 320,
+    "chat_template": "{{ messages }}",
+    "name": "One",
+    "identity": b"\x01" * 32,
+}
+
+
+def told(**changes: object) -> pb.DescribeReply:
+    return pb.DescribeReply(**{**REFERENCE, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"architecture": "qwen2"}, "architecture qwen2, theirs llama"),
+        ({"file_type": "Q8_0"}, "weights Q8_0, theirs Q4_1"),
+        ({"size_bytes": 601}, "bytes of weights 601, theirs 600"),
+        ({"vocab_size": 321}, "tokeniser 2/321, theirs 2/320"),
+        ({"chat_template": "x"}, "chat template 2d711642, theirs "),
+        ({"name": "Two"}, "name Two, theirs One"),
+        ({"identity": b"\x02" * 32}, "02020202, theirs 01010101"),
+    ],
+)
+def test_another_model_is_told_with_both_values(changes: dict[str, object], reason: str) -> None:
+    assert reason in misfit(told(**changes), told())
+
+
+def test_hosts_may_differ_in_what_does_not_change_answers() -> None:
+    there = told(num_threads=64, instruction_set="avx512-vnni", num_parallel=32, context_length=9, model_path="/x")
+    assert misfit(there, told()) == ""
+
+
+def test_a_worker_that_does_not_tell_what_it_computes_is_judged_by_the_rest() -> None:
+    assert misfit(told(identity=b""), told()) == ""

@@ -1,0 +1,142 @@
+"""Which workers come from the same nursery, and when that goes: mock workers, of which real nurseries fork each."""
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from router.config import ModelConfig, ResidencyConfig
+from router.errors import ModelFailed
+from router.fleet.fleet import Fleet
+from router.fleet.lifecycle import ModelState
+from router.supervision.origin import worker_environment
+from tests.router.mocks import SUPERVISION, until
+from tests.router.test_supervisor import dispatcher, text_of
+
+pytestmark = pytest.mark.anyio
+
+FORKING = replace(SUPERVISION, nursery=True)
+MODEL = ModelConfig(Path("/models/a.gguf"), ("a",), replicas=2)
+
+
+@asynccontextmanager
+async def fleet(*models: ModelConfig) -> AsyncIterator[Fleet]:
+    async with Fleet(models, FORKING) as started:
+        yield started
+
+
+def pids(fleet: Fleet) -> list[int | None]:
+    return [replica.pid for replica in fleet.replicas("a")]
+
+
+def nurseries() -> set[int]:
+    return {child.pid for child in psutil.Process().children() if name_of(child) == "corral-nursery"}
+
+
+def name_of(process: psutil.Process) -> str:
+    """Empty if it has just ended."""
+    try:
+        return process.name()
+    except psutil.NoSuchProcess:
+        return ""
+
+
+async def until_ready(fleet: Fleet, num_replicas: int = 2) -> None:
+    await until(lambda: [each.state for each in fleet.replicas("a")] == [ModelState.READY] * num_replicas)
+
+
+async def kill_first(fleet: Fleet) -> None:
+    """Kills the first replica and waits for its return."""
+    [killed, *_] = pids(fleet)
+    assert killed is not None
+    num_restarts = fleet.replicas("a")[0].num_restarts
+    os.kill(killed, signal.SIGKILL)
+    await until(lambda: fleet.replicas("a")[0].num_restarts == num_restarts + 1)
+    await until_ready(fleet)
+    assert pids(fleet)[0] not in (None, killed)
+
+
+async def test_a_killed_replica_comes_back_from_the_nursery_and_leaves_the_other_alone() -> None:
+    async with fleet(MODEL) as started:
+        await until_ready(started)
+        [nursery], (_, other) = nurseries(), pids(started)
+        await kill_first(started)
+        assert nurseries() == {nursery}
+        assert pids(started)[1] == other
+        assert [replica.num_restarts for replica in started.replicas("a")] == [1, 0]
+        assert await text_of(dispatcher(started), "stop_at=2") == "w0 w1"
+
+
+async def test_nobody_misses_a_nursery_that_is_killed() -> None:
+    async with fleet(MODEL) as started:
+        await until_ready(started)
+        [nursery], before = nurseries(), pids(started)
+        os.kill(nursery, signal.SIGKILL)
+        await until(lambda: not nurseries())
+        assert pids(started) == before
+        assert await text_of(dispatcher(started), "stop_at=2") == "w0 w1"
+        await kill_first(started)
+        assert nurseries() not in (set(), {nursery})
+        assert [replica.num_restarts for replica in started.replicas("a")] == [1, 0]
+
+
+async def test_more_replicas_come_from_the_same_nursery_and_other_settings_from_another() -> None:
+    async with fleet(MODEL) as started:
+        await until_ready(started)
+        first, before = nurseries(), pids(started)
+        started.apply([replace(MODEL, replicas=3)], ResidencyConfig())
+        await until_ready(started, 3)
+        assert nurseries() == first
+        assert pids(started)[:2] == before
+        started.apply([replace(MODEL, worker_arguments=("--ctx-size", "1"))], ResidencyConfig())
+        await until(lambda: len(pids(started)) == 2 and not {*pids(started)} & {*before})
+        await until(lambda: len(nurseries()) == 1 and nurseries() != first)
+        await until_ready(started)
+
+
+async def test_a_model_that_is_unloaded_takes_its_nursery_along() -> None:
+    async with fleet(MODEL) as started:
+        await until_ready(started)
+        started.unload("a")
+        await until(lambda: started.status("a").state is ModelState.UNLOADED)
+        await until(lambda: not nurseries())
+
+
+async def test_leaving_ends_workers_and_nurseries() -> None:
+    async with fleet(MODEL, replace(MODEL, names=("b",), worker_arguments=("--ignore-sigterm",))) as started:
+        await until_ready(started)
+        assert len(nurseries()) == 2
+    assert not {"corral-nursery", "corral-worker"} & {name_of(child) for child in psutil.Process().children()}
+
+
+async def test_leaving_does_not_wait_for_a_nursery_that_loads() -> None:
+    started = Fleet([replace(MODEL, worker_arguments=("--load-slowly",))], FORKING)
+    async with started:
+        await until(lambda: bool(nurseries()))
+    assert not nurseries()
+
+
+async def test_a_model_that_a_nursery_cannot_read_fails_with_its_words() -> None:
+    async with fleet(replace(MODEL, worker_arguments=("--bad-model", "a"))) as started:
+        await until(lambda: started.status("a").state is ModelState.FAILED)
+        await until(lambda: {replica.state for replica in started.replicas("a")} == {ModelState.FAILED})
+        with pytest.raises(ModelFailed, match=r"/models/a.gguf: not a GGUF file"):
+            await started.ready("a")
+
+
+async def test_a_nursery_that_always_crashes_is_started_a_bounded_number_of_times() -> None:
+    hasty = replace(FORKING, first_delay=0.001, longest_delay=0.001, max_crashes=2)
+    async with Fleet([replace(MODEL, replicas=1, worker_arguments=("--exit-code", "3"))], hasty) as started:
+        await until(lambda: started.status("a").state is ModelState.FAILED)
+        assert started.status("a").reason == "exit status 3"
+        assert started.replicas("a")[0].num_restarts == 3
+
+
+def test_no_worker_gets_a_secret() -> None:
+    inherited = {"HF_TOKEN": "x", "LLAMA_ARG_PORT": "1", "MY_PASSWORD": "x", "PATH": "/bin"}
+    assert worker_environment(inherited) == {"PATH": "/bin"}

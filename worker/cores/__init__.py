@@ -1,0 +1,1 @@
+"""The processor shared with other workers: turns, and where threads run."""
