@@ -7,8 +7,8 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as collecto
 
 from tests.e2e.serving import serving, until
 from tests.models import smollm2
-from tests.router.test_spans import http_collector
-from tests.router.test_traces import PARENT, SPAN, TRACE
+from tests.router.observe.test_spans import http_collector
+from tests.router.observe.test_traces import PARENT, SPAN, TRACE
 
 pytestmark = pytest.mark.timeout(600)
 

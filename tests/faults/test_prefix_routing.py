@@ -17,7 +17,7 @@ from router.fleet.fleet import Fleet
 from router.policy.balancer import Choice
 from router.rpc.replica import Replica
 from tests.router.mocks import until
-from tests.router.test_supervisor import TURN, dispatcher
+from tests.router.supervision.test_supervisor import TURN, dispatcher
 from tests.tiny_models import MODELS, write_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]

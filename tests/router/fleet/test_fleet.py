@@ -21,7 +21,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 from router.rpc.replica import Replica
 from tests.router.mocks import DEADLINE, SUPERVISION, until
-from tests.router.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,7 @@ from router.keys.keys import full_key
 from router.observe import logs
 from tests.router.gateways import config, running
 from tests.router.mocks import until
-from tests.router.test_traces import PARENT, TRACE
+from tests.router.observe.test_traces import PARENT, TRACE
 
 pytestmark = pytest.mark.anyio
 

@@ -25,7 +25,7 @@ from router.observe.spans import SpanTraces
 from router.observe.traces import exporting
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import until
-from tests.router.test_traces import PARENT, SPAN, TRACE, told
+from tests.router.observe.test_traces import PARENT, SPAN, TRACE, told
 
 pytestmark = pytest.mark.anyio
 

@@ -17,7 +17,7 @@ from router.fleet.lifecycle import ModelState, ReplicaStatus
 from router.remotes.remoteset import World
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.remote_workers import TOKEN, Names, model, remotes
-from tests.router.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
 
 pytestmark = pytest.mark.anyio
 

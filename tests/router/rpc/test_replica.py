@@ -5,7 +5,7 @@ from router import errors
 from router.fleet.fleet import Fleet
 from router.rpc.replica import Replica
 from tests.router.mocks import SUPERVISION, until
-from tests.router.test_supervisor import model, request
+from tests.router.supervision.test_supervisor import model, request
 
 pytestmark = pytest.mark.anyio
 

@@ -16,7 +16,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.supervision.origin import worker_environment
 from tests.router.mocks import SUPERVISION, until
-from tests.router.test_supervisor import dispatcher, text_of
+from tests.router.supervision.test_supervisor import dispatcher, text_of
 
 pytestmark = pytest.mark.anyio
 
