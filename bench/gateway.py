@@ -1,10 +1,11 @@
 """What the gateway costs: time it adds to a request, requests it carries, processor time for each streamed token.
 
-    python -m bench.gateway [--rounds 5] [--seconds 3] [--litellm PATH]
+    python -m bench.gateway [--rounds 5] [--seconds 3] [--nginx] [--litellm PATH]
 
 A mock worker stands behind it, which computes nothing, so that all that is left is the way of a request. Added latency
 is the time through the gateway less that of the same call made to the worker directly, both at the same calm rate over
-the same number of connections; LiteLLM's proxy stands in front of the gateway, and is charged what it adds to it.
+the same number of connections. nginx, with the shipped configuration, and LiteLLM's proxy each stand in front of the
+gateway, and are charged what they add to it.
 Invariant: figures that are compared come from the same round, with the servers taking turns within it.
 """
 
@@ -13,6 +14,7 @@ import asyncio
 import json
 import os
 import socket
+import ssl
 import statistics
 import subprocess
 import sys
@@ -30,6 +32,7 @@ import uvloop
 from bench.load import percentile
 from protos import inference_pb2 as pb
 from router.rpc.replica import Replica
+from tests.nginx.proxy import proxy
 
 _PATH = "/v1/chat/completions"
 _START_SECONDS = 300.0
@@ -44,6 +47,10 @@ class Server:
     name: str
     port: int
     processes: tuple[psutil.Process, ...]
+    tls: ssl.SSLContext | None = None
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        return await asyncio.open_connection("localhost", self.port, ssl=self.tls)
 
 
 @dataclass(slots=True)
@@ -68,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         worker = stack.enter_context(_worker(folder))
         servers = [stack.enter_context(_corral(folder))]
+        if options.nginx:
+            servers.append(stack.enter_context(_nginx(folder, servers[0])))
         if options.litellm:
             servers.append(stack.enter_context(_litellm(options.litellm, folder, servers[0])))
         uvloop.run(_rounds(worker, servers, options, found))
@@ -83,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests of a connection")
     parser.add_argument("--streams", type=int, default=16, metavar="N")
     parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of each stream")
+    parser.add_argument("--nginx", action="store_true", help="measure it beside, with TLS, as nginx/corral.conf has it")
     parser.add_argument("--litellm", type=Path, metavar="PATH", help="its program, to be measured beside")
     return parser
 
@@ -94,7 +104,7 @@ async def _rounds(
     await replica.serving()
     try:
         for number in range(options.rounds + 1):  # the first one warms up
-            before = await _latencies(lambda: _direct(replica), options)
+            before = direct = await _latencies(lambda: _direct(replica), options)
             for server in servers:
                 through = await _latencies(await _caller(server, options), options)
                 figures = found.setdefault(server.name, Figures.none()) if number else Figures.none()
@@ -104,7 +114,7 @@ async def _rounds(
                 figures.rate.append(rate)
                 figures.per_request.append(cost)
                 figures.per_token.append(await _per_token(server, options))
-                before = through  # the next one stands in front of this one
+                before = through if before is direct else before  # the others stand in front of the first
             print(f"round {number}/{options.rounds}", file=sys.stderr, flush=True)
     finally:
         await replica.close()
@@ -150,7 +160,7 @@ async def _per_token(server: Server, options: argparse.Namespace) -> list[float]
     """Microseconds of each process for a streamed token."""
     before = _used(server)
     body = _body(options.tokens, stream=True)
-    await asyncio.gather(*(_stream(server.port, body) for _ in range(options.streams)))
+    await asyncio.gather(*(_stream(server, body) for _ in range(options.streams)))
     return _each(before, _used(server), options.streams * options.tokens)
 
 
@@ -179,7 +189,7 @@ async def _caller(server: Server, options: argparse.Namespace) -> Callable[[], A
     """A call over one of the connections, which stay open."""
     free: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.LifoQueue()
     for _ in range(options.connections):
-        free.put_nowait(await asyncio.open_connection("127.0.0.1", server.port))
+        free.put_nowait(await server.connect())
     request = _body(1, stream=False)
 
     async def call() -> None:
@@ -195,8 +205,8 @@ async def _caller(server: Server, options: argparse.Namespace) -> Callable[[], A
     return call
 
 
-async def _stream(port: int, request: bytes) -> None:
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+async def _stream(server: Server, request: bytes) -> None:
+    reader, writer = await server.connect()
     writer.write(request)
     rest = b""
     while b"data: [DONE]" not in rest:
@@ -243,6 +253,15 @@ def _corral(folder: Path) -> Iterator[Server]:
     with _running([*command, "--worker-command", _MOCK]) as gateway:
         _wait(f"http://127.0.0.1:{port}/health")
         yield Server("corral", port, (gateway, *gateway.children()))
+
+
+@contextmanager
+def _nginx(folder: Path, behind: Server) -> Iterator[Server]:
+    gateway = f"127.0.0.1:{behind.port}"
+    with proxy(folder, [gateway, gateway]) as running:
+        master = psutil.Process(running.process.pid)
+        tls = ssl.create_default_context(cafile=str(folder / "corral.crt"))
+        yield Server("nginx", int(running.url.rpartition(":")[2]), tuple(master.children()), tls)
 
 
 @contextmanager
