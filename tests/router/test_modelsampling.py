@@ -34,23 +34,22 @@ forced = { temperature = 0.25 }
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path) -> Path:
     for name in ("hot", "cold"):
         (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
     (tmp_path / "corral.toml").write_text(TOML)
-    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 async def gateway(folder: Path) -> AsyncIterator[Gateway]:
-    read = configured()
+    read = configured(folder)
     async with running(config(models=read.models, aliases=read.aliases)) as started:
         yield started
 
 
-def configured(line: str = "") -> GatewayConfig:
-    given = parse(line.split(), {})
+def configured(folder: Path, *arguments: str) -> GatewayConfig:
+    given = parse(["--config", str(folder / "corral.toml"), *arguments], {})
     return gateway_config(given, (), load(given))
 
 
@@ -91,7 +90,7 @@ async def test_properties_show_what_a_silent_request_gets(gateway: Gateway) -> N
 async def test_a_reload_changes_them_without_a_new_worker(gateway: Gateway, folder: Path) -> None:
     before = gateway.app.state.fleet.replicas("hot")[0].pid
     (folder / "corral.toml").write_text(TOML.replace("temp = 0.9", "temp = 0.8"))
-    again = configured()
+    again = configured(folder)
     changes = reload(gateway.app, lambda: config(models=again.models, aliases=again.aliases))
     assert list(map(str, changes)) == ["model hot (sampling): in place"]
     assert await told(gateway, "chat", "hot") == "0.8"
@@ -99,16 +98,16 @@ async def test_a_reload_changes_them_without_a_new_worker(gateway: Gateway, fold
 
 
 def test_a_flag_of_the_command_line_comes_before_the_file(folder: Path) -> None:
-    assert {model.name: model.sampling["temperature"] for model in configured("--temp 0.7").models} == {
+    assert {model.name: model.sampling["temperature"] for model in configured(folder, "--temp", "0.7").models} == {
         "hot": 0.7,
         "cold": 0.7,
     }
 
 
 def test_presets_may_set_them_too(folder: Path) -> None:
-    (folder / "presets.ini").write_text("[*]\ntop-k = 5\n[other]\nmodel = cold.gguf\ntemp = 0.6\n")
-    (folder / "corral.toml").unlink()
-    [model] = configured("--models-preset presets.ini").models
+    (folder / "presets.ini").write_text(f"[*]\ntop-k = 5\n[other]\nmodel = {folder}/cold.gguf\ntemp = 0.6\n")
+    (folder / "corral.toml").write_text("")
+    [model] = configured(folder, "--models-preset", str(folder / "presets.ini")).models
     assert (model.name, model.sampling) == ("other", {"temperature": 0.6, "top_k": 5})
 
 
@@ -116,4 +115,4 @@ def test_a_wrong_one_is_refused_with_its_line(folder: Path) -> None:
     (folder / "corral.toml").write_text(TOML.replace("temp = 0.9", 'temp = "warm"'))
     wrong = r"corral\.toml:7: models\.hot\.worker\.temp must be a number, but is 'warm'"
     with pytest.raises(CommandError, match=wrong):
-        configured()
+        configured(folder)
