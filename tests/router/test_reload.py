@@ -38,7 +38,15 @@ def pid(gateway: Gateway, name: str) -> int | None:
 def workers_in(gateway: Gateway) -> list[psutil.Process]:
     """Those whose sockets are in this gateway's folder."""
     folder = str(Path(gateway.app.state.fleet.open("same")[0].address.removeprefix("unix:")).parent)
-    return [child for child in psutil.Process().children() if any(folder in word for word in child.cmdline())]
+    return [child for child in psutil.Process().children() if any(folder in word for word in words(child))]
+
+
+def words(process: psutil.Process) -> list[str]:
+    """Its command line; none if it has just ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 async def client(gateway: Gateway, names: Sequence[str], ended: asyncio.Event, answers: list[tuple[int, str]]) -> None:

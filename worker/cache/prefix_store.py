@@ -14,7 +14,7 @@ from pathlib import Path
 
 from worker.cache.kv_file import Unusable, read, write
 
-log = logging.getLogger("worker.cache.prefix_store")
+log = logging.getLogger("worker.prefix_store")
 
 _SUFFIX = ".kv"
 _HEADER_ROOM = 1024  # bytes of a file besides the block's own

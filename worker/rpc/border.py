@@ -14,7 +14,7 @@ import grpc
 from protos import inference_pb2 as pb
 from worker.errors import ContextExceeded, InvalidRequest, NotSupported, Overloaded, Unavailable
 
-log = logging.getLogger("worker.rpc.service")
+log = logging.getLogger("worker.service")
 
 ERROR_DETAIL_KEY = "corral-error-bin"
 _TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)

@@ -21,7 +21,7 @@ from worker.rpc.loaded import LoadedModel
 from worker.rpc.service import Inference
 from worker.traces import Traces
 
-log = logging.getLogger("worker.rpc.server")
+log = logging.getLogger("worker.server")
 
 _MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _MAX_SOCKET_PATH = 107  # bytes of sun_path before its zero

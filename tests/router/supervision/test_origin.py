@@ -35,15 +35,16 @@ def pids(fleet: Fleet) -> list[int | None]:
 
 
 def nurseries() -> set[int]:
-    return {child.pid for child in psutil.Process().children() if name_of(child) == "corral-nursery"}
+    """Of mock workers; real ones of other tests may be about to end."""
+    return {child.pid for child in psutil.Process().children() if is_nursery(child)}
 
 
-def name_of(process: psutil.Process) -> str:
-    """Empty if it has just ended."""
+def is_nursery(process: psutil.Process) -> bool:
+    """Not if it has just ended."""
     try:
-        return process.name()
+        return process.name() == "corral-nursery" and "tests.router.mock_worker" in process.cmdline()
     except psutil.NoSuchProcess:
-        return ""
+        return False
 
 
 async def until_ready(fleet: Fleet, num_replicas: int = 2) -> None:

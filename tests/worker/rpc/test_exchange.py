@@ -152,8 +152,8 @@ async def test_a_drained_worker_ends_streams_after_their_calls(worker):
         worker.model.gate.clear()
         await client.begin(1, max_tokens=4)
         await worker.until(lambda stats: stats.num_running == 1)
-        drained = asyncio.create_task(worker.rpc.server.drain(DEADLINE))
-        while not worker.rpc.server._inference._entrance._draining:
+        drained = asyncio.create_task(worker.server.drain(DEADLINE))
+        while not worker.server._inference._entrance._draining:
             await asyncio.sleep(0.002)
         await client.begin(2)
         await client.until_ended(2)

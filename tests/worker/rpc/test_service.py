@@ -590,7 +590,7 @@ async def test_draining_refuses_new_requests_and_finishes_old_ones(worker):
     worker.model.gate.clear()
     call = worker.generate(max_tokens=5)
     await worker.until(lambda stats: stats.num_running == 1)
-    drained = asyncio.create_task(worker.rpc.server.drain(DEADLINE))
+    drained = asyncio.create_task(worker.server.drain(DEADLINE))
     async with asyncio.timeout(DEADLINE):
         while await worker.status() == health_pb2.HealthCheckResponse.SERVING:
             await asyncio.sleep(0.002)
@@ -606,7 +606,7 @@ async def test_what_outlives_the_grace_is_told_so(worker):
     worker.model.gate.clear()
     call = worker.generate(max_tokens=-1)
     await worker.until(lambda stats: stats.num_running == 1)
-    drained = asyncio.create_task(worker.rpc.server.drain(0.01))
+    drained = asyncio.create_task(worker.server.drain(0.01))
     async with asyncio.timeout(DEADLINE):
         while worker.engine._accepting:
             await asyncio.sleep(0.002)
