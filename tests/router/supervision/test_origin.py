@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -35,14 +35,18 @@ def pids(fleet: Fleet) -> list[int | None]:
 
 
 def nurseries() -> set[int]:
-    """Of mock workers; real ones of other tests may be about to end."""
-    return {child.pid for child in psutil.Process().children() if is_nursery(child)}
+    return mocks_named("corral-nursery")
 
 
-def is_nursery(process: psutil.Process) -> bool:
+def mocks_named(*names: str) -> set[int]:
+    """Of mock workers alone; real ones of other tests may be about to end."""
+    return {child.pid for child in psutil.Process().children() if is_mock(child, names)}
+
+
+def is_mock(process: psutil.Process, names: Sequence[str]) -> bool:
     """Not if it has just ended."""
     try:
-        return process.name() == "corral-nursery" and "tests.router.mock_worker" in process.cmdline()
+        return process.name() in names and "tests.router.mock_worker" in process.cmdline()
     except psutil.NoSuchProcess:
         return False
 
@@ -112,7 +116,7 @@ async def test_leaving_ends_workers_and_nurseries() -> None:
     async with fleet(MODEL, replace(MODEL, names=("b",), worker_arguments=("--ignore-sigterm",))) as started:
         await until_ready(started)
         assert len(nurseries()) == 2
-    assert not {"corral-nursery", "corral-worker"} & {name_of(child) for child in psutil.Process().children()}
+    assert not mocks_named("corral-nursery", "corral-worker")
 
 
 async def test_leaving_does_not_wait_for_a_nursery_that_loads() -> None:
