@@ -102,3 +102,11 @@ async def test_when_no_replica_can_take_it_the_client_is_told() -> None:
         [answer] = await streams.answers()
         assert answer.error is not None
         assert not answer.done and not answer.reasons
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_worker_that_is_ending_is_left_and_without_another_the_client_is_told(stream: bool) -> None:
+    async with gateway(supervision=replace(WATCHFUL, recovery_wait=0.2)) as started:
+        body = asking("refuse=UNAVAILABLE", stream=stream)
+        answer = await started.client.post("/v1/chat/completions", json=body)
+        assert (answer.status_code, answer.json()["error"]["type"]) == (503, "unavailable_error")

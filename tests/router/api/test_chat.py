@@ -152,7 +152,6 @@ def test_a_refusal_of_the_worker_before_the_first_reply_is_a_plain_error_even_fo
         ("INVALID_REQUEST", 400, "invalid_request_error"),
         ("NOT_SUPPORTED", 501, "not_supported_error"),
         ("OVERLOADED", 429, "rate_limit_error"),
-        ("UNAVAILABLE", 503, "unavailable_error"),
         ("INTERNAL", 500, "server_error"),
     ],
 )

@@ -72,6 +72,7 @@ def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     assert footprint(config).each > before.each
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.timeout(600)
 async def test_a_worker_with_a_full_cache_takes_what_was_foretold() -> None:
