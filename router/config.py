@@ -56,11 +56,6 @@ class ModelConfig:
     def name(self) -> str:
         return self.names[0]
 
-    @property
-    def num_processes(self) -> int:
-        """Workers that this gateway starts while the model is loaded."""
-        return self.replicas if self.path is not None else 0
-
     def loads_like(self, other: "ModelConfig") -> bool:
         """Whether a worker that was started for one serves the other as well."""
         return all(getattr(self, name) == getattr(other, name) for name in LOAD_FIELDS)

@@ -36,7 +36,7 @@ async def gateway_of(*models: ModelConfig) -> AsyncIterator[Gateway]:
     async with running(config) as gateway:
         fleet = gateway.app.state.fleet
         for each in models:
-            num_replicas = each.num_processes + len(each.workers)
+            num_replicas = (each.replicas if each.path else 0) + len(each.workers)
             await until(lambda name=each.name, number=num_replicas: len(fleet.open(name)) == number)
         yield gateway
 
