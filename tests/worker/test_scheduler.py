@@ -3,9 +3,10 @@ import random
 import numpy as np
 import pytest
 
+from worker.batch import Batch
 from worker.cache.kv_cache import BlockPool
 from worker.errors import Overloaded
-from worker.scheduler import LEAST_CHUNK, Batch, Limits, Scheduler
+from worker.scheduler import LEAST_CHUNK, Limits, Scheduler
 from worker.sequence import NO_PLACE, Sequence, Standing
 from worker.step_cost import Work
 

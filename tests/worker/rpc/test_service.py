@@ -608,7 +608,7 @@ async def test_what_outlives_the_grace_is_told_so(worker):
     await worker.until(lambda stats: stats.num_running == 1)
     drained = asyncio.create_task(worker.server.drain(0.01))
     async with asyncio.timeout(DEADLINE):
-        while worker.engine._accepting:
+        while worker.engine._inbox._is_open:
             await asyncio.sleep(0.002)
     worker.model.gate.set()
     with pytest.raises(grpc.aio.AioRpcError) as caught:
