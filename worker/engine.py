@@ -203,7 +203,7 @@ class Engine:
     def _commit(self, batch: Batch, seconds: float) -> set[Sequence]:
         """Notes what was computed. Returns the sequences that now lack their next token."""
         caught_up = set(self._scheduler.commit(batch, seconds))
-        longest = max((sequence.num_computed for sequence in batch.sequences), default=0)
+        longest = max([sequence.num_computed for sequence in batch.sequences], default=0)
         self._counters.count_step(self._guesses.seconds + seconds, len(batch.sequences), longest)
         return caught_up
 
