@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from worker.errors import GGUFError, ModelFileError
-from worker.gguf import GGUF, ValueType
+from worker.gguf import GGUF
+from worker.metadata import ValueType
 
 F32, F16, Q4_1 = 0, 1, 3
 ARRAY, STRING, U32, BOOL = ValueType.ARRAY, ValueType.STRING, ValueType.UINT32, ValueType.BOOL

@@ -17,7 +17,7 @@ from tests.worker.gguf.bytewise import (
     resident_bytes,
     text,
 )
-from worker.gguf import ValueType
+from worker.metadata import ValueType
 
 
 def test_tensors_cannot_be_written_to(path):

@@ -22,7 +22,8 @@ from tests.worker.gguf.bytewise import (
     u64,
 )
 from worker.errors import ModelFileError
-from worker.gguf import GGUF, ValueType
+from worker.gguf import GGUF
+from worker.metadata import ValueType
 from worker.quants import dequantize
 
 SEEDS = (

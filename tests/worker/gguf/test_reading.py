@@ -7,7 +7,8 @@ import pytest
 from tests.fixtures_gguf import byte_level_bpe, write_tiny_llama
 from tests.models import smollm2
 from tests.worker.gguf.bytewise import GOOD, STRINGS, Tensor, array, file, key, open_bytes, text, u32
-from worker.gguf import GGUF, ValueType
+from worker.gguf import GGUF
+from worker.metadata import ValueType
 from worker.quants import dequantize
 
 

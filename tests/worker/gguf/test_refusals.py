@@ -27,7 +27,8 @@ from tests.worker.gguf.bytewise import (
     u64,
 )
 from worker.errors import GGUFError, UnsupportedModel
-from worker.gguf import GGUF, ValueType
+from worker.gguf import GGUF
+from worker.metadata import ValueType
 from worker.quants import TYPES
 
 
