@@ -5,16 +5,13 @@ Called when a worker starts: by the loader (tensors), the tokenizer and the chat
 Python integers; nothing that is read afterwards can leave the mapping, and nothing was allocated that the file's size
 does not justify. A file that fails is refused with one line: its path, what is wrong, the number, the byte offset.
 
-Metadata values are int, float, bool or str (invalid UTF-8 replaced); arrays of numbers are NumPy arrays (read-only);
-**arrays of strings are list[bytes]**, because vocabularies hold pieces of characters. All outlive the file.
+Metadata outlives the file: see metadata.py for what its values are.
 """
 
 import mmap
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -24,52 +21,18 @@ from numpy.typing import NDArray
 
 from worker.cursor import UINT32, UINT64, Cursor, map_file, shown
 from worker.errors import GGUFError, ModelFileError, UnsupportedModel
+from worker.metadata import ALIGNMENT_KEY, MIN_KEY_BYTES, read_metadata
 from worker.quants import QuantType, quant_type
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
 MAX_DIMENSIONS = 4
-MAX_KEY_BYTES = 65535
 
-# The least that an entry can take, so that a count can be refused before the first entry is read.
-MIN_KEY_BYTES = 8 + 4 + 1  # name length, value type, value
+# The least that an entry can take, so that their count can be refused before the first is read.
 MIN_TENSOR_BYTES = 8 + 4 + 8 + 4 + 8  # name length, number of dimensions, one dimension, type, offset
 
 _PART_NAME = re.compile(r"(?P<stem>.*)-\d{5}-of-(?P<count>\d{5})\.gguf", re.DOTALL)
-
-
-class ValueType(IntEnum):
-    """The types of metadata values, by their ids in the file."""
-
-    UINT8 = 0
-    INT8 = 1
-    UINT16 = 2
-    INT16 = 3
-    UINT32 = 4
-    INT32 = 5
-    FLOAT32 = 6
-    BOOL = 7
-    STRING = 8
-    ARRAY = 9
-    UINT64 = 10
-    INT64 = 11
-    FLOAT64 = 12
-
-
-_NUMBERS: Mapping[ValueType, struct.Struct] = {
-    ValueType.UINT8: struct.Struct("<B"),
-    ValueType.INT8: struct.Struct("<b"),
-    ValueType.UINT16: struct.Struct("<H"),
-    ValueType.INT16: struct.Struct("<h"),
-    ValueType.UINT32: UINT32,
-    ValueType.INT32: struct.Struct("<i"),
-    ValueType.FLOAT32: struct.Struct("<f"),
-    ValueType.BOOL: struct.Struct("<B"),  # checked to be 0 or 1
-    ValueType.UINT64: UINT64,
-    ValueType.INT64: struct.Struct("<q"),
-    ValueType.FLOAT64: struct.Struct("<d"),
-}
 
 
 @dataclass(frozen=True)
@@ -145,8 +108,8 @@ class _Part:
         version = _read_version(cursor)
         num_tensors = cursor.count(MIN_TENSOR_BYTES, "tensors")
         num_keys = cursor.count(MIN_KEY_BYTES, "metadata keys")
-        metadata = _read_metadata(cursor, num_keys)
-        alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        metadata = read_metadata(cursor, num_keys)
+        alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
         tensors = _read_tensors(cursor, num_tensors, alignment, number)
         part = cls(cursor.path, cursor.data, version, metadata, tensors)
         part.release(0, cursor.offset)
@@ -169,63 +132,6 @@ def _read_version(cursor: Cursor) -> int:
     if version and version % 65536 == 0:
         raise cursor.error(f"a big-endian GGUF file (version {version:#x}); only little-endian ones are read", begin)
     raise cursor.error(f"GGUF version {version}; versions {' and '.join(map(str, VERSIONS))} are read", begin)
-
-
-def _read_metadata(cursor: Cursor, num_keys: int) -> dict[str, Any]:
-    metadata: dict[str, Any] = {}
-    for number in range(num_keys):
-        begin = cursor.offset
-        key = cursor.name(f"metadata key {number} of {num_keys}", MAX_KEY_BYTES)
-        if key in metadata:
-            raise cursor.error(f"metadata key {shown(key)} appears twice", begin)
-        metadata[key] = _read_value(cursor, _read_value_type(cursor, f"metadata key {shown(key)}"), shown(key))
-        if key == "general.alignment" and not _is_power_of_two(metadata[key]):
-            raise cursor.error(f"general.alignment is {shown(metadata[key])}, not a power of two", begin)
-    return metadata
-
-
-def _is_power_of_two(value: object) -> bool:
-    return type(value) is int and value > 0 and value & (value - 1) == 0
-
-
-def _read_value_type(cursor: Cursor, what: str) -> ValueType:
-    begin = cursor.offset
-    id: int = cursor.number(UINT32, f"value type of {what}")
-    if id > max(ValueType):
-        raise cursor.error(f"{what} has the unknown value type {id}", begin)
-    return ValueType(id)
-
-
-def _read_value(cursor: Cursor, type: ValueType, what: str) -> Any:
-    begin = cursor.offset
-    if type is ValueType.STRING:
-        return cursor.string(what).decode(errors="replace")
-    if type is ValueType.ARRAY:
-        return _read_array(cursor, what)
-    value = cursor.number(_NUMBERS[type], what)
-    if type is not ValueType.BOOL:
-        return value
-    if value > 1:
-        raise cursor.error(f"{what} is a bool of value {value}", begin)
-    return bool(value)
-
-
-def _read_array(cursor: Cursor, what: str) -> NDArray[Any] | list[bytes]:
-    begin = cursor.offset
-    type = _read_value_type(cursor, f"array {what}")
-    if type is ValueType.ARRAY:
-        raise cursor.error(f"{what} is an array of arrays, which no model needs", begin)
-    if type is ValueType.STRING:
-        return cursor.strings(cursor.count(UINT64.size, f"strings of {what}"), what)
-    layout = _NUMBERS[type]
-    count = cursor.count(layout.size, f"elements of {what}")
-    begin = cursor.claim(count * layout.size, what)
-    values = np.frombuffer(cursor.data[begin : cursor.offset], layout.format)
-    if type is not ValueType.BOOL:
-        return values
-    if count and (largest := values.max()) > 1:
-        raise cursor.error(f"{what} is an array of bools with a value of {largest}", begin)
-    return values.view(np.bool_)
 
 
 @dataclass(frozen=True)

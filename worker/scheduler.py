@@ -18,12 +18,13 @@ and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a ste
 import heapq
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from worker.batch import Batch
 from worker.cache.kv_cache import BlockPool
 from worker.errors import Overloaded
 from worker.sequence import NO_PLACE, Sequence, Tokens
-from worker.step_cost import StepCost, Work
+from worker.step_cost import StepCost
 from worker.waiting_line import WaitingLine
 
 LEAST_CHUNK = 4  # tokens of a prompt, however long that takes
@@ -31,33 +32,6 @@ _STRETCH = 2.0  # how much longer a step may take for the prompts in it, even be
 _UNHURRIED = 4.0  # how much longer the target is in a step that holds up no running answer
 _FIRST_STAY = 1.0  # seconds that a request is thought to run before any has ended
 _STAY_FADE = 0.9
-
-
-@dataclass(slots=True)
-class Batch:
-    """One step's work: sequences[i] computes counts[i] tokens from its num_computed on, and then its drafts, if any."""
-
-    sequences: list[Sequence] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)
-    admitted: list[Sequence] = field(default_factory=list)  # those of `sequences` that did not run before
-    work: Work = field(default_factory=Work)
-    drafts: dict[Sequence, Tokens] = field(default_factory=dict)  # guesses at what follows, behind the tokens it has
-    num_drafts: int = 0
-    num_read: int = 0  # tokens of sequences that lack several
-    seconds: float = 0.0  # what it should take, at most
-
-    def add(self, sequence: Sequence, count: int) -> None:
-        self.sequences.append(sequence)
-        self.counts.append(count)
-        self.work.add(sequence.num_computed, count)
-        if sequence.num_uncomputed > 1:
-            self.num_read += count
-
-    def add_drafts(self, sequence: Sequence, drafts: Tokens) -> None:
-        """Behind the last token of a sequence that was added."""
-        self.drafts[sequence] = drafts
-        self.num_drafts += drafts.size
-        self.work.add(sequence.num_tokens, drafts.size)
 
 
 @dataclass(frozen=True, slots=True)

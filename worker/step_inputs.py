@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
+from worker.batch import Batch
 from worker.drafting.drafts import NOTHING
-from worker.scheduler import Batch
 from worker.sequence import Sequence
 
 IntArray = npt.NDArray[np.int32]

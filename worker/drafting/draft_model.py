@@ -20,10 +20,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from worker.batch import Batch
 from worker.cache.kv_cache import BlockPool
 from worker.cores.lease import Cores
 from worker.drafting.drafts import VERIFICATION, Acceptance
-from worker.scheduler import LEAST_CHUNK, Batch
+from worker.scheduler import LEAST_CHUNK
 from worker.sequence import NO_LIMIT, Sequence, Tokens
 from worker.step_cost import StepCost
 from worker.step_inputs import IntArray, StepInputs

@@ -9,9 +9,7 @@ import grpc
 import pytest
 
 from protos import inference_pb2 as pb
-from tests.worker.rpc.test_service import DEADLINE, Worker, detail_of, generate_request, serving, text, tokens_of
-from tests.worker.rpc.test_service import anyio_backend as anyio_backend
-from tests.worker.rpc.test_service import worker as worker
+from tests.worker.rpc.serving import DEADLINE, Worker, detail_of, generate_request, serving, text, tokens_of
 
 pytestmark = pytest.mark.anyio
 
