@@ -22,7 +22,7 @@ def test_the_largest_are_found_in_order_and_ties_go_to_the_lower_index(size, num
     num = min(num, size)
     candidates = Candidates(size)
     assert candidates.start(values)
-    candidates.select(num)
+    candidates.keep_largest(num)
     candidates.settle()
     order = np.argsort(-values, kind="stable")[:num]
     assert candidates.ids[: candidates.num].tolist() == order.tolist()
@@ -50,17 +50,18 @@ def test_sorting_keeps_equals_as_they_stand(values):
     assert descending(array).tolist() == np.argsort(-array, kind="stable").tolist()
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 5003])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 65, 5003])
 def test_exponentials_are_exact_to_a_few_units_and_vanish_far_below(size):
     values = np.linspace(-86, 0, size + 3).astype(np.float32)
     values[:3] = [-88, -1000, -np.inf]
-    padded, out = np.full(size + 64, 7, np.float32), np.full(size + 64, 9, np.float32)
+    padded, out, sums = np.full(size + 64, 7, np.float32), np.full(size + 64, 9, np.float32), np.zeros(size // 64 + 2)
     padded[: values.size] = values
-    total = exponentials(padded.ctypes.data, out.ctypes.data, values.size, np.float32(0))
+    total = exponentials(padded, out, sums, values.size, np.float32(0))
     exact = np.exp(values.astype(np.float64))
     assert np.allclose(out[3 : values.size], exact[3:], rtol=3e-7, atol=0)
     assert out[:3].tolist() == [0, 0, 0]
     assert total == pytest.approx(exact.sum(), rel=1e-6)
+    assert sums[0] == pytest.approx(exact[:64].sum(), rel=1e-6) and sums.sum() == pytest.approx(total)
 
 
 @settings(deadline=None)
