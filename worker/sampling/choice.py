@@ -92,8 +92,11 @@ class Mirostat:
         """Those whose own surprise is at most mu, or the most likely one."""
         _, total = candidates.weigh()
         lowest = candidates.peak + math.log(total) - float(self._mu) * math.log(2.0)
-        candidates.keep_from(min(lowest, candidates.peak))
-        candidates.sort()
+        if lowest > candidates.peak:
+            candidates.keep_best()
+        else:
+            candidates.keep_from(lowest)
+            candidates.sort()
 
 
 class AdaptiveP:
