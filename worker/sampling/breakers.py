@@ -30,13 +30,13 @@ class Breakers:
     def tokens_since(self, window: npt.NDArray[np.int32]) -> int:
         """How many tokens follow the last breaker; all there are if there is none."""
         if not self._tails:
-            return window.size
+            return len(window)
         for begin in np.flatnonzero(np.isin(window, self._heads))[::-1].tolist():
             token, *following = window[begin : begin + 1 + _LONGEST_TAIL].tolist()
             matching = [len(tail) for tail in self._tails[token] if tuple(following[: len(tail)]) == tail]
             if matching:
-                return window.size - 1 - begin - max(matching)
-        return window.size
+                return len(window) - 1 - begin - max(matching)
+        return len(window)
 
     def breaks_alone(self, token: int) -> bool:
         return () in self._tails.get(token, ())
