@@ -35,7 +35,7 @@ class Breakers:
             token, *following = window[begin : begin + 1 + _LONGEST_TAIL].tolist()
             matching = [len(tail) for tail in self._tails[token] if tuple(following[: len(tail)]) == tail]
             if matching:
-                return len(window) - 1 - begin - max(matching)
+                return len(window) - 1 - int(begin) - max(matching)
         return len(window)
 
     def breaks_alone(self, token: int) -> bool:

@@ -75,3 +75,21 @@ def test_lengths_of_repetitions_are_those_counted_one_by_one(tokens, limit):
             length += 1
         assert lengths[end] == length
     assert lengths[-1] == 0
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, 1.90002])
+@pytest.mark.parametrize("num_divisions", [1, 2])
+def test_an_order_outlasts_a_division_that_makes_equals(lowest, num_divisions):
+    values = np.float32(1.9) + np.arange(2000, dtype=np.float32) * np.float32(2**-23)
+    np.random.default_rng(1).shuffle(values)
+    candidates = Candidates(2000)
+    candidates.start(values)
+    if lowest > 0:
+        candidates.keep_from(lowest)
+    candidates.sort()
+    for _ in range(num_divisions):
+        candidates.divide(1.8)
+    assert np.unique(candidates.logits).size < candidates.num
+    candidates.settle()
+    order = np.argsort(-values, kind="stable")
+    assert candidates.ids.tolist() == order[values[order] >= np.float32(lowest)].tolist()
