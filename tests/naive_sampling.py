@@ -71,7 +71,8 @@ class Twin:
     def probabilities(self) -> list[float]:
         peak = max(logit for _, logit in self.left)
         weights = [math.exp(float(logit) - float(peak)) for _, logit in self.left]
-        return [weight / sum(weights) for weight in weights]
+        total = sum(weights)
+        return [weight / total for weight in weights]
 
     def _sort(self) -> None:
         if not self._is_sorted:

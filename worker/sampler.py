@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from worker.errors import InvalidRequest, WorkerError
 from worker.sampling import ranking, vocabulary
-from worker.sampling.candidates import Candidates, descending
+from worker.sampling.candidates import Candidates
 from worker.sampling.chain import Chain
 from worker.sampling.penalties import add_biases
 from worker.sampling.settings import NOTHING_YET, Memory, Sampling
@@ -26,7 +26,7 @@ IntArray = npt.NDArray[np.int32]
 
 KERNELS = (*vocabulary.KERNELS, *ranking.KERNELS)  # to be compiled before the first request
 
-_LEAST = np.finfo(np.float64).tiny
+_LEAST = float(np.finfo(np.float64).tiny)
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -91,22 +91,24 @@ class Sampler:
         candidates = self._candidates
         self._start(logits)
         log_total = candidates.peak + math.log(candidates.weigh()[1])
-        candidates.select(min(num_top, logits.size))
-        ids, picked = candidates.ids[: candidates.num].tolist(), candidates.logits.tolist()
-        top = tuple((other, _finite(value - log_total)) for other, value in zip(ids, picked, strict=True))
-        return Logprob(token, _finite(float(logits[token]) - log_total), top)
+        logprob = _finite(float(logits[token]) - log_total)
+        if num_top <= 0:
+            return Logprob(token, logprob, ())
+        candidates.keep_largest(min(num_top, logits.size))
+        candidates.settle()
+        ids, picked = candidates.ids.tolist(), candidates.logits.tolist()
+        return Logprob(token, logprob, tuple((i, _finite(x - log_total)) for i, x in zip(ids, picked, strict=True)))
 
     def logprob_after_sampling(self, num_top: int) -> Logprob:
         """Log probabilities among the candidates that the last `sample` chose from; none of what had no chance."""
         candidates = self._candidates
-        token = candidates.token(self._taken)
-        candidates.drop_impossible()
         weights, total = candidates.weigh()
-        logprobs = np.log(np.maximum(weights / total, _LEAST))
-        place = int(np.flatnonzero(candidates.ids[: candidates.num] == token)[0])
-        places = descending(weights)[: min(num_top, np.count_nonzero(weights))].tolist()
-        top = tuple((candidates.token(other), float(logprobs[other])) for other in places)
-        return Logprob(token, float(logprobs[place]), top)
+
+        def logprob(place: int) -> float:
+            return math.log(max(float(weights[place]) / total, _LEAST))
+
+        top = tuple((candidates.token(place), logprob(place)) for place in candidates.most_likely(num_top).tolist())
+        return Logprob(candidates.token(self._taken), logprob(self._taken), top)
 
     def _start(self, logits: FloatArray) -> None:
         if not self._candidates.start(logits):

@@ -25,17 +25,18 @@ class Breakers:
     def __init__(self, tails: Mapping[int, Collection[_Tail]]) -> None:
         """tails[token]: the tokens that must follow it, in each way that it begins a breaker; () if it holds one."""
         self._tails = tails
+        self._heads = np.array(list(tails), np.int32)
 
     def tokens_since(self, window: npt.NDArray[np.int32]) -> int:
         """How many tokens follow the last breaker; all there are if there is none."""
-        tokens = window.tolist()
-        for num, token in enumerate(reversed(tokens)):
-            if token in self._tails:
-                following = tuple(tokens[len(tokens) - num :][:_LONGEST_TAIL])
-                matching = [len(tail) for tail in self._tails[token] if following[: len(tail)] == tail]
-                if matching:
-                    return num - max(matching)
-        return len(tokens)
+        if not self._tails:
+            return len(window)
+        for begin in np.flatnonzero(np.isin(window, self._heads))[::-1].tolist():
+            token, *following = window[begin : begin + 1 + _LONGEST_TAIL].tolist()
+            matching = [len(tail) for tail in self._tails[token] if tuple(following[: len(tail)]) == tail]
+            if matching:
+                return len(window) - 1 - int(begin) - max(matching)
+        return len(window)
 
     def breaks_alone(self, token: int) -> bool:
         return () in self._tails.get(token, ())

@@ -1,12 +1,13 @@
 """The tokens that may come next: first the whole vocabulary, then what samplers leave of it, in llama-server's order.
 
-Samplers change it, the sampler draws from it. Invariant: while `is_whole`, candidate i is token i and its logit lies in
-`values`; afterwards it is ids[i], with picked[i]. Tokens of probability 0 may have been dropped: they are `num_dead`.
+Samplers change it, the sampler draws from it. Candidate i is token ids[i] with logits[i], of which there are `num`.
+Invariant: while `is_whole`, candidate i is token i, and `peaks` has the largest logit of each group. Tokens of
+probability 0 may have been dropped: they are `num_dead`.
 
-    values  (padded vocabulary,)     picked, ids, probabilities, keys  [ candidates .... num )
+    whole   a row of logits, or a copy where they are changed     list   [ candidates .... num )
 
-Their order is the one they stand in or, while `is_ranked`, that of their keys (ranking.py): many are not sorted where
-only a few of them will be wanted in the end.
+Their order is the one they stand in or, while there are `ranks`, that of these (ranking.py): many are not sorted, as
+only a few of them will be wanted in the end. Nothing is moved that need not be.
 """
 
 import math
@@ -16,14 +17,15 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from worker.sampling.ranking import NUM_BUCKETS, divide_at, rank_descending, rank_typical, reach
+from worker.sampling.ranking import NUM_BUCKETS, divide_at, rank_typical, reach
 from worker.sampling.vocabulary import (
     GROUP,
     MOST_INSERTED,
     collect,
     deviation,
-    draw,
     exponentials,
+    favour,
+    first_reaching,
     select_largest,
     survey,
     weighted_distance,
@@ -31,6 +33,7 @@ from worker.sampling.vocabulary import (
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
+Places = npt.NDArray[np.int64]
 
 _LOWEST = float(np.finfo(np.float32).min)
 _MOST_SORTED = 1024  # candidates; more of them are ranked
@@ -43,34 +46,38 @@ class Candidates:
         num_groups = -(-vocab_size // GROUP)
         size = num_groups * GROUP
         self.vocab_size = vocab_size
-        self.values = np.zeros(size, np.float32)
         self.peaks = np.zeros(num_groups, np.float32)
-        self.picked = np.zeros(size, np.float32)
-        self.ids = np.zeros(size, np.int32)
         self.counts = np.zeros(size, np.int32)
-        self._probabilities = np.zeros(size, np.float32)
-        self._keys = np.zeros(size, np.int64)
-        self._scratch = np.zeros(size, np.int32)
-        self._sums = np.zeros(NUM_BUCKETS, np.float64)
-        self._ones = np.ones(size, np.float32)
         self._padded = np.full(size, -np.inf, np.float32)
-        self._addresses = [array.ctypes.data for array in (self.values, self.peaks, self.picked, self._probabilities)]
+        self._tokens = np.arange(size, dtype=np.int32)
+        self._changed = np.zeros(size, np.float32)  # the whole vocabulary's logits, where they are not as given
+        self._listed = np.zeros(size, np.float32), np.zeros(size, np.int32)
+        self._weights, self._spare = np.zeros(size, np.float32), np.zeros(size, np.float32)
+        self._sums = np.zeros(num_groups, np.float64)
+        self._ones = np.ones(size, np.float32)
+        self._keys = np.zeros(size, np.float32)
+        self._members = np.zeros(size, np.int32)
+        self._masses = np.zeros(NUM_BUCKETS, np.float64)
+        self._logits, self._ids = self._padded, self._tokens
         self.num = 0
         self.num_dead = 0
-        self.is_whole = True
         self.is_sorted = False  # their order is descending
-        self.is_ranked = False
+        self._ranks: Floats | None = None
+        self._total: float | None = None  # of the weights, while they are those of the logits
 
     def start(self, logits: Floats) -> bool:
-        """Begins with all of a row of logits, of which it makes a copy; False if one of them is not a number."""
+        """Begins with all of a row of logits, which stays as it is; False if one of them is not a number."""
         if logits.size != self._padded.size:
             self._padded[: logits.size] = logits
             logits = self._padded
-        values, peaks, _, _ = self._addresses
-        is_good: int = survey(logits.ctypes.data, values, peaks, self.peaks.size)
+        self._logits, self._ids = logits, self._tokens
         self.num, self.num_dead = self.vocab_size, 0
-        self.is_whole, self.is_sorted, self.is_ranked = True, False, False
-        return bool(is_good)
+        self.is_sorted, self._ranks, self._total = False, None, None
+        return bool(survey(logits, self.peaks))
+
+    @property
+    def is_whole(self) -> bool:
+        return self._ids is self._tokens
 
     @property
     def size(self) -> int:
@@ -79,181 +86,283 @@ class Candidates:
 
     @property
     def logits(self) -> Floats:
-        """A view, (num,)."""
-        return (self.values if self.is_whole else self.picked)[: self.num]
+        """To be read, (num,)."""
+        return self._logits[: self.num]
+
+    @property
+    def ids(self) -> Ints:
+        """To be read, (num,)."""
+        return self._ids[: self.num]
 
     @property
     def peak(self) -> float:
         if self.is_whole:
             return float(self.peaks.max())
-        standing_first = self.is_sorted and not self.is_ranked
-        return float(self.picked[0] if standing_first else self.picked[: self.num].max())
+        stands_first = self.is_sorted and self._ranks is None
+        return float(self._logits[0] if stands_first else self.logits.max())
 
     def token(self, index: int) -> int:
-        return index if self.is_whole else int(self.ids[index])
+        return int(self._ids[index])
 
-    def select(self, num: int) -> None:
-        """Keeps the largest of the whole vocabulary, in descending order; lower ids first among equals."""
-        if num <= MOST_INSERTED:
-            select_largest(self.values, self.peaks, num, self.picked, self.ids)
-            self._become_list(num)
+    def weigh(self) -> tuple[Floats, float]:
+        """Exponentials of logit - peak, (num,), valid until something changes, and their sum."""
+        if self._total is None:
+            self._total = float(exponentials(self._logits, self._weights, self._sums, self.num, self.peak))
+        return self._weights[: self.num], self._total
+
+    def entropy(self) -> float:
+        """In nats."""
+        weights, total = self.weigh()
+        return float(weighted_distance(weights, self._logits, self.num, self.peak)) / total + math.log(total)
+
+    def deviation(self) -> float:
+        """The standard deviation of the logits, of those that have a chance."""
+        return float(deviation(self._logits, self.num, self.peak))
+
+    def draw(self, share: float) -> int:
+        """The first at which the running sum of weights reaches that share of the whole, in [0, 1), and that has a
+        weight."""
+        weights, total = self.weigh()
+        return self._reach(weights, total, share * total)
+
+    def most_likely(self, num: int) -> Places:
+        """Where the `num` largest weights are, in descending order, the first of equals first; none that are 0."""
+        weights, _ = self.weigh()
+        places = np.arange(self.num)
+        if 0 < num <= self.num // GROUP:
+            peaks = weights[: self.num // GROUP * GROUP].reshape(-1, GROUP).max(axis=1)
+            places = np.flatnonzero(weights >= np.partition(peaks, -num)[-num])
+        places = places[weights[places] > 0]
+        return places[descending(weights[places])[:num]]
+
+    def largest(self, num: int) -> Floats:
+        """The largest logits of the whole vocabulary, descending, (num,); at most MOST_INSERTED."""
+        select_largest(self._logits, self.peaks, num, *self._listed)
+        return self._listed[0][:num]
+
+    # Leaving some out
+
+    def keep_largest(self, num: int) -> None:
+        """Keeps so many, in descending order; those that came first stay first among equals."""
+        if not (self.is_whole and self._goes_by_logits):
+            self.sort()
+            self.keep_first(num)
+        elif num <= MOST_INSERTED:
+            self.largest(num)
+            self._become_list(num, None)
             self.is_sorted = True
-            return
-        # At least `num` values are no less than the peak of that rank, so nothing below it is wanted.
-        lowest = float(np.partition(self.peaks, -num)[-num]) if num <= self.peaks.size else -np.inf
-        self.is_whole, self.is_sorted = True, False
-        self.keep_from(lowest)
-        self.sort()
-        self.keep_first(num)
+        else:
+            # At least `num` logits are no less than the peak of that rank, so nothing below it is wanted.
+            self.keep_from(float(np.partition(self.peaks, -num)[-num]) if num <= self.peaks.size else _LOWEST)
+            self.sort()
+            self.keep_first(num)
 
     def keep_from(self, lowest: float) -> None:
-        """Keeps the logits from `lowest` up, as they stand, and none of those without a chance."""
+        """Keeps the logits from `lowest` up, in their order, and none of those without a chance."""
         least = np.float32(max(lowest, _LOWEST))
-        if self.is_whole:
-            self._become_list(collect(self.values, self.peaks, least, self.picked, self.ids))
+        if self.is_whole and self._goes_by_logits:
+            self._collect(least, self.num)
+        elif self.is_sorted and self._ranks is None:
+            self._become_list(int(np.count_nonzero(self.logits >= least)), None)
         else:
-            was_sorted, was_ranked = self.is_sorted, self.is_ranked
-            places = np.flatnonzero(self.logits >= least)
-            self._keys[: places.size] = self._keys[places]
-            self.reorder(places)
-            self.is_sorted, self.is_ranked = was_sorted, was_ranked
+            self._keep_places(np.flatnonzero(self.logits >= least))
 
     def keep_first(self, num: int) -> None:
-        """Keeps so many of a list, in its order."""
+        """Of candidates that have been sorted, keeps so many."""
         if num < self.num:
-            if self.is_ranked:
-                self._divide_at(self._reach(self._ones, num), keeps_last=False)
-            else:
-                self.num = num
-
-    def drop_first(self, num: int) -> None:
-        """Drops so many of a list, in its order, and fewer than all."""
-        if self.is_ranked:
-            self._divide_at(self._reach(self._ones, num), keeps_last=True)
-        else:
-            was_sorted = self.is_sorted
-            self.reorder(np.arange(num, self.num))
-            self.is_sorted = was_sorted
+            self._cut_behind(self._at_rank(num))
 
     def keep_mass(self, mass: float, min_keep: int) -> None:
-        """Keeps the first of a ranked list that hold the mass, in sums of weights as `weigh` gives them, or all."""
-        place = self._reach(self.weigh()[0], mass)
-        least = self._reach(self._ones, min_keep) if min_keep > 0 else place
-        behind = (self._keys[least], least) > (self._keys[place], place)
-        self._divide_at(least if behind else place, keeps_last=False)
+        """Of candidates that have been sorted or ranked, keeps the first that hold the mass, in sums of weights as
+        `weigh` gives them, or all; and not less than `min_keep`."""
+        place = self._reach(*self.weigh(), mass)
+        if min_keep > 1:
+            place = self.last_of(np.sort([place, self._at_rank(min(min_keep, self.num))]))
+        self._cut_behind(place)
 
-    def _reach(self, weights: Floats, target: float) -> int:
-        place: int = reach(self._keys, weights, self.num, target, self._scratch, self._sums)
-        return place
-
-    def _divide_at(self, place: int, *, keeps_last: bool) -> None:
-        self.num = divide_at(self._keys, self.num, place, keeps_last, self.picked, self.ids)
-        if self.num <= _MOST_SORTED:
+    def keep_typical(self, typical_p: float, min_keep: int) -> None:
+        """Of candidates that have been sorted, keeps those whose surprise is nearest to the entropy, the nearest first,
+        until they have more than that probability."""
+        entropy, (_, total) = self.entropy(), self.weigh()
+        certain, mass = self.peak + math.log(total), math.nextafter(typical_p * total, math.inf)
+        # All more surprising than this hold too little to be wanted, and all that are less so come before them.
+        if min_keep <= 1:
+            self.keep_from(certain - max(math.log(2 * self.num / (1 - typical_p)), 2 * entropy + 1))
+        if not self._goes_by_logits:
             self.settle()
+        rank_typical(self._logits, self.num, certain, entropy, self._keys)
+        self._ranks, self.is_sorted = self._keys, False
+        self.keep_mass(mass, min_keep)
 
-    def settle(self) -> None:
-        """Lets ranked candidates stand in their order."""
-        if not self.is_ranked:
-            return
-        was_sorted = self.is_sorted
-        self.reorder(np.argsort(self._keys[: self.num], kind="stable"))
-        self.is_sorted = was_sorted
+    def drop_before(self, place: int) -> None:
+        """Of candidates that have been sorted, drops those that come before the one at `place`."""
+        if self._ranks is None:
+            self._keep_places(np.arange(place, self.num))
+        else:
+            self._divide_at(place, keeps_last=True)
 
-    def draw(self, weights: Floats, share: float) -> int:
-        """The first at which the running sum of weights, as `weigh` gave them, reaches that share of the whole, in
-        [0, 1), and has a weight."""
-        if self.is_ranked:
-            return self._reach(weights, share * float(weights.sum(dtype=np.float64)))
-        index: int = draw(weights, self.num, share)
-        return index
+    def drop_impossible(self) -> None:
+        """Leaves out the tokens that have no chance left."""
+        if self.is_whole:
+            size = self.num
+            if np.count_nonzero(self.logits >= np.float32(_LOWEST)) < size:
+                self.keep_from(_LOWEST)
+                self.num_dead = size - self.num
 
     def keep_best(self) -> None:
         """Leaves no chance to any but the most likely, the first of them."""
         size = self.size
         first = int(self.peaks.argmax()) * GROUP if self.is_whole else 0
-        best = first + int(self.logits[first : first + GROUP if self.is_whole else None].argmax())
-        self.ids[0], self.picked[0] = self.token(best), self.logits[best]
-        self._become_list(1)
+        best = first + int(self._logits[first : first + GROUP if self.is_whole else self.num].argmax())
+        if self._ranks is not None:
+            equals = np.flatnonzero(self.logits == self._logits[best])
+            best = int(equals[self._ranks[equals].argmax()])
+        logits, ids = self._listed
+        logits[0], ids[0] = self._logits[best], self._ids[best]
+        self._become_list(1, None)
         self.is_sorted, self.num_dead = True, size - 1
 
-    def _become_list(self, num: int) -> None:
-        self.num, self.is_whole, self.is_ranked = num, False, False
-
-    def divide(self, temperature: float) -> None:
-        """Divides every logit."""
-        for logits in (self.values, self.peaks) if self.is_whole else (self.logits,):
-            np.divide(logits, np.float32(temperature), out=logits)
-
-    def drop_impossible(self) -> None:
-        """Becomes a list, without the tokens that have no chance left."""
-        if self.is_whole:
-            size = self.num
-            self.keep_from(_LOWEST)
-            self.num_dead = size - self.num
+    # Their order
 
     def sort(self) -> None:
-        """Makes it a list in descending order; those that stand first stay first among equals."""
+        """Puts them into descending order; those that came first stay first among equals."""
         self.drop_impossible()
         if self.is_sorted:
             return
-        self.settle()
+        if not self._goes_by_logits:
+            self.settle()
         if self.num > _MOST_SORTED:
-            rank_descending(self.picked.view(np.int32), self.num, self._keys)
-            self.is_ranked = True
+            self._ranks = self._logits
         else:
-            self.reorder(descending(self.picked[: self.num]))
+            self._reorder(descending(self.logits))
         self.is_sorted = True
 
-    def keep_typical(self, mass: float, min_keep: int) -> None:
-        """Of a list in descending order, keeps those whose surprise is nearest to the entropy, the nearest first, until
-        they have more than that probability."""
-        entropy, total = self.entropy()
-        certain = self.peak + math.log(total)
-        bits = self.picked.view(np.int32)
-        rank_typical(self.picked, bits, self.num, certain, entropy, self._scratch, self._keys)
-        self.is_ranked, self.is_sorted = True, False
-        self.keep_mass(math.nextafter(mass * total, math.inf), min_keep)
+    def last_of(self, places: Places) -> int:
+        """Of some candidates, given as they stand, which comes last in order."""
+        if self._ranks is not None:
+            for numbers in (self._ranks, self._logits):
+                places = places[numbers[places] == numbers[places].min()]
+        return int(places[-1])
 
-    def entropy(self) -> tuple[float, float]:
-        """Of a list, in nats, and the sum of its weights."""
-        weights, total = self.weigh()
-        return weighted_distance(weights, self.picked, self.num, self.peak) / total + math.log(total), total
+    def settle(self) -> None:
+        """Lets ranked candidates stand in their order."""
+        if self._ranks is not None:
+            was_sorted, ranks = self.is_sorted, self._ranks[: self.num]
+            places = descending(self.logits)
+            if not self._goes_by_logits:
+                places = places[descending(ranks[places])]
+            self._reorder(places)
+            self.is_sorted = was_sorted
 
-    def reorder(self, places: npt.NDArray[np.int64]) -> None:
-        """Keeps the candidates at these places of the list, in this order; whether that is sorted is for the caller."""
-        num = places.size
-        self.picked[:num] = self.picked[places]
-        self.ids[:num] = self.ids[places]
-        self.num, self.is_sorted, self.is_ranked = num, False, False
+    @property
+    def _goes_by_logits(self) -> bool:
+        """Whether they stand in order, or would if their logits were sorted."""
+        return self._ranks is None or self._ranks is self._logits
+
+    def _reach(self, weights: Floats, total: float, target: float) -> int:
+        """Where, in order, the running sum of weights of that total reaches the target."""
+        if self._ranks is None:
+            return int(first_reaching(weights, self._sums, self.num, target))
+        # Groups that weigh so little have half of what is beyond the target, or less, so all in them comes behind it.
+        least = 0.5 * (total - target) / self.num if self.is_sorted and weights is not self._ones else -1.0
+        top = self.peak if self._ranks is self._logits else float(self._ranks[: self.num].max())
+        scratch = self._members, self._masses
+        return int(reach(self._ranks, top, self._logits, weights, self._sums, self.num, target, least, *scratch))
+
+    def _at_rank(self, num: int) -> int:
+        """Which of the candidates has so many up to and with it."""
+        return num - 1 if self._ranks is None else self._reach(self._ones, self.num, num)
+
+    # Moving them
+
+    def _cut_behind(self, place: int) -> None:
+        if self._ranks is None:
+            self._become_list(place + 1, None)
+        elif self.is_whole and self._goes_by_logits:
+            self._collect(self._logits[place], place)
+        else:
+            self._divide_at(place, keeps_last=False)
+
+    def _collect(self, lowest: np.float32, last: int) -> None:
+        """Of the whole vocabulary, keeps the logits above `lowest`, and those that equal it up to place `last`."""
+        num = collect(self._logits, self.peaks, lowest, last, *self._listed)
+        self._become_list(num, None if self._ranks is None else self._listed[0])
+
+    def _divide_at(self, place: int, *, keeps_last: bool) -> None:
+        assert self._ranks is not None
+        logits, ids = self._listed
+        keys = logits if self._goes_by_logits else self._keys
+        num = divide_at(self._ranks, self._logits, self._ids, self.num, place, keeps_last, keys, logits, ids)
+        self._become_list(num, keys)
+
+    def _keep_places(self, places: Places) -> None:
+        """Keeps the candidates at these places, as they stand."""
+        logits, ids = self._listed
+        keys = logits if self._ranks is self._logits else self._keys
+        if self._ranks is not None and keys is self._keys:
+            keys[: places.size] = self._ranks[places]
+        logits[: places.size], ids[: places.size] = self._logits[places], self._ids[places]
+        self._become_list(places.size, None if self._ranks is None else keys)
+
+    def _reorder(self, places: Places) -> None:
+        """Lets them stand in this order."""
+        logits, ids = self._listed
+        logits[: places.size], ids[: places.size] = self._logits[places], self._ids[places]
+        self._become_list(places.size, None)
+
+    def _become_list(self, num: int, ranks: Floats | None) -> None:
+        """With what has been put into `_listed`."""
+        (self._logits, self._ids), self.num, self._total = self._listed, num, None
+        self._ranks = ranks
+        if num <= _MOST_SORTED:
+            self.settle()
+
+    # Changing logits
+
+    def divide(self, temperature: float) -> None:
+        """Divides every logit."""
+        given, written = self._logits, self._begin_change()
+        np.divide(given[: written.size], np.float32(temperature), out=written)
+        if self.is_whole:
+            np.divide(self.peaks, np.float32(temperature), out=self.peaks)
 
     @contextmanager
     def by_token(self) -> Iterator[Floats]:
         """Logits to write to that stand where their tokens' numbers are, (padded vocabulary,); of tokens that are no
-        candidates any more, they mean nothing. Whoever changes some tells `renew_peaks` which."""
-        listed = slice(0, 0) if self.is_whole else slice(self.num)
-        self.values[self.ids[listed]] = self.picked[listed]
-        yield self.values
-        self.picked[listed] = self.values[self.ids[listed]]
+        candidates any more, they mean nothing. Whoever writes keeps `peaks` right."""
+        given, written = self._logits, self._begin_change()
+        if not self.is_whole:
+            self._changed[self.ids] = written
+        elif given is not written:
+            np.copyto(written, given)
+        yield self._changed
+        if not self.is_whole:
+            written[:] = self._changed[self.ids]
         self.is_sorted = False
 
-    def renew_peaks(self, tokens: Ints) -> None:
-        """Looks at the groups of these tokens again."""
-        groups = np.unique(tokens // GROUP)
-        self.peaks[groups] = self.values.reshape(-1, GROUP)[groups].max(axis=1)
+    def favour(self, target: float, curve: Floats) -> None:
+        """Gives new logits, the higher the nearer the probability is to the target, by the curve that vocabulary.py
+        tells of. What `weigh` gave before stays valid once more."""
+        weights, (_, total) = self._weights, self.weigh()
+        given, written = self._logits, self._begin_change()
+        favour(weights[: written.size], given[: written.size], curve, total, target, written)
+        if self.is_whole:
+            survey(written, self.peaks)
+        self._weights, self._spare = self._spare, weights
+        self.is_sorted = False
 
-    def deviation(self) -> float:
-        """The standard deviation of the logits, of those that have a chance."""
-        spread: float = deviation(self.logits, self.num)
-        return spread
+    def _begin_change(self) -> Floats:
+        """Where new logits are written to, (padded vocabulary,) or (num,). The order stays as it is."""
+        self._total = None
+        if self.is_whole and self._logits is not self._changed:
+            self._logits = self._changed
+        elif self._ranks is self._logits:
+            self._keys[: self.num] = self.logits
+            self._ranks = self._keys
+        return self._logits if self.is_whole else self.logits
 
-    def weigh(self) -> tuple[Floats, float]:
-        """Exponentials of logit - peak, (num,), valid until the next call, and their sum."""
-        values, _, picked, probabilities = self._addresses
-        total: float = exponentials(values if self.is_whole else picked, probabilities, self.num, self.peak)
-        return self._probabilities[: self.num], total
 
-
-def descending(values: Floats) -> npt.NDArray[np.int64]:
+def descending(values: Floats) -> Places:
     """The order that sorts values downwards, equals as they stand: bits of a float, made to sort as it does, above its
     place, in one integer, for which there is a fast sort."""
     bits = (values + np.float32(0)).view(np.int32)  # no -0, which would sort below 0

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from worker.sampling.candidates import Candidates, Floats
+from worker.sampling.candidates import Candidates
 from worker.sampling.mt19937 import Generator
 from worker.sampling.settings import Memory, Sampling
 
@@ -17,7 +17,7 @@ _NUM_ESTIMATED = 100  # tokens from which Mirostat reads the exponent of Zipf's 
 _INT32_MAX = 2**31 - 1
 
 # Adaptive-p's curve around its target: https://github.com/ggml-org/llama.cpp/pull/17927
-_WIDTH, _PEAK, _SHARPNESS = 0.3, 5.0, 10.0
+_CURVE = np.array([1 / 0.3, 5.0, 10.0], np.float32)  # 1 / width, peak, sharpness
 _LONGEST_DECAY = 0.99
 
 
@@ -47,7 +47,7 @@ class Drawn:
         self._generator = generator
 
     def take(self, candidates: Candidates) -> int:
-        return candidates.draw(candidates.weigh()[0], self._generator.draw())
+        return candidates.draw(self._generator.draw())
 
     def remember(self, memory: Memory) -> Memory:
         return memory._replace(num_draws=self._generator.num_draws)
@@ -68,7 +68,7 @@ class Mirostat:
         if candidates.is_whole:
             self._keep(candidates)
         weights, total = candidates.weigh()
-        index = candidates.draw(weights, self._generator.draw()) if candidates.num > 1 else 0
+        index = candidates.draw(self._generator.draw()) if candidates.num > 1 else 0
         surprise = -np.log2(weights[index] / np.float32(total))
         self._mu -= self._eta * (surprise - self._tau)
         return index
@@ -79,22 +79,24 @@ class Mirostat:
     def _keep_by_estimate(self, candidates: Candidates) -> None:
         """As many as, by Zipf's law, have a surprise of mu together."""
         size = candidates.num
-        candidates.select(min(_NUM_ESTIMATED, size))
-        logits = candidates.logits
+        logits = candidates.largest(min(_NUM_ESTIMATED, size))
         steps = np.log(np.arange(2, logits.size + 1) / np.arange(1, logits.size))
         with np.errstate(all="ignore"):
             exponent = np.dot(steps, -np.diff(logits)) / np.dot(steps, steps)
             epsilon = np.float64(exponent - 1.0)
             num = (epsilon * 2.0 ** np.float64(self._mu) / (1.0 - np.float64(size) ** -epsilon)) ** (1.0 / exponent)
         # llama-server makes an int of it, which is the lowest one for what is none.
-        candidates.select(min(max(int(num), 1), size) if abs(num) <= _INT32_MAX else 1)
+        candidates.keep_largest(min(max(int(num), 1), size) if abs(num) <= _INT32_MAX else 1)
 
     def _keep_by_surprise(self, candidates: Candidates) -> None:
         """Those whose own surprise is at most mu, or the most likely one."""
         _, total = candidates.weigh()
         lowest = candidates.peak + math.log(total) - float(self._mu) * math.log(2.0)
-        candidates.keep_from(min(lowest, candidates.peak))
-        candidates.sort()
+        if lowest > candidates.peak:
+            candidates.keep_best()
+        else:
+            candidates.keep_from(lowest)
+            candidates.sort()
 
 
 class AdaptiveP:
@@ -109,22 +111,14 @@ class AdaptiveP:
         self._sum, self._weight = (np.float32(number) for number in memory.adaptive or start)
 
     def take(self, candidates: Candidates) -> int:
-        candidates.drop_impossible()
         weights, total = candidates.weigh()
-        probabilities = weights / np.float32(total)
         if self._target >= 0:
-            self._favour_target(candidates, probabilities)
-        index = candidates.draw(candidates.weigh()[0], self._generator.draw()) if candidates.size > 1 else 0
-        self._sum = probabilities[index] + self._decay * self._sum
+            target = np.clip(2 * self._target - self._sum / self._weight, 0, 1, dtype=np.float32)
+            candidates.favour(target, _CURVE)
+        index = candidates.draw(self._generator.draw()) if candidates.size > 1 else 0
+        self._sum = weights[index] / np.float32(total) + self._decay * self._sum
         self._weight = np.float32(1) + self._decay * self._weight
         return index
 
     def remember(self, memory: Memory) -> Memory:
         return memory._replace(num_draws=self._generator.num_draws, adaptive=(float(self._sum), float(self._weight)))
-
-    def _favour_target(self, candidates: Candidates, probabilities: Floats) -> None:
-        """Gives new logits: the square of the distance nearby, the distance itself far away."""
-        target = np.clip(2 * self._target - self._sum / self._weight, 0, 1, dtype=np.float32)
-        distances = np.abs(probabilities - target) * np.float32(1 / _WIDTH)
-        candidates.logits[:] = _PEAK - _SHARPNESS * distances * distances / (1 + distances)
-        candidates.is_sorted = False

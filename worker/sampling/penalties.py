@@ -10,7 +10,7 @@ import numpy as np
 
 from worker.sampling.breakers import Breakers
 from worker.sampling.candidates import Candidates, Floats, Ints
-from worker.sampling.vocabulary import penalise, repeat_lengths
+from worker.sampling.vocabulary import add_at, penalise, repeat_lengths
 
 _LOG_FLOAT_MAX = 88.7228391
 _MOST = 1e30  # of a penalty
@@ -19,8 +19,7 @@ _MOST = 1e30  # of a penalty
 def add_biases(candidates: Candidates, tokens: Ints, biases: Floats) -> None:
     """Adds to the logits of these tokens, each of which is named once."""
     with candidates.by_token() as logits:
-        logits[tokens] += biases
-    candidates.renew_peaks(tokens)
+        add_at(logits, candidates.peaks, tokens, biases)
 
 
 def _latest(history: Ints, num: int) -> Ints:
@@ -65,8 +64,7 @@ def dry(
     longest = np.zeros(tokens.size, np.int32)
     np.maximum.at(longest, places, lengths[ends])
     with candidates.by_token() as logits:
-        logits[tokens] -= _penalties(longest - allowed_length, multiplier, base)
-    candidates.renew_peaks(tokens)
+        add_at(logits, candidates.peaks, tokens, -_penalties(longest - allowed_length, multiplier, base))
 
 
 def _penalties(exponents: Ints, multiplier: float, base: float) -> Floats:

@@ -1,56 +1,67 @@
-"""Kernels for candidates in an order that nobody has sorted them by: a key each, and places where the weight lies.
+"""Kernels for candidates in an order that nobody has sorted them by, and places in it where their weight lies.
 
-candidates.py calls them. A key is an int64; the least comes first, and of equal ones the one that stands first. Where
-in that order a share of the weight is reached is found by adding up weights by the keys' leading bits, and then again
-among the candidates with the bits found: linear, whatever the numbers are. Invariant: as in vocabulary.py.
+candidates.py calls them. Each candidate has a key: the largest comes first, of equal ones that with the larger logit,
+and then the one that stands first. Where in that order a share of the weight is reached is found by adding up weights
+by how far below the largest the keys are, and among those about as far by their bits: linear, whatever they are.
+Invariant: as in vocabulary.py.
 """
 
 import numpy as np
-from numba import float32, float64, int32, int64, void
+from numba import boolean, float32, float64, int32, int64, void
 
 from worker.kernels.jit import entry, kernel
+from worker.kernels.memory import load, load_scalar, load_scalar_i32, store, store_scalar, store_scalar_i32
+from worker.kernels.simd import (
+    LANES,
+    absolute,
+    bits_to_float,
+    minimum,
+    round_even,
+    splat,
+    sum_lanes,
+    to_float,
+    where_below,
+)
+from worker.sampling.vocabulary import GROUP, address
 
 _DIGIT_BITS = 12
 NUM_BUCKETS = 1 << _DIGIT_BITS
-_SHIFTS = (52, 40, 28, 16, 4, 0)  # of a key's digits; the last overlaps the one before it
-_SIGN = 1 << 31
-_MAGNITUDE = np.int32(0x7FFFFFFF)
-_MINUS_ZERO = np.int32(-0x80000000)
+_SHIFTS = (20, 8, 0)  # of the digits of a number's bits; the last overlaps the one before it
+_LAST_BUCKET = np.float32(NUM_BUCKETS - 1)
+_BUCKETS_PER_UNIT = np.float32(160)
+_MAGNITUDE, _HALF = 0x7FFFFFFF, 1 << 31
+_ZERO, _ONE = np.float32(0), np.float32(1)
 _MOST_SURPRISING = np.float32(87.33655)  # of the least probability that is a normal f32
 
 
-@kernel
-def _descending(bits):
-    """The bits of a f32 as an integer that is the less, the larger the number is."""
-    ordered = np.int32(0) if bits == _MINUS_ZERO else bits ^ ((bits >> np.int32(31)) & _MAGNITUDE)
-    return ~np.int64(ordered)
-
-
-@entry(void(int32[::1], int64, int64[::1]))
-def rank_descending(bits, num, keys):
-    """Keys for the descending order of [num] logits, given as their bits."""
-    for i in range(num):
-        keys[i] = _descending(bits[i]) << 32
-
-
-@entry(void(float32[::1], int32[::1], int64, float32, float32, int32[::1], int64[::1]))
-def rank_typical(logits, bits, num, certain, entropy, distances, keys):
-    """Keys for how far the surprise of [num] logits is from the entropy; of those equally far, the largest first.
-
-    bits: of the logits; certain: the logit of a token without any surprise; distances: scratch, (num,).
-    """
-    floats = distances.view(np.float32)
-    for i in range(num):
-        floats[i] = abs(min(certain - logits[i], _MOST_SURPRISING) - entropy)
-    for i in range(num):
-        keys[i] = (np.int64(distances[i]) << 32) | (_descending(bits[i]) + _SIGN)
+@entry(void(float32[::1], int64, float32, float32, float32[::1]))
+def rank_typical(logits, num, certain, entropy, keys):
+    """Keys by which the surprise nearest to the entropy comes first, for [num] logits, up to the next multiple of 16;
+    certain: the logit of a token without any surprise."""
+    source, out = address(logits), address(keys)
+    for i in range(0, 4 * num, 4 * LANES):
+        surprise = minimum(splat(certain) - load(source + i), splat(_MOST_SURPRISING))
+        store(out + i, splat(_ZERO) - absolute(surprise - splat(entropy)))
 
 
 @kernel
-def _digit(key, level):
-    """Of a key's digits, the first being that of the sign: negative keys come first."""
-    digit = (key >> _SHIFTS[level]) & (NUM_BUCKETS - 1)
-    return digit ^ (NUM_BUCKETS >> 1) if level == 0 else digit
+def _ordered(value):
+    """The bits of a number as an integer from 0 that is the less, the larger the number is; both zeros have the
+    same."""
+    bits = np.int64(np.float32(value + _ZERO).view(np.int32))
+    return ~(bits ^ ((bits >> 31) & _MAGNITUDE)) + _HALF
+
+
+@kernel
+def _digit(value, shift):
+    return (_ordered(value) >> shift) & (NUM_BUCKETS - 1)
+
+
+@kernel
+def _bucket(keys_at, top):
+    """Of 16 keys: the larger, the lower; all that are far below the top have the last."""
+    below = (splat(top) - load(keys_at)) * splat(_BUCKETS_PER_UNIT)
+    return round_even(minimum(below, splat(_LAST_BUCKET)))
 
 
 @kernel
@@ -67,29 +78,72 @@ def _first_reaching(sums, before, target):
     return last, sum_before_last
 
 
-@entry(int64(int64[::1], float32[::1], int64, float64, int32[::1], float64[::1]))
-def reach(keys, weights, num, target, members, sums):
-    """Where the running sum of [num] weights, in the order of the keys, reaches `target` at a candidate that has a
-    weight, or the last of those. members, (num,), and sums, (NUM_BUCKETS,), are scratch."""
-    for i in range(num):
-        members[i] = i
-    before = 0.0
-    for level in range(6):
-        sums[:] = 0.0
-        for m in range(num):
-            sums[_digit(keys[members[m]], level)] += weights[members[m]]
-        bucket, before = _first_reaching(sums, before, target)
-        num_found = 0
-        for m in range(num):
-            if _digit(keys[members[m]], level) == bucket:
-                members[num_found] = members[m]
-                num_found += 1
-        num = num_found
-        if num == 1:
-            return members[0]
+@kernel
+def _narrow(values, shift, weights, members, num, before, target, sums):
+    """Leaves those of [num] members with whose digit the sum reaches `target`: how many, and the sum before them."""
+    sums[:] = 0.0
+    for m in range(num):
+        sums[_digit(values[members[m]], shift)] += weights[members[m]]
+    bucket, before = _first_reaching(sums, before, target)
+    num_found = 0
+    for m in range(num):
+        if _digit(values[members[m]], shift) == bucket:
+            members[num_found] = members[m]
+            num_found += 1
+    return num_found, before
+
+
+@kernel
+def _spread(keys, weights, parts, num, top, least, buckets, sums):
+    """Puts the candidates' buckets into `buckets`, and adds up their weights in `sums`."""
+    sums[:] = 0.0
+    key_at, weight_at, bucket_at = address(keys), address(weights), address(buckets)
+    for first in range(0, num, GROUP):
+        if parts[first // GROUP] >= least:
+            last = min(first + GROUP, num)
+            for i in range(first, last, LANES):
+                store(bucket_at + 4 * i, bits_to_float(_bucket(key_at + 4 * i, top)))
+            for i in range(first, last):
+                sums[np.uint64(load_scalar_i32(bucket_at + 4 * i))] += load_scalar(weight_at + 4 * i)
+
+
+@kernel
+def _gather(keys, parts, num, top, least, bucket, members):
+    """Puts the candidates of a bucket where the buckets are."""
+    key_at, num_found, wanted = address(keys), 0, splat(np.float32(bucket))
+    for first in range(0, num, GROUP):
+        if parts[first // GROUP] >= least:
+            last, found = min(first + GROUP, num), splat(_ZERO)
+            for i in range(first, last, LANES):
+                away = absolute(to_float(_bucket(key_at + 4 * i, top)) - wanted)
+                found = where_below(away, splat(_ONE), splat(_ONE), found)
+            if sum_lanes(found) > _ZERO:
+                for i in range(first, last):
+                    if members[i] == bucket:
+                        members[num_found] = i
+                        num_found += 1
+    return num_found
+
+
+@entry(
+    int64(float32[::1], float32, float32[::1], float32[::1], float64[::1], int64, float64, float64, int32[::1],
+          float64[::1])
+)  # fmt: skip
+def reach(keys, top, logits, weights, parts, num, target, least, members, sums):
+    """Where the running sum of [num] weights, in order, reaches `target` at a candidate that has a weight, or the last
+    of those. top: the largest key; parts: sums of each group's weights; groups of less than `least` are left out.
+    Arrays are padded to whole groups; members, one of them, and sums, (NUM_BUCKETS,), are scratch."""
+    _spread(keys, weights, parts, num, top, least, members, sums)
+    bucket, before = _first_reaching(sums, 0.0, target)
+    num = _gather(keys, parts, num, top, least, bucket, members)
+    for shift in _SHIFTS:
+        num, before = _narrow(keys, shift, weights, members, num, before, target, sums)
+    if num > 1 and address(keys) != address(logits):
+        for shift in _SHIFTS:
+            num, before = _narrow(logits, shift, weights, members, num, before, target, sums)
     found = members[0]
     for m in range(num):
-        if weights[members[m]] > 0.0:
+        if weights[members[m]] > _ZERO:
             found = members[m]
             before += weights[found]
             if before >= target:
@@ -97,17 +151,25 @@ def reach(keys, weights, num, target, members, sums):
     return found
 
 
-@entry(int64(int64[::1], int64, int64, int64, float32[::1], int32[::1]))
-def divide_at(keys, num, place, keeps_last, picked, ids):
-    """Of [num] candidates, keeps those up to the one at `place` in the order of the keys, or, with keeps_last, those
-    behind it; they stay as they stand. How many."""
-    edge, num_kept = keys[place], 0
+@entry(int64(float32[::1], float32[::1], int32[::1], int64, int64, boolean, float32[::1], float32[::1], int32[::1]))
+def divide_at(keys, logits, ids, num, place, keeps_last, kept_keys, kept_logits, kept_ids):
+    """Of [num] candidates, keeps those up to the one at `place` in order or, with keeps_last, that one and those behind
+    it; they stay as they stand. How many. What is kept may be written over what it is taken from."""
+    edge_key, edge_logit, num_kept = keys[place], logits[place], 0
+    sources = address(keys), address(logits), address(ids)
+    targets = address(kept_keys), address(kept_logits), address(kept_ids)
     for i in range(num):
-        is_first = keys[i] < edge or (keys[i] == edge and i <= place)
-        if is_first != (keeps_last != 0):
-            keys[num_kept], picked[num_kept], ids[num_kept] = keys[i], picked[i], ids[i]
-            num_kept += 1
+        key, logit = load_scalar(sources[0] + 4 * i), load_scalar(sources[1] + 4 * i)
+        token = load_scalar_i32(sources[2] + 4 * i)
+        store_scalar(targets[0] + 4 * num_kept, key)
+        store_scalar(targets[1] + 4 * num_kept, logit)
+        store_scalar_i32(targets[2] + 4 * num_kept, token)
+        is_kept = (key > edge_key) != keeps_last
+        if key == edge_key:  # is rare, or the rule
+            is_before = (logit > edge_logit) or (logit == edge_logit and i < place)
+            is_kept = i == place or is_before != keeps_last
+        num_kept += np.int64(is_kept)  # without a branch: what is kept cannot be foretold
     return num_kept
 
 
-KERNELS = (rank_descending, rank_typical, reach, divide_at)
+KERNELS = (rank_typical, reach, divide_at)

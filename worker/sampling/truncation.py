@@ -11,7 +11,6 @@ import numpy as np
 from worker.sampling.candidates import Candidates
 from worker.sampling.mt19937 import Generator
 
-_FIRST_SELECTED = 256  # for a top-p over the whole vocabulary, before all of it
 _NO_TEMPERATURE = 1e-20  # below it, dividing logits could overflow: the same as 0
 _HIGHEST_TEMPERATURE = 1e20  # beyond it, all are alike anyway
 
@@ -21,11 +20,7 @@ def keep_top_k(candidates: Candidates, top_k: int) -> None:
     if top_k <= 0:
         return
     size = min(top_k, candidates.size)
-    if candidates.is_whole:
-        candidates.select(size)
-    else:
-        candidates.sort()
-        candidates.keep_first(size)
+    candidates.keep_largest(size)
     candidates.num_dead = size - candidates.num
 
 
@@ -33,31 +28,9 @@ def keep_top_p(candidates: Candidates, top_p: float, min_keep: int) -> None:
     """The most likely that together have that probability (Holtzman et al. 2019, arXiv:1904.09751)."""
     if top_p >= 1.0:
         return
-    mass = top_p * candidates.weigh()[1]
-    size = candidates.num
-    if not candidates.is_whole:
-        candidates.sort()
-        _cut_at_mass(candidates, mass, min_keep)
-    else:
-        candidates.select(min(_FIRST_SELECTED, size))
-        if not _cut_at_mass(candidates, mass, min_keep):
-            candidates.select(size)
-            _cut_at_mass(candidates, mass, min_keep)
+    candidates.sort()
+    candidates.keep_mass(top_p * candidates.weigh()[1], min_keep)
     _drop_dead(candidates, min_keep)
-
-
-def _cut_at_mass(candidates: Candidates, mass: float, min_keep: int) -> bool:
-    """Keeps the first that hold the mass; False, and nothing changed, if all of them do not."""
-    if candidates.is_ranked:
-        candidates.keep_mass(mass, min_keep)
-        return True
-    weights, _ = candidates.weigh()
-    reached = np.add.accumulate(weights, dtype=np.float64)
-    num = max(int(reached.searchsorted(mass)) + 1, min_keep)
-    if num > candidates.num:
-        return False
-    candidates.num = num
-    return True
 
 
 def _drop_dead(candidates: Candidates, min_keep: int) -> None:
@@ -70,10 +43,10 @@ def keep_min_p(candidates: Candidates, min_p: float, min_keep: int) -> None:
     if min_p <= 0.0:
         return
     lowest = np.float32(candidates.peak) + np.float32(math.log(min_p))
-    num = max(int(np.count_nonzero(candidates.logits >= lowest)), 1)
-    if candidates.is_sorted or num < min_keep:
+    least = max(min_keep, 1)
+    if (least > 1 or min_p > 1.0) and np.count_nonzero(candidates.logits >= lowest) < least:
         candidates.sort()
-        candidates.keep_first(max(num, min_keep))
+        candidates.keep_first(least)
     else:
         candidates.keep_from(float(lowest))
     _drop_dead(candidates, min_keep)
@@ -110,9 +83,9 @@ def exclude_top_choices(
         return
     candidates.sort()
     weights, total = candidates.weigh()
-    num_dropped = int(np.count_nonzero(weights / np.float32(total) >= np.float32(threshold))) - 1
-    if num_dropped > 0 and candidates.size - num_dropped >= min_keep:
-        candidates.drop_first(num_dropped)
+    above = np.flatnonzero(weights / np.float32(total) >= np.float32(threshold))
+    if above.size > 1 and candidates.size - (above.size - 1) >= min_keep:
+        candidates.drop_before(candidates.last_of(above))
 
 
 def change_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> None:
@@ -131,8 +104,7 @@ def change_temperature(candidates: Candidates, temperature: float, spread: float
 def _entropy_temperature(candidates: Candidates, temperature: float, spread: float, exponent: float) -> float:
     """Between temperature - spread and temperature + spread, by entropy ** exponent, a share of the most possible."""
     candidates.sort()
-    entropy, _ = candidates.entropy()
-    share = entropy / math.log(candidates.size)
+    share = candidates.entropy() / math.log(candidates.size)
     lowest = max(0.0, temperature - spread)
     with np.errstate(over="ignore", divide="ignore"):
         found = lowest + (temperature + spread - lowest) * np.float64(share) ** exponent

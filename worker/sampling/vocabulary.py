@@ -5,38 +5,39 @@ has one order of evaluation, so a row of logits gives the same bits whatever els
 """
 
 import numpy as np
-from numba import float32, float64, int32, int64, void
+from numba import boolean, float32, float64, int32, int64, void
 
-from worker.kernels.jit import entry
-from worker.kernels.memory import load, store, store_scalar
+from worker.kernels.jit import entry, kernel
+from worker.kernels.memory import load, load_scalar, store, store_scalar, store_scalar_i32
 from worker.kernels.ops import exp
-from worker.kernels.simd import LANES, max_lanes, select_below, splat, sum_lanes, where_below
+from worker.kernels.simd import LANES, fma, max_lanes, select_below, splat, sum_lanes, where_below
 
 GROUP = 64  # logits summarised by one peak
-MOST_INSERTED = 256  # `select_largest` moves up to this many numbers for each that it takes
+MOST_INSERTED = 128  # `select_largest` moves up to this many numbers for each that it takes
 _VECTOR = 4 * LANES  # bytes
-_GROUP_BYTES = 4 * GROUP
 _INFINITY = np.float32(np.inf)
 _ONE, _ZERO = np.float32(1), np.float32(0)
 
 
-@entry(int64(int64, int64, int64, int64))
-def survey(logits, values, peaks, num_groups):
-    """Copies [num_groups * 64] logits to `values` and puts each group's largest into `peaks`; all are addresses.
-    Returns 0 if any is NaN or plus infinity, else 1."""
-    bad = splat(_ZERO)
-    for group in range(num_groups):
-        first = load(logits + group * _GROUP_BYTES)
-        store(values + group * _GROUP_BYTES, first)
-        bad = where_below(first, splat(_INFINITY), bad, splat(_ONE))
-        peak = first
-        for at in range(group * _GROUP_BYTES + _VECTOR, (group + 1) * _GROUP_BYTES, _VECTOR):
-            value = load(logits + at)
-            store(values + at, value)
+@kernel
+def address(array):
+    """For loads and stores without the price of an index that may be negative."""
+    return np.int64(array.ctypes.data)
+
+
+@entry(boolean(float32[::1], float32[::1]))
+def survey(values, peaks):
+    """Puts the largest of each group into `peaks`. False if any value is NaN or plus infinity."""
+    at, bad = address(values), splat(_ZERO)
+    for group in range(peaks.size):
+        peak = splat(-_INFINITY)
+        for _ in range(GROUP // LANES):
+            value = load(at)
             bad = where_below(value, splat(_INFINITY), bad, splat(_ONE))
             peak = where_below(peak, value, value, peak)
-        store_scalar(peaks + 4 * group, max_lanes(peak))
-    return 1 if sum_lanes(bad) == _ZERO else 0
+            at += _VECTOR
+        peaks[group] = max_lanes(peak)
+    return sum_lanes(bad) == _ZERO
 
 
 @entry(void(float32[::1], float32[::1], int64, float32[::1], int32[::1]))
@@ -63,111 +64,147 @@ def select_largest(values, peaks, num, picked, ids):
             filled += 1
 
 
-@entry(int64(float32[::1], float32[::1], float32, float32[::1], int32[::1]))
-def collect(values, peaks, lowest, picked, ids):
-    """Puts all values from `lowest` up into `picked`, in their order, and where they stood into `ids`. How many."""
-    num = 0
+@entry(int64(float32[::1], float32[::1], float32, int64, float32[::1], int32[::1]))
+def collect(values, peaks, lowest, last, picked, ids):
+    """Puts all values above `lowest`, and those that equal it up to place `last`, into `picked`, in their order, and
+    where they stood into `ids`. How many."""
+    source, numbers, places, num = address(values), address(picked), address(ids), 0
     for group in range(peaks.size):
         if peaks[group] >= lowest:
             for i in range(group * GROUP, group * GROUP + GROUP):
-                if values[i] >= lowest:
-                    picked[num] = values[i]
-                    ids[num] = i
-                    num += 1
+                value = load_scalar(source + 4 * i)
+                store_scalar(numbers + 4 * num, value)
+                store_scalar_i32(places + 4 * num, np.int32(i))
+                is_kept = value > lowest
+                if value == lowest:  # is rare, or the rule
+                    is_kept = i <= last
+                num += np.int64(is_kept)  # without a branch: what is kept cannot be foretold
     return num
 
 
-@entry(float64(int64, int64, int64, float32))
-def exponentials(values, out, num, peak):
-    """out[i] = exp(values[i] - peak) of [num] values, up to the next multiple of 16; both are addresses. Their sum."""
-    total = 0.0
-    for i in range(0, num, LANES):
-        shifted = exp(load(values + 4 * i) - splat(peak))
-        counted = select_below(np.int32(num - i), shifted, splat(_ZERO))
-        store(out + 4 * i, counted)
-        total += sum_lanes(counted)
+@entry(float64(float32[::1], float32[::1], float64[::1], int64, float32))
+def exponentials(values, weights, sums, num, peak):
+    """weights[i] = exp(values[i] - peak) of [num] values, and 0 up to the next multiple of 16; sums: of each group's
+    weights. The sum of them all."""
+    source, out, total = address(values), address(weights), 0.0
+    for first in range(0, num, GROUP):
+        part = splat(_ZERO)
+        for i in range(first, min(first + GROUP, num), LANES):
+            weight = exp(load(source + 4 * i) - splat(peak))
+            weight = select_below(np.int32(num - i), weight, splat(_ZERO))
+            store(out + 4 * i, weight)
+            part = part + weight
+        sums[first // GROUP] = sum_lanes(part)
+        total += sums[first // GROUP]
     return total
 
 
 @entry(float64(float32[::1], float32[::1], int64, float32))
 def weighted_distance(weights, logits, num, peak):
-    """The sum of weight * (peak - logit) over [num] of them; what has no weight may be minus infinity."""
-    total = 0.0
+    """The sum of weight * (peak - logit) over [num] of them, weights as `exponentials` makes them."""
+    source, weighed, total = address(logits), address(weights), 0.0
     for first in range(0, num, GROUP):
-        part = _ZERO
-        for i in range(first, min(first + GROUP, num)):
-            if weights[i] > _ZERO:
-                part += weights[i] * (peak - logits[i])
-        total += part
+        part = splat(_ZERO)
+        for i in range(first, min(first + GROUP, num), LANES):
+            weight = load(weighed + 4 * i)
+            product = weight * (splat(peak) - load(source + 4 * i))
+            part = part + where_below(splat(_ZERO), weight, product, splat(_ZERO))
+        total += sum_lanes(part)
     return total
 
 
-@entry(float64(float32[::1], int64))
-def deviation(values, num):
-    """The standard deviation of [num] values, without those that are minus infinity; 0 if there are none."""
-    count, total = 0, 0.0
+@entry(float64(float32[::1], int64, float32))
+def deviation(values, num, peak):
+    """The standard deviation of [num] values up to `peak`, without those that are minus infinity; 0 if there are
+    none."""
+    source, lowest = address(values), splat(-_INFINITY)
+    count, total = 0.0, 0.0
     for first in range(0, num, GROUP):
-        part = 0.0
-        for i in range(first, min(first + GROUP, num)):
-            if values[i] > -_INFINITY:
-                part += values[i]
-                count += 1
-        total += part
-    mean, total = total / max(count, 1), 0.0
+        part, counted = splat(_ZERO), splat(_ZERO)
+        for i in range(first, min(first + GROUP, num), LANES):
+            value = select_below(np.int32(num - i), load(source + 4 * i), lowest)
+            part = part + where_below(lowest, value, value - splat(peak), splat(_ZERO))
+            counted = counted + where_below(lowest, value, splat(_ONE), splat(_ZERO))
+        total += sum_lanes(part)
+        count += sum_lanes(counted)
+    mean, total = np.float32(peak + total / max(count, 1.0)), 0.0
     for first in range(0, num, GROUP):
-        part = 0.0
-        for i in range(first, min(first + GROUP, num)):
-            if values[i] > -_INFINITY:
-                part += (values[i] - mean) ** 2
-        total += part
-    return (total / max(count, 1)) ** 0.5
+        part = splat(_ZERO)
+        for i in range(first, min(first + GROUP, num), LANES):
+            value = select_below(np.int32(num - i), load(source + 4 * i), lowest)
+            away = where_below(lowest, value, value - splat(mean), splat(_ZERO))
+            part = fma(away, away, part)
+        total += sum_lanes(part)
+    return (total / max(count, 1.0)) ** 0.5
 
 
-@entry(int64(float32[::1], int64, float64))
-def draw(weights, num, share):
-    """The first of [num] at which the running sum of weights reaches that share of the whole, and that has a weight;
-    share: in [0, 1). The sums of groups of 64 are added up first."""
-    num_groups = -(-num // GROUP)
-    sums = np.empty(num_groups, np.float64)
-    total = 0.0
-    for group in range(num_groups):
-        part = 0.0
-        for i in range(group * GROUP, min(group * GROUP + GROUP, num)):
-            part += weights[i]
-        sums[group] = part
-        total += part
-    target, before, found = total * share, 0.0, 0
-    for group in range(num_groups):
-        if sums[group] > 0.0 and before + sums[group] >= target:
-            for i in range(group * GROUP, min(group * GROUP + GROUP, num)):
-                if weights[i] > _ZERO:
-                    found = i
-                    before += weights[i]
-                    if before >= target:
-                        break
-            break
-        before += sums[group]
+@entry(int64(float32[::1], float64[::1], int64, float64))
+def first_reaching(weights, sums, num, target):
+    """The first of [num] at which the running sum of weights reaches `target`, and that has a weight; or the last of
+    those. sums: of each group's weights."""
+    before, found, last_group = 0.0, 0, -(-num // GROUP)
+    for group in range(last_group):
+        if sums[group] > 0.0:
+            found = group
+            if before + sums[group] >= target:
+                break
+            before += sums[group]
+    else:
+        before -= sums[found]
+    first, found = found * GROUP, 0
+    for i in range(first, min(first + GROUP, num)):
+        if weights[i] > _ZERO:
+            found = i
+            before += weights[i]
+            if before >= target:
+                break
     return found
+
+
+@entry(void(float32[::1], float32[::1], float32[::1], float32, float32, float32[::1]))
+def favour(weights, logits, curve, total, target, favoured):
+    """New logits for weights of that total, the higher the nearer their share of it is to the target: curve[1] less
+    curve[2] times the square of the distance nearby, times the distance itself far away, in units of 1 / curve[0].
+    Minus infinity stays."""
+    for i in range(weights.size):
+        distance = abs(weights[i] / total - target) * curve[0]
+        value = curve[1] - curve[2] * distance * distance / (_ONE + distance)
+        favoured[i] = value if logits[i] > -_INFINITY else -_INFINITY
+
+
+@kernel
+def _replace(values, peaks, token, value):
+    """Gives a token a new value, and its group its peak."""
+    old, group = values[token], token // GROUP
+    values[token] = value
+    if value >= peaks[group]:
+        peaks[group] = value
+    elif old == peaks[group]:
+        peak = value
+        for i in range(group * GROUP, group * GROUP + GROUP):
+            peak = values[i] if values[i] > peak else peak
+        peaks[group] = peak
+
+
+@entry(void(float32[::1], float32[::1], int32[::1], float32[::1]))
+def add_at(values, peaks, tokens, amounts):
+    """Adds to the values of tokens."""
+    for i in range(tokens.size):
+        _replace(values, peaks, tokens[i], values[tokens[i]] + amounts[i])
 
 
 @entry(void(float32[::1], float32[::1], int32[::1], int32[::1], float32, float32, float32))
 def penalise(values, peaks, window, counts, repeat, frequency, presence):
-    """Lowers the values of the tokens in the window, once each, and their groups' peaks. `counts` is all 0 before and
-    after. A penalty of repetition divides what is above 0 and multiplies what is below."""
+    """Lowers the values of the tokens in the window, once each. `counts` is all 0 before and after. A penalty of
+    repetition divides what is above 0 and multiplies what is below."""
     for i in range(window.size):
         counts[window[i]] += 1
     for i in range(window.size):
         token = window[i]
         if counts[token] > 0:
             value = values[token] * repeat if values[token] <= _ZERO else values[token] / repeat
-            values[token] = value - (np.float32(counts[token]) * frequency + presence)
+            _replace(values, peaks, token, value - (np.float32(counts[token]) * frequency + presence))
             counts[token] = 0
-    for i in range(window.size):
-        first = window[i] // GROUP * GROUP
-        peak = values[first]
-        for at in range(first + 1, first + GROUP):
-            peak = values[at] if values[at] > peak else peak
-        peaks[window[i] // GROUP] = peak
 
 
 @entry(void(int32[::1], int64, int32[::1]))
@@ -189,5 +226,5 @@ def repeat_lengths(tokens, limit, lengths):
             left, right = place, place + length - 1
 
 
-KERNELS = (survey, select_largest, collect, exponentials, weighted_distance, deviation, draw, penalise,
-           repeat_lengths)  # fmt: skip
+KERNELS = (survey, select_largest, collect, exponentials, weighted_distance, deviation, first_reaching, favour, add_at,
+           penalise, repeat_lengths)  # fmt: skip

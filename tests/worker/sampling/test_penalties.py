@@ -17,7 +17,8 @@ def lowered(history: list[int], breakers: Breakers = NO_BREAKERS, **changes: flo
     candidates.start(np.zeros(VOCAB, np.float32))
     settings = {"last_n": -1, "multiplier": 1.0, "base": 2.0, "allowed_length": 2, **changes}
     dry(candidates, np.array(history, np.int32), breakers=breakers, **settings)
-    assert (candidates.peaks == candidates.values.reshape(-1, 64).max(axis=1)).all()
+    with candidates.by_token() as logits:
+        assert (candidates.peaks == logits.reshape(-1, 64).max(axis=1)).all()
     return {token: -float(logit) for token, logit in enumerate(candidates.logits) if logit}
 
 

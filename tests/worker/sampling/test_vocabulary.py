@@ -22,7 +22,7 @@ def test_the_largest_are_found_in_order_and_ties_go_to_the_lower_index(size, num
     num = min(num, size)
     candidates = Candidates(size)
     assert candidates.start(values)
-    candidates.select(num)
+    candidates.keep_largest(num)
     candidates.settle()
     order = np.argsort(-values, kind="stable")[:num]
     assert candidates.ids[: candidates.num].tolist() == order.tolist()
@@ -50,17 +50,18 @@ def test_sorting_keeps_equals_as_they_stand(values):
     assert descending(array).tolist() == np.argsort(-array, kind="stable").tolist()
 
 
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 5003])
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 65, 5003])
 def test_exponentials_are_exact_to_a_few_units_and_vanish_far_below(size):
     values = np.linspace(-86, 0, size + 3).astype(np.float32)
     values[:3] = [-88, -1000, -np.inf]
-    padded, out = np.full(size + 64, 7, np.float32), np.full(size + 64, 9, np.float32)
+    padded, out, sums = np.full(size + 64, 7, np.float32), np.full(size + 64, 9, np.float32), np.zeros(size // 64 + 2)
     padded[: values.size] = values
-    total = exponentials(padded.ctypes.data, out.ctypes.data, values.size, np.float32(0))
+    total = exponentials(padded, out, sums, values.size, np.float32(0))
     exact = np.exp(values.astype(np.float64))
     assert np.allclose(out[3 : values.size], exact[3:], rtol=3e-7, atol=0)
     assert out[:3].tolist() == [0, 0, 0]
     assert total == pytest.approx(exact.sum(), rel=1e-6)
+    assert sums[0] == pytest.approx(exact[:64].sum(), rel=1e-6) and sums.sum() == pytest.approx(total)
 
 
 @settings(deadline=None)
@@ -74,3 +75,21 @@ def test_lengths_of_repetitions_are_those_counted_one_by_one(tokens, limit):
             length += 1
         assert lengths[end] == length
     assert lengths[-1] == 0
+
+
+@pytest.mark.parametrize("lowest", [-np.inf, 1.90002])
+@pytest.mark.parametrize("num_divisions", [1, 2])
+def test_an_order_outlasts_a_division_that_makes_equals(lowest, num_divisions):
+    values = np.float32(1.9) + np.arange(2000, dtype=np.float32) * np.float32(2**-23)
+    np.random.default_rng(1).shuffle(values)
+    candidates = Candidates(2000)
+    candidates.start(values)
+    if lowest > 0:
+        candidates.keep_from(lowest)
+    candidates.sort()
+    for _ in range(num_divisions):
+        candidates.divide(1.8)
+    assert np.unique(candidates.logits).size < candidates.num
+    candidates.settle()
+    order = np.argsort(-values, kind="stable")
+    assert candidates.ids.tolist() == order[values[order] >= np.float32(lowest)].tolist()
