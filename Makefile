@@ -24,7 +24,7 @@ test-slow: setup
 
 # Kernels that check every index, in a cache of their own.
 test-bounds: setup
-	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest tests/worker/sampling tests/worker/test_sampler.py tests/worker/test_limits.py
+	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest tests/worker/sampling tests/worker/test_sampler.py tests/worker/rpc/test_limits.py
 
 check: setup
 	$(BIN)/ruff check .
