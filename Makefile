@@ -24,7 +24,9 @@ test-slow: setup
 
 # Kernels that check every index, in a cache of their own.
 test-bounds: setup
-	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest tests/worker/sampling tests/worker/test_sampler.py tests/worker/test_limits.py
+	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest -m "not slow" \
+		tests/worker/sampling tests/worker/test_sampler.py tests/worker/rpc/test_limits.py tests/parity/test_sampling.py \
+		tests/worker/kernels tests/worker/model tests/worker/test_engine.py tests/worker/test_determinism.py
 
 check: setup
 	$(BIN)/ruff check .

@@ -76,7 +76,7 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
     )
     if scored:
         sequence.most_per_step = SCORED_PER_STEP
-    while is_overfull(sequence, capacity):
+    while sequence.num_tokens > limit or is_overfull(sequence, capacity):  # more than fit, even if no more are to come
         sequence.discard(*shift(request, capacity))
     return sequence
 

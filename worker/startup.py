@@ -30,6 +30,7 @@ from worker.engine import Engine, Model
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.model.architecture import architecture_name
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
 from worker.prompt import PromptReader
@@ -65,6 +66,7 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
     """Reads, packs and compiles. Raises ModelFileError, OSError."""
     progress("reading the file", 0.0)
     with GGUF.open(config.model_path) as gguf:
+        architecture_name(gguf.metadata)  # of another one, the vocabulary is unknown, too
         tokenizer = Tokenizer(gguf.metadata)
         prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(gguf.metadata, tokenizer))
         decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))

@@ -128,7 +128,7 @@ _PLAIN = (  # what has the same name and form in the proto
     Field("top_n_sigma", number, -1.0),
     Field("xtc_probability", number, 0.0, 0, 1, hard=False),
     Field("xtc_threshold", number, 0.1, 0, 1, hard=False),
-    Field("repeat_penalty", number, 1.0, 0.01, 100),
+    Field("repeat_penalty", number, 1.0, 1e-6, 10**9),
     Field("repeat_last_n", integer, 64, -1),
     Field("presence_penalty", number, 0.0),
     Field("frequency_penalty", number, 0.0),

@@ -28,7 +28,7 @@ from router.api.fields import (
 )
 from router.api.samplers import SAMPLING, sampling_message, shown_biases
 
-MAX_STOPS = 16
+MAX_STOPS = 64
 MAX_CHOICES = 16
 MAX_LOGPROBS = 128
 RANDOM_SEED = 2**32 - 1  # llama-server's "draw one", what -1 is in 32 bits
@@ -46,14 +46,19 @@ def _negative(value: float) -> bool:
     return value < 0
 
 
-# What the proto carries.
-CARRIED = (
+# What flags of the server may set for the bodies that lack it.
+DEFAULTED = (
     *SAMPLING,
     Field("n_predict", integer, -1, -1, aliases=("max_completion_tokens", "max_tokens")),
-    Field("stop", strings, (), high=MAX_STOPS),
-    Field("cache_prompt", boolean, True),
-    Field("id_slot", integer, -1, -1),
     Field("n_keep", integer, 0, -1),
+    Field("cache_prompt", boolean, True),
+)
+
+# What the proto carries.
+CARRIED = (
+    *DEFAULTED,
+    Field("stop", strings, (), high=MAX_STOPS),
+    Field("id_slot", integer, -1, -1),
     Field("n_discard", integer, 0, 0),
     Field("priority", integer, 5, 0, 9, hard=False),
     Field("post_sampling_probs", boolean, False),
@@ -151,7 +156,7 @@ class Parameters:
 def parameters(body: Body, num_logprobs: int | None, defaults: Mapping[str, Any]) -> Parameters:
     """Reads the table's fields of a body; `defaults`, of the server's flags, are for those that it does not have."""
     values = read(TABLE, body)
-    absent = [field for field in SAMPLING if all(body.get(name) is None for name in field.names)] if defaults else []
+    absent = [field for field in DEFAULTED if all(body.get(name) is None for name in field.names)] if defaults else []
     values |= {field.name: defaults[field.name] for field in absent if field.name in defaults}
     options = read(INCLUDE_USAGE, values["stream_options"] or {})
     return Parameters(values, options["include_usage"], num_logprobs)

@@ -94,6 +94,9 @@ _WORKER = """
 """
 
 _SAMPLING = """
+    -n --predict --n-predict $ LLAMA_ARG_N_PREDICT : N : tokens of an answer at most (-1: until the context is full)
+    --keep : N : tokens that a context shift leaves alone (0); -1 is the prompt
+    --cache-prompt ! --no-cache-prompt $ LLAMA_ARG_CACHE_PROMPT :  : reuse what was computed (the default)
     --samplers : NAME;... : samplers in the order in which they act (penalties;dry;top_n_sigma;top_k;typ_p;...)
     --sampler-seq --sampling-seq : LETTERS : the same, a letter for each (edskypmxt)
     -s --seed : N : seed of requests that have none; -1 draws one (-1)

@@ -25,7 +25,6 @@ INERT: tuple[Flag, ...] = (
         --warmup ! --no-warmup
         --spec-default
         --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
-        --cache-prompt ! --no-cache-prompt $ LLAMA_ARG_CACHE_PROMPT
         --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT
         --log-timestamps ! --no-log-timestamps $ LLAMA_ARG_LOG_TIMESTAMPS
         --log-prefix ! --no-log-prefix $ LLAMA_ARG_LOG_PREFIX
@@ -69,7 +68,6 @@ INERT: tuple[Flag, ...] = (
     *inert(_OWN_MEMORY, """
         -lzm --lazy-mode $ LLAMA_ARG_LAZY_MODE
         -dt --defrag-thold $ LLAMA_ARG_DEFRAG_THOLD
-        --keep
         --kv-unified-per-slot $ LLAMA_ARG_KV_UNIFIED_PER_SLOT
         -ctxcp --ctx-checkpoints --swa-checkpoints $ LLAMA_ARG_CTX_CHECKPOINTS
         -cms --checkpoint-min-step $ LLAMA_ARG_CHECKPOINT_MIN_SPACING_NT
@@ -99,7 +97,6 @@ INERT: tuple[Flag, ...] = (
         --pooling $ LLAMA_ARG_POOLING
         """, Takes.VALUE),
     *inert(_IN_REQUEST, """
-        -n --predict --n-predict $ LLAMA_ARG_N_PREDICT
         --grammar
         --grammar-file
         -j --json-schema

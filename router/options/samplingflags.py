@@ -1,4 +1,4 @@
-"""llama-server's flags for how tokens are chosen, as defaults of the fields of the same meaning.
+"""llama-server's flags for how tokens are chosen and how many, as defaults of the fields of the same meaning.
 
 settings.py calls it; api/sampling.py uses what it gives for the fields that a request lacks. Invariant: a value passes
 the field's own checks before anything is started.
@@ -10,12 +10,17 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router.api.fields import Field, integer, long
-from router.api.samplers import SAMPLING
+from router.api.sampling import DEFAULTED
 from router.errors import CommandError, InvalidRequest
 from router.options.flags import EXIT_USAGE, Given
 
-_FIELDS: Mapping[str, Field] = {field.name: field for field in SAMPLING}
-_OTHERWISE_CALLED = {"dynatemp_exp": "dynatemp_exponent", "mirostat_lr": "mirostat_eta", "mirostat_ent": "mirostat_tau"}
+_FIELDS: Mapping[str, Field] = {field.name: field for field in DEFAULTED}
+_OTHERWISE_CALLED = {
+    "dynatemp_exp": "dynatemp_exponent",
+    "mirostat_lr": "mirostat_eta",
+    "mirostat_ent": "mirostat_tau",
+    "keep": "n_keep",
+}
 _BIAS = re.compile(r"([0-9]+)([+-].+)")  # as 15043+1 or 15043-1.5
 _NO_BREAKERS = "none"
 
@@ -29,7 +34,7 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
     """Flag, field and value, as a request would carry it."""
     for key in given.values:
         field = _FIELDS.get(_OTHERWISE_CALLED.get(key, key))
-        if field is not None and key not in ("samplers", "ignore_eos", "logit_bias"):
+        if field is not None and key not in ("samplers", "ignore_eos", "logit_bias", "cache_prompt"):
             yield key, field, _number(given.called(key), field, given.last(key) or "")
     if names := given.last("samplers"):
         yield "samplers", _FIELDS["samplers"], [name.strip() for name in names.split(";") if name.strip()]
@@ -43,6 +48,8 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
         yield "logit_bias", _FIELDS["logit_bias"], [_bias(given.called("logit_bias"), bias) for bias in biases]
     if given.on("ignore_eos"):
         yield "ignore_eos", _FIELDS["ignore_eos"], True
+    if not given.on("cache_prompt", True):
+        yield "cache_prompt", _FIELDS["cache_prompt"], False
 
 
 def _number(flag: str, field: Field, text: str) -> float:

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.timeout(1800)]
 
 SUPERVISION = SupervisionConfig(first_delay=0.05, longest_delay=0.05, max_crashes=1000, recovery_wait=120.0)
 NUM_TOKENS = 40
-LEAST_EVENTS, MOST_EVENTS = 10, 200  # of all streams together, before the kill
+LEAST_EVENTS, MOST_EVENTS = 10, 300  # of all streams together, before the kill
 
 
 def asking(question: str, *, stream: bool = True, **more: Any) -> dict[str, Any]:
@@ -39,6 +39,13 @@ BODIES = [
     asking("What is a corral?", temperature=0.7, seed=3, n=2),
     asking("Who was first on the moon?", stream=False, temperature=0.9, seed=4, logprobs=True, top_logprobs=2),
     asking("Say something in Russian: Привет", temperature=1.1, seed=6, ignore_eos=True),
+    # What samplers remember beside the tokens goes along with them.
+    asking("Describe the sea.", mirostat=1, seed=7, ignore_eos=True),
+    asking("Describe a mountain.", mirostat=2, mirostat_tau=3, seed=8, ignore_eos=True),
+    asking("Describe a river.", samplers=["top_k", "temperature", "adaptive_p"], adaptive_target=0.4, seed=9),
+    asking("Describe the moon.", xtc_probability=0.5, xtc_threshold=0.05, temperature=1.2, seed=10),
+    asking("Repeat after me: ha ha ha ha", dry_multiplier=0.8, repeat_last_n=-1, frequency_penalty=0.2, seed=11),
+    asking("Describe rain.", dynatemp_range=0.5, typical_p=0.8, logit_bias=[[260, 2]], seed=12, ignore_eos=True),
 ]
 
 

@@ -7,74 +7,25 @@ the truth is an engine that serves one request at a time and reuses nothing.
 import random
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.models import smollm2
+from tests.worker.engines import SAMPLINGS, answer, ask, engine, said, tokens
 from tests.worker.fake_model import FakeDetokenizer
 from tests.worker.inbox import Inbox
-from worker.cache.prefix_store import PrefixStore
-from worker.config import DraftConfig, WorkerConfig
 from worker.context import Capacity
-from worker.cores.lease import OwnCores
-from worker.drafting.draft_load import load_draft
 from worker.engine import Engine
 from worker.generation import Finished, Logprobs, Request
-from worker.gguf import GGUF
 from worker.model.decoder import BLOCK_SIZE
-from worker.model.load import load_model
-from worker.sampler import KERNELS, Sampling
+from worker.sampling.settings import Sampling
 
 CONTEXT = 256
 ALONE = Capacity(CONTEXT, CONTEXT // BLOCK_SIZE, BLOCK_SIZE, max_running=1, max_waiting=100, step_tokens=CONTEXT)
 TOO_SMALL = Capacity(CONTEXT, 18, BLOCK_SIZE, max_running=6, max_waiting=100, step_tokens=64, step_seconds=1e-9)
 DRAFTING = Capacity(CONTEXT, 40, BLOCK_SIZE, max_running=3, max_waiting=100, step_tokens=64, max_drafts=5)
-
-
-@contextmanager
-def engine(
-    capacity: Capacity, num_threads: int, store: Path | None = None, *, guesses: bool = False
-) -> Iterator[Engine]:
-    """`guesses`: the model is its own small model, with coarser keys and values."""
-    config = WorkerConfig(smollm2(), listen="", num_threads=num_threads)
-    draft = DraftConfig(config.model_path, kv_type_k="q4_0", kv_type_v="q4_0")
-    with GGUF.open(config.model_path) as gguf:
-        decoder = load_model(gguf, config, lambda stage, done: None, KERNELS)
-        small = load_draft(draft, config, capacity, gguf, lambda stage, done: None) if guesses else None
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
-
-    def post(events):
-        for sink, event in events:
-            sink(event)
-
-    kept = PrefixStore(store, bytes(32), 1 << 30) if store else None
-    drafter = replace(small, price=0.1).drafter(OwnCores()) if small else None
-    running = Engine(decoder, capacity, {2}, post, pytest.fail, kept, drafter=drafter)
-    running.start()
-    try:
-        yield running
-    finally:
-        running.stop()
-        decoder.close()
-        if small:
-            small.decoder.close()
-
-
-def answer(to: Engine, prompt: list[int], **request: Any) -> Inbox:
-    inbox = Inbox()
-    sampling = request.pop("sampling")
-    to.submit(Request(prompt, sampling, FakeDetokenizer(), **request), inbox.put)
-    inbox.result()
-    return inbox
-
-
-def tokens(count: int, seed: int) -> list[int]:
-    dice = random.Random(seed)
-    return [dice.randrange(100, 49000) for _ in range(count)]
 
 
 def until_stored(folder: Path, num_blocks: int) -> None:
@@ -95,14 +46,11 @@ class Traffic:
         dice = self.dice
         stem = dice.choice(self.stems)
         prompt = stem[: dice.randint(1, len(stem))] + tokens(dice.randint(0, 20), dice.randrange(1000))
-        sampling = Sampling(
-            dice.randrange(1 << 32),
-            temperature=dice.choice([0.0, 0.8, 1.5]),
-            top_k=dice.choice([0, 5, 40]),
-            repeat_penalty=dice.choice([1.0, 1.2]),
-        )
         return prompt, {
-            "sampling": sampling,
+            "sampling": replace(dice.choice(SAMPLINGS), seed=dice.randrange(1 << 32)),
+            "logprobs": dice.choice(
+                [None, None, Logprobs(2), Logprobs(3, after_sampling=True), Logprobs(1, False, True)]
+            ),
             "max_tokens": dice.choice([1, 4, 12, 40]),
             "cache_prompt": dice.random() < 0.8,
             "client": dice.choice("abc"),
@@ -117,15 +65,13 @@ def alone() -> Iterator[Engine]:
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
-def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(alone, num_threads, tmp_path):
+def test_each_request_of_random_traffic_gets_the_answer_it_gets_alone(alone, num_threads, tmp_path):
     traffic, served = Traffic(num_threads), []
     with engine(TOO_SMALL, num_threads, tmp_path if num_threads == 2 else None) as busy:
         for _ in range(24):
             prompt, request = traffic.request()
             inbox = Inbox()
-            sampling = request["sampling"]
-            fields = {name: value for name, value in request.items() if name != "sampling"}
-            generation = busy.submit(Request(prompt, sampling, FakeDetokenizer(), **fields), inbox.put)
+            generation = busy.submit(Request(prompt, detokenizer=FakeDetokenizer(), **request), inbox.put)
             if traffic.dice.random() < 0.2:
                 num_events = traffic.dice.randint(0, 3)
                 inbox.wait_for(lambda i, n=num_events: len(i.events) >= n or i.has_ended)
@@ -137,7 +83,7 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(alone, num
     assert all(isinstance(result, Finished) for result in results)
     assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks
     for inbox, prompt, request in served:
-        assert inbox.tokens == answer(alone, prompt, **request | {"cache_prompt": False}).tokens
+        assert said(inbox) == said(answer(alone, prompt, **request | {"cache_prompt": False}))
 
 
 def test_a_cache_that_is_off_cold_hot_evicted_or_from_disk_changes_no_token(alone, tmp_path):
@@ -178,3 +124,33 @@ def test_tokens_guessed_ahead_change_no_token_and_no_probability(alone, num_thre
     assert sum(result.num_drafted - result.num_accepted for result in results) > 5
     for (prompt, request), inbox in zip(requests, inboxes, strict=True):
         assert inbox.events[1:-1] == answer(alone, prompt, **request).events[1:-1]
+
+
+@pytest.mark.parametrize("shifts", [False, True], ids=["in the context", "outgrowing it"])
+def test_an_answer_cut_anywhere_goes_on_elsewhere_as_if_nothing_had_happened(shifts):
+    """What every sampler remembers goes along, to a worker that guesses ahead, on one thread, with others beside it."""
+    whole = replace(ALONE, context_length=64, shifts_context=shifts)
+    other = replace(TOO_SMALL, context_length=64, num_blocks=9, max_drafts=5, shifts_context=shifts)
+    prompt, num_tokens, dice = tokens(6, 50) * 5, 48 if shifts else 30, random.Random(1)
+    wanted: dict[str, Any] = {"max_tokens": num_tokens, "logprobs": Logprobs(1), "num_kept": 4}
+    with engine(whole, num_threads=2) as first, engine(other, num_threads=1) as second:
+        for sampling in SAMPLINGS:
+            begun = said(answer(first, prompt, sampling=sampling, **wanted))[0]
+            at_the_shift = min(64 - len(prompt), len(begun) - 1)
+            cuts = [*dice.sample(range(1, len(begun)), 3), at_the_shift]
+            rests = [
+                ask(
+                    second,
+                    prompt,
+                    sampling=sampling,
+                    resumed=[token.token for token in begun[:cut]],
+                    memory=begun[cut - 1].memory,
+                    **wanted,
+                )
+                for cut in cuts
+            ]
+            for cut, rest in zip(cuts, rests, strict=True):
+                rest.result()
+                assert said(rest)[0] == begun[cut:], sampling
+        stats = second.stats()
+    assert stats.accepted_tokens and stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks

@@ -46,8 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure prompts (S_PP) and generation (S_TG) of several sequences at once.",
     )
     parser.add_argument("-m", "--model", type=paths, required=True, metavar="FILE")
-    parser.add_argument("-npp", type=counts, default=[128], metavar="N,N", help="prompt lengths (default: 128)")
-    parser.add_argument("-ntg", type=numbers, default=[128], metavar="N,N", help="answer lengths (default: 128)")
+    parser.add_argument("-npp", "-p", "--n-prompt", dest="npp", type=counts, default=[128], metavar="N,N",
+                        help="prompt lengths (default: 128)")  # fmt: skip
+    parser.add_argument("-ntg", "-n", "--n-gen", dest="ntg", type=numbers, default=[128], metavar="N,N",
+                        help="answer lengths (default: 128)")  # fmt: skip
     parser.add_argument("-npl", type=counts, default=[1, 2, 4, 8, 16, 32], metavar="N,N",
                         help="sequences at once (default: 1,2,4,8,16,32)")  # fmt: skip
     parser.add_argument("-c", "--ctx-size", type=int, default=0, metavar="N",

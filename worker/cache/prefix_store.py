@@ -1,10 +1,12 @@
 """Computed prefixes on disk: a folder of cache blocks, each in a file named after all tokens up to its end.
 
 prefixes.py calls it in the engine's thread; files are read and written in a thread of its own. A file that is gone,
-damaged or stale is a miss and nothing else; so is a full disk. Invariant: the files that this process knows of never
-take more than `max_bytes`: those used longest ago go first.
+damaged or stale is a miss and nothing else; so is a full disk. Replicas share a folder: each looks at what the others
+have done whenever it has written a part of the room. Invariant: the files never take more than `max_bytes`, but for
+that part for each of the others; those used longest ago go first.
 """
 
+import contextlib
 import logging
 import os
 from collections import OrderedDict
@@ -18,6 +20,7 @@ log = logging.getLogger("worker.prefix_store")
 
 _SUFFIX = ".kv"
 _HEADER_ROOM = 1024  # bytes of a file besides the block's own
+_PARTS = 16  # of the room; the folder is looked at once for each that was written
 
 Blocks = Mapping[bytes, bytes]  # name -> content
 
@@ -31,8 +34,9 @@ class PrefixStore:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._identity = identity
         self._max_bytes = max_bytes
-        self._sizes = _known_files(self._folder)  # used longest ago first
-        self._num_bytes = sum(self._sizes.values())
+        for abandoned in self._folder.glob(".*.part"):  # by a writer that was killed
+            abandoned.unlink(missing_ok=True)
+        self._look()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefix-store")
 
     def __contains__(self, name: bytes) -> bool:
@@ -90,7 +94,15 @@ class PrefixStore:
         finally:
             then()
 
+    def _look(self) -> None:
+        self._sizes = _known_files(self._folder)  # used longest ago first
+        self._num_bytes = sum(self._sizes.values())
+        self._num_new = 0  # bytes written since
+
     def _make_room(self, num_bytes: int) -> None:
+        self._num_new += num_bytes
+        if self._num_new > self._max_bytes // _PARTS:
+            self._look()
         while self._sizes and self._num_bytes + num_bytes > self._max_bytes:
             self._drop(next(iter(self._sizes)))
 
@@ -103,11 +115,13 @@ class PrefixStore:
 
 
 def _known_files(folder: Path) -> OrderedDict[bytes, int]:
-    """Name and size of every block in the folder, the oldest first. What a killed writer left is removed."""
-    for abandoned in folder.glob(".*.part"):
-        abandoned.unlink(missing_ok=True)
-    facts = sorted((path.stat().st_mtime_ns, path.stat().st_size, path.stem) for path in folder.glob(f"*{_SUFFIX}"))
-    return OrderedDict((bytes.fromhex(stem), size) for _, size, stem in facts if _is_name(stem))
+    """Name and size of every block in the folder, the oldest first."""
+    facts = []
+    for path in folder.glob(f"*{_SUFFIX}"):
+        with contextlib.suppress(FileNotFoundError):  # another worker has made room
+            stat = path.stat()
+            facts.append((stat.st_mtime_ns, stat.st_size, path.stem))
+    return OrderedDict((bytes.fromhex(stem), size) for _, size, stem in sorted(facts) if _is_name(stem))
 
 
 def _is_name(stem: str) -> bool:

@@ -88,11 +88,17 @@ class Architecture:
     local_rotation: Rotation
 
 
+def architecture_name(metadata: Mapping[str, Any]) -> str:
+    """One of FAMILIES; raises UnsupportedModel with all of them."""
+    name = metadata.get("general.architecture")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    return name
+
+
 def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architecture:
     """Reads and checks; raises UnsupportedModel or GGUFError naming the key and its value."""
-    name = metadata.get("general.architecture")
-    if name not in FAMILIES:
-        raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    name = architecture_name(metadata)
     family, number = FAMILIES[name], _Numbers(name, metadata)
     num_heads, width = number("attention.head_count"), number("embedding_length")
     head_dim = number("attention.key_length", width // num_heads)

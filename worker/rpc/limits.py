@@ -24,7 +24,7 @@ _SAMPLING_RANGES: Mapping[str, tuple[float, float]] = {
     "top_k": (-INT32_MAX - 1, INT32_MAX),
     "top_p": (-_HUGE, _HUGE),
     "min_p": (-_HUGE, 1.0),
-    "repeat_penalty": (1e-6, _HUGE),
+    "repeat_penalty": (0.999999e-6, _HUGE),  # 1e-6 of the wire is a little less
     "presence_penalty": (-_HUGE, _HUGE),
     "frequency_penalty": (-_HUGE, _HUGE),
     "repeat_last_n": (-1, INT32_MAX),

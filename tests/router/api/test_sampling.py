@@ -87,6 +87,7 @@ def test_samplers_are_named_in_words_or_letters(given: Any, names: list[str]) ->
         ("dry_penalty_last_n", -2),
         ("repeat_last_n", -2),
         ("repeat_penalty", 0),
+        ("stop", ["x"] * 65),
         ("min_keep", -1),
         ("adaptive_decay", 1),
         ("adaptive_decay", -0.5),
@@ -119,6 +120,18 @@ def test_the_servers_defaults_stand_in_for_what_a_body_lacks() -> None:
     body = {"typ_p": 0.75, "temperature": None}
     sampling = parameters(body, None, defaults).request("id", pb.Prompt(), 0, return_prompt=False).sampling
     assert (sampling.temperature, sampling.typical_p, list(sampling.samplers.names)) == (0.25, 0.75, ["top_k"])
+
+
+def test_the_servers_length_stands_in_for_every_name_of_it() -> None:
+    defaults = {"n_predict": 256, "n_keep": 7, "cache_prompt": False}
+
+    def asked(**body: Any) -> pb.GenerateRequest:
+        return parameters(body, None, defaults).request("id", pb.Prompt(), 0, return_prompt=False)
+
+    silent = asked()
+    assert (silent.max_tokens, silent.num_kept, silent.cache_prompt) == (256, 7, False)
+    assert asked(max_tokens=3).max_tokens == asked(max_completion_tokens=3).max_tokens == 3
+    assert (asked(n_keep=0).num_kept, asked(cache_prompt=True).cache_prompt) == (0, True)
 
 
 def test_a_bias_may_name_a_text() -> None:

@@ -36,6 +36,11 @@ def test_the_number_of_sequences_changes_fastest() -> None:
     assert found == [(prompt, generated, num) for prompt in (16, 32) for generated in (4, 8) for num in (1, 2)]
 
 
+def test_lengths_may_be_named_as_without_batches() -> None:
+    assert trials("-p", "16", "-n", "4", "-npl", "2") == trials("--n-prompt", "16", "--n-gen", "4", "-npl", "2")
+    assert trials("-p", "16", "-n", "4", "-npl", "2") == [(16, 4, 2)]
+
+
 def test_what_does_not_fit_the_context_is_left_out() -> None:
     assert trials("-npp", "16", "-ntg", "4", "-npl", "1,2,4", "-c", "40") == [(16, 4, 1), (16, 4, 2)]
 

@@ -86,6 +86,17 @@ def test_what_was_there_before_counts(store, tmp_path):
     smaller.close()
 
 
+def test_workers_that_share_a_folder_keep_to_its_size_together_and_find_each_others_blocks(tmp_path):
+    stores = [PrefixStore(tmp_path, IDENTITY, 5400) for _ in range(3)]
+    for number in range(1, 13):
+        put(stores[number % 3], number)
+        assert sum(path.stat().st_size for path in files(tmp_path)) <= 5400
+    assert list(fetch(stores[0], 10, 11, 12)) == [name(10), name(11), name(12)]
+    assert name(1) not in stores[0]
+    for store in stores:
+        store.close()
+
+
 def test_a_damaged_block_is_a_miss_and_is_removed(store, tmp_path):
     put(store, 1)
     [file] = files(tmp_path)
@@ -122,6 +133,7 @@ def test_strange_files_are_left_alone_and_half_written_ones_removed(store, tmp_p
     (folder / "notes.txt").touch()
     (folder / "nothex.kv").touch()
     (folder / ".half.part").touch()
+    (folder / f"{name(9).hex()}.kv").symlink_to("gone")  # as a file that vanishes while the folder is read
     again = PrefixStore(tmp_path, IDENTITY, ROOM)
     assert fetch(again, 1)
     assert (folder / "notes.txt").exists() and (folder / "nothex.kv").exists() and not (folder / ".half.part").exists()

@@ -39,7 +39,7 @@ def test_a_shifted_answer_goes_on_as_if_the_shortened_text_had_been_the_prompt()
     assert inbox.tokens[22:] == rest.tokens
 
 
-@pytest.mark.parametrize("num_resumed", [5, 21, 22, 23, 40, 60, 79])
+@pytest.mark.parametrize("num_resumed", [5, 21, 22, 23, 40, 60, 79, 80])
 @pytest.mark.parametrize("shift", [{}, {"num_kept": -1}, {"num_kept": 7, "num_discarded": 3}], ids=str)
 def test_a_shifted_answer_is_resumed_elsewhere_with_the_same_tokens(num_resumed, shift):
     with shifting() as bench:

@@ -70,8 +70,7 @@ def random_schedule(rng: np.random.Generator, sequences: list[Running]) -> Itera
         yield step
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_any_schedule_gives_the_bits_of_one_token_at_a_time(decoder, truth, seed):
+def check_schedule(decoder: Decoder, truth: list[np.ndarray], seed: int) -> None:
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(PROMPTS), rng.integers(1, 6))
     free = rng.permutation(NUM_BLOCKS).tolist()
@@ -84,6 +83,22 @@ def test_any_schedule_gives_the_bits_of_one_token_at_a_time(decoder, truth, seed
     for step in random_schedule(rng, sequences):
         rows = [expected[id(sequence)][position] for sequence, _, wanted in step.parts for position in wanted]
         np.testing.assert_array_equal(step.compute(decoder), np.array(rows, np.float32).reshape(len(rows), 384))
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_schedule_gives_the_bits_of_one_token_at_a_time(decoder, truth, seed):
+    check_schedule(decoder, truth, seed)
+
+
+@pytest.mark.parametrize("kv_types", [("f32", "bf16"), ("q8_0", "q4_0"), ("q4_0", "q8_0")], ids=str)
+def test_any_schedule_gives_the_same_bits_with_every_type_of_cache(tmp_path, kv_types):
+    path = write_tiny_llama(tmp_path / "model.gguf", quant="Q4_1", embedding_quant="Q8_0", heads=2, kv_heads=1)
+    settings = {"kv_type_k": kv_types[0], "kv_type_v": kv_types[1]}
+    with loaded(path, **settings) as alone:
+        truth = [logits_one_by_one(alone, tokens) for tokens in PROMPTS]
+    with loaded(path, 2, **settings) as decoder:
+        for seed in SEEDS:
+            check_schedule(decoder, truth, seed)
 
 
 def test_a_whole_prompt_in_one_step_gives_the_bits_of_one_token_at_a_time(decoder, truth):
