@@ -14,15 +14,27 @@ from worker.kernels.codes import BLOCK
 from worker.kernels.dots import block_dot
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, call, inlined, kernel
-from worker.kernels.memory import load_rows, splats, splats_i32, splats_strided, store_rows
+from worker.kernels.memory import load_rows, prefetch, splats, splats_i32, splats_strided, store_rows
 from worker.kernels.number_formats import load_numbers
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
 from worker.kernels.simd import LANES, fma, splat_i32, to_float, zeros
 
 LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 
+# Bytes between what a thread computes and what it asks memory for: a processor's own prefetching stops at the end of
+# each page of 4 KiB. Weights are read front to back, so that one panel's end asks for the next one's beginning.
+AHEAD = 2048
+_LINE = 64
+
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
+
+
+@kernel
+def _ask_ahead(address, num_lines):
+    """Lets what lies AHEAD of an address come into the cache."""
+    for line in range(num_lines):
+        prefetch(address + AHEAD + line * _LINE)
 
 
 def _tile_product(format: PanelFormat, size: int) -> Any:
@@ -32,12 +44,17 @@ def _tile_product(format: PanelFormat, size: int) -> Any:
     return _of_codes_in_halves(format.layout, size) if format.group < BLOCK else _of_codes(format.layout, size)
 
 
+def _lines(num_bytes: int) -> int:
+    return -(-num_bytes // _LINE)
+
+
 def _of_numbers(format: PanelFormat, size: int) -> Any:
     number, distance = format.name, LANES * format.number_bytes
 
     def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
         for _ in range(num_columns):
+            _ask_ahead(panel, 1)
             total = fma(load_numbers(number, panel), splats_strided(values, num_columns * 4, size), total)
             panel += distance
             values += 4
@@ -50,6 +67,7 @@ def _of_codes(layout: Layout, size: int) -> Any:
     """Blocks of 32 k under one scale."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
+    header_lines, block_lines = _lines(header), _lines(block)
 
     def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
@@ -57,6 +75,7 @@ def _of_codes(layout: Layout, size: int) -> Any:
             span_scale, span_minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
             scale, minimum = span_scale, span_minimum
             small, small_minimum = panel + small_at, panel + small_minima_at
+            _ask_ahead(panel, header_lines)
             panel += header
             for _ in range(span // BLOCK):
                 if is_small:
@@ -64,6 +83,7 @@ def _of_codes(layout: Layout, size: int) -> Any:
                     minimum = span_minimum * load_numbers("I8", small_minimum)
                     small += LANES
                     small_minimum += LANES
+                _ask_ahead(panel, block_lines)
                 dots = block_dot(code, 0, 8, size, panel, codes)
                 if bias:
                     dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
@@ -82,14 +102,17 @@ def _of_codes_in_halves(layout: Layout, size: int) -> Any:
     """Blocks of 32 k whose halves have each their small scale, and with it their small minimum."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
+    header_lines, block_lines = _lines(header), _lines(block)
 
     def multiply(panel, num_columns, values, codes, factors):
         total = zeros(size)
         for _ in range(num_columns // span):
             scale, minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
             small, small_minimum = panel + small_at, panel + small_minima_at
+            _ask_ahead(panel, header_lines)
             panel += header
             for _ in range(span // BLOCK):
+                _ask_ahead(panel, block_lines)
                 first = block_dot(code, 0, 4, size, panel, codes)
                 last = block_dot(code, 4, 8, size, panel, codes)
                 if bias:
