@@ -29,7 +29,7 @@ class Banner:
 
     def listening(self) -> None:
         """The first lines: where, who may call, and which flags do nothing."""
-        auth = f"keys: {len(self._config.keys)}" if self._config.keys else "no key asked for"
+        auth = f"keys: {len(self._config.keys)}" if self._config.asks_for_keys else "no key asked for"
         self._line(f"corral listens on {' '.join(self._addresses)} ({auth})")
         for note in self._config.notes:
             self._line(f"note: {note}")

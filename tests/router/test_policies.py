@@ -232,7 +232,7 @@ def test_sighup_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
         for text, said in (
             (good + 'two = "b"\n', "no model is called 'b'"),
             (good + 'two = "a"\n[server]\nslots = false\n', "this needs a restart of the gateway: slots"),
-            (good + '[aliases.two]\ntarget = "a"\nforced = { model = "x" }\n', "is for the client to say"),
+            (good + '[aliases.two]\ntarget = "a"\nforced = { model = "x" }\n', "corral.toml:4: aliases.two.forced: "),
         ):
             file.write_text(text)
             command.process.send_signal(signal.SIGHUP)

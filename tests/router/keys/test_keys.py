@@ -32,7 +32,12 @@ def key(name: str, **settings: object) -> KeyConfig:
 
 def test_without_keys_everyone_is_admitted() -> None:
     assert KeyRing(()).find(b"", NOW) is ANONYMOUS
-    assert not KeyRing(())
+
+
+def test_with_a_file_of_keys_that_is_empty_nobody_is_admitted() -> None:
+    for presented in (b"", b"key"):
+        with pytest.raises(Unauthorized):
+            KeyRing((), locked=True).find(presented, NOW)
 
 
 def test_a_key_is_found_whatever_its_place() -> None:

@@ -105,6 +105,14 @@ def test_bad_numbers_are_refused_by_their_flag(files: Path, line: str) -> None:
     assert refusal(f"-m a.gguf {line}").startswith("--")
 
 
+def test_an_empty_file_of_keys_locks_the_gateway_and_lets_it_listen_beyond_loopback(files: Path) -> None:
+    Path("keys.toml").touch(0o600)
+    given = parse(["-m", "a.gguf", "--host", "0.0.0.0", "--keys", "keys.toml"], {})
+    config = gateway_config(given, (), load(given))
+    assert (config.keys, config.locked, config.asks_for_keys) == ((), True, True)
+    assert not configured("-m a.gguf").asks_for_keys
+
+
 def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None:
     Path("keys").write_text("# ours\n\n  one \ntwo # not a comment\n")
     config = configured("-m a.gguf --api-key k1,k2 --api-key-file keys")
