@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import stat
 from collections.abc import AsyncIterator
@@ -107,6 +108,17 @@ def test_a_key_is_shown_once_and_only_its_digest_is_kept(tmp_path: Path, capsys:
     assert secret not in file.read_text()
     assert main(["ls", "--json", "--file", str(file)]) == 0
     assert json.loads(capsys.readouterr().out)[0]["name"] == "team"
+
+
+def test_who_owns_the_file_goes_on_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root changes what a service's user reads."""
+    file = tmp_path / "keys.toml"
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: given.append((user, group)))
+    write_keys_file(file, [key("a")])
+    assert given == []
+    write_keys_file(file, [])
+    assert given == [(file.stat().st_uid, file.stat().st_gid)]
 
 
 def test_a_revoked_key_is_gone_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
