@@ -250,6 +250,19 @@ def test_it_listens_on_a_unix_socket(model: str, tmp_path: Path) -> None:
             assert client.get("http://gateway/health").status_code == 200
 
 
+def test_every_line_of_a_json_log_is_an_event(tmp_path: Path) -> None:
+    """Also when workers start while gRPC is at work."""
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    line = ("--models-dir", str(tmp_path), "--models-max", "1", "--log-format", "json")
+    with serving(*line) as command, httpx.Client(base_url=command.ready(), timeout=DEADLINE, trust_env=False) as http:
+        started = len(command.lines)
+        for model in "aba":
+            assert http.post("/completion", json={"model": model, "prompt": "stop_at=2"}).status_code == 200
+        until(lambda: "model b is unloaded" in command.output)
+        assert all(json.loads(event)["level"] for event in command.lines[started:])
+
+
 def test_the_log_can_be_json_in_a_file(model: str, tmp_path: Path) -> None:
     log = tmp_path / "gateway.log"
     with serving("-m", model, "--log-file", str(log), "--log-format", "json") as command:
