@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from router.commands.client import KEY_VARIABLE
 from router.config import CorsConfig, GatewayConfig, ResidencyConfig, Scope
 from router.configfile.loading import load
 from router.errors import CommandError
 from router.fleet.memory import usable_bytes
 from router.keys.keys import key_digest
-from router.options.flags import parse
+from router.options.flags import OF_CLIENTS, parse
 from router.options.settings import gateway_config
 
 
@@ -111,6 +112,11 @@ def test_an_empty_file_of_keys_locks_the_gateway_and_lets_it_listen_beyond_loopb
     config = gateway_config(given, (), load(given))
     assert (config.keys, config.locked, config.asks_for_keys) == ((), True, True)
     assert not configured("-m a.gguf").asks_for_keys
+
+
+def test_the_key_with_which_clients_call_gets_no_rights_by_it() -> None:
+    assert KEY_VARIABLE in OF_CLIENTS
+    assert parse([], {KEY_VARIABLE: "of team", "CORRAL_PORT": "1"}).values == {"port": ["1"]}
 
 
 def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None:
