@@ -2,7 +2,7 @@
 
 Called by serve.py; settings.py makes sense of the values. Precedence: flag, then environment, then the layers that
 configuration files add with `filled`. Every flag has its LLAMA_ARG variable, if llama-server has one, and CORRAL_KEY,
-but for those that commands of a client read.
+except for what commands of a client read.
 Invariant: every word of the command line is understood or refused; none is skipped.
 """
 
@@ -15,7 +15,7 @@ from router.options.flagrows import Effect, Flag, Takes
 from router.options.flagtable import FLAGS
 
 EXIT_USAGE = 2
-# With this `corral ps` and its like present a key, perhaps one of few rights; taken for --api-key it would get them all.
+# By this `corral ps` and its like present a key, perhaps one of few rights: as --api-key it would have all of them.
 OF_CLIENTS = frozenset({"CORRAL_API_KEY"})
 _ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
 _OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
