@@ -71,9 +71,10 @@ def _guarded(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) 
 def _check(arguments: Sequence[str]) -> int:
     """FILE is the same as --config FILE."""
     named = [] if not arguments or arguments[0].startswith("-") else ["--config", arguments[0]]
-    _, file, config = _read([*named, *arguments[1 if named else 0 :]])
-    if file.path is None and not named:
+    words = [*named, *arguments[1 if named else 0 :]]
+    if look(parse(words, os.environ)).path is None:
         raise CommandError("no ./corral.toml; say which: corral config check FILE", EXIT_USAGE)
+    _, file, config = _read(words)
     for note in config.notes:
         print(f"note: {note}")
     print(f"{file.path}: {len(config.models)} models, {len(config.aliases)} aliases, {len(config.keys)} keys: good")

@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _new(given: argparse.Namespace) -> None:
+    if not given.name or not given.name.isprintable():
+        raise CommandError(f"a key needs a name that can be read, but got {given.name!a}", 2)
     keys = read_keys_file(given.file) if given.file.exists() else ()
     if any(key.name == given.name for key in keys):
         raise CommandError(f"{given.file} has a key '{given.name}' already; revoke it first, or take another name", 2)

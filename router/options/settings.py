@@ -59,10 +59,17 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         file.models,
         lambda layer: _own_flags(given.filled(layer).filled(file.server)),
     )
+    if not models:
+        raise CommandError(_no_model(server.last("models_dir")), EXIT_USAGE)
     models = _weighted(models, server.values.get("core_weight", ()))
     models = _idle(models, server)
     _check_aliases(models, file)
     return _gateway(server, file, models)
+
+
+def _no_model(folder: str | None) -> str:
+    where = f" in --models-dir {folder} or its folders" if folder else ""
+    return f"no model{where}: give one with -m FILE (`corral pull smollm2` fetches a small one)"
 
 
 def _own_flags(given: Given) -> OwnFlags:

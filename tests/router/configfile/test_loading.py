@@ -283,3 +283,9 @@ def test_the_schema_asks_for_a_path_or_workers() -> None:
     model = schema()["properties"]["models"]["additionalProperties"]
     assert model["anyOf"] == [{"required": ["path"]}, {"required": ["workers"]}]
     assert set(model["properties"]["tls"]["properties"]) == {"ca", "cert", "key", "server-name", "server_name"}
+
+
+def test_check_without_a_file_asks_for_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "corral.toml").unlink()
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err == "error: no ./corral.toml; say which: corral config check FILE\n"

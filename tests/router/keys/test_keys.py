@@ -128,6 +128,7 @@ def test_a_revoked_key_is_gone_and_the_others_stay(tmp_path: Path, capsys: pytes
     assert [each.name for each in read_keys_file(file)] == ["b"]
     assert main(["revoke", "a", "--file", str(file)]) == 2
     assert main(["new", "b", "--file", str(file)]) == 2
+    assert main(["new", "", "--file", str(file)]) == main(["new", "a\nb", "--file", str(file)]) == 2
     assert main(["new", "c", "--expires", "someday", "--file", str(file)]) == 2
     assert "--expires needs a date" in capsys.readouterr().err
 

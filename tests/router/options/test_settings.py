@@ -77,6 +77,7 @@ def test_an_absent_file_is_refused_by_its_path(files: Path) -> None:
 
 def test_no_model_at_all_says_how_to_give_one() -> None:
     assert "give one with -m FILE" in refusal("--port 1")
+    assert refusal("--models-dir nothing").startswith("no model in --models-dir nothing or its folders: give one")
 
 
 def test_worker_settings_reach_every_worker_and_automatic_ones_do_not(files: Path) -> None:
