@@ -132,6 +132,18 @@ def test_it_says_where_it_listens_what_it_serves_and_when_it_is_ready(model: str
         assert "/models/" not in command.output
 
 
+def test_it_says_where_aliases_lead(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    (tmp_path / "corral.toml").write_text(
+        '[models.a]\npath = "a.gguf"\n[models.b]\npath = "b.gguf"\n'
+        '[aliases]\none = "b"\n[aliases.both]\ntargets = { a = 9, b = 0.5 }\n'
+    )
+    with serving("--config", str(tmp_path / "corral.toml")) as command:
+        command.ready()
+        assert "aliases: one -> b; both -> a (9), b (0.5)" in command.lines
+
+
 def test_keys_do_not_reach_the_log_or_the_worker(model: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-secret\n")
     with serving("-m", model, "--api-key-file", str(tmp_path / "keys"), "--verbose") as command:
