@@ -10,8 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from router.config import AliasConfig, GatewayConfig, ModelConfig
+from router.config import AliasConfig, GatewayConfig, ModelConfig, ResidencyConfig
 from router.errors import CommandError
+from router.fleet.lifecycle import ModelState
 from router.keys.keyfile import write_keys_file
 from router.keys.keys import full_key
 from router.reload import reload
@@ -112,6 +113,17 @@ async def test_what_needs_a_restart_is_refused_whole() -> None:
             reload(gateway.app, lambda: new)
         assert (gateway.app.state.config, gateway.app.state.table) == (before, table)
         assert [status.name for status in gateway.app.state.fleet.models()] == ["a"]
+
+
+async def test_how_many_models_may_be_loaded_changes_in_place() -> None:
+    models = [model(name, load_on_start=False) for name in "ab"]
+    async with running(with_models(*models)) as gateway:
+        fleet = gateway.app.state.fleet
+        await gateway.client.post("/completion", json={"model": "a", "prompt": "stop_at=1"})
+        one = replace(with_models(*models), residency=ResidencyConfig(max_models=1))
+        assert list(map(str, reload(gateway.app, lambda: one))) == ["residency: in place"]
+        await gateway.client.post("/completion", json={"model": "b", "prompt": "stop_at=1"})
+        assert [fleet.status(name).state for name in "ab"] == [ModelState.UNLOADED, ModelState.READY]
 
 
 def test_revoking_the_last_key_of_a_file_leaves_nobody_who_may_call(tmp_path: Path) -> None:
