@@ -1,11 +1,14 @@
 """The whole command as a process: how it starts, what it refuses, how it goes down."""
 
+import fcntl
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -260,6 +263,34 @@ def test_it_listens_on_a_unix_socket(model: str, tmp_path: Path) -> None:
         until(lambda: re.search(r"^ready: ", command.output, re.MULTILINE) is not None)
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             assert client.get("http://gateway/health").status_code == 200
+
+
+def test_it_ends_with_the_terminal_it_was_started_from(model: str, tmp_path: Path) -> None:
+    """And does not take the hang-up for a wish to read its files again."""
+    master, terminal = os.openpty()
+    log = tmp_path / "gateway.log"
+    command = [sys.executable, "-m", "router", "serve", "--port", "0", "-m", model]
+    command += ["--worker-command", " ".join(MOCK_COMMAND)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+    try:
+        os.close(terminal)
+        until(lambda: "ready: " in log.read_text())
+        workers = psutil.Process(process.pid).children()
+        os.close(master)
+        assert process.wait(DEADLINE) == 0
+        assert "draining" in log.read_text() and not any(worker.is_running() for worker in workers)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_every_line_of_a_json_log_is_an_event(tmp_path: Path) -> None:
