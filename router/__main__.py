@@ -17,6 +17,10 @@ class Command(NamedTuple):
     summary: str
 
 
+# What gRPC does before a fork is for children that go on using it, and a line in the log that is no event of ours. Ours
+# execute a worker at once. gRPC reads this when it is imported.
+NO_FORK_HANDLERS = ("GRPC_ENABLE_FORK_SUPPORT", "false")
+
 COMMANDS: Mapping[str, Command] = {
     "serve": Command("router.serve", "serve models over HTTP: OpenAI's and llama-server's interfaces on one port"),
     "worker": Command("worker", "serve one model over gRPC"),
@@ -53,6 +57,7 @@ def run(name: str, command: Command, arguments: Sequence[str]) -> None:
     """Does not return for the worker's commands; the others end by SystemExit."""
     if command.module.partition(".")[0] == "worker":
         os.execv(sys.executable, [sys.executable, "-P", "-m", command.module, *arguments])  # noqa: S606
+    os.environ.setdefault(*NO_FORK_HANDLERS)
     sys.argv = [f"corral {name}", *arguments]
     runpy.run_module(command.module, run_name="__main__")
 

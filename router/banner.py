@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from router.config import GatewayConfig
+from router.config import AliasConfig, GatewayConfig
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 
@@ -29,7 +29,7 @@ class Banner:
 
     def listening(self) -> None:
         """The first lines: where, who may call, and which flags do nothing."""
-        auth = f"keys: {len(self._config.keys)}" if self._config.keys else "no key asked for"
+        auth = f"keys: {len(self._config.keys)}" if self._config.asks_for_keys else "no key asked for"
         self._line(f"corral listens on {' '.join(self._addresses)} ({auth})")
         for note in self._config.notes:
             self._line(f"note: {note}")
@@ -68,6 +68,8 @@ class Banner:
     def settled(self, models: Sequence[ModelStatus]) -> None:
         """The table of models, and "ready" if each of them is or can be loaded."""
         self._console.print(_table(models))
+        if self._config.aliases:
+            self._line(f"aliases: {'; '.join(map(_alias, self._config.aliases))}")
         for status in models:
             if status.reason:
                 self._line(f"{_shown(status.name)}: {status.reason}")
@@ -95,6 +97,12 @@ def _table(models: Sequence[ModelStatus]) -> Table:
             style=_STYLES.get(status.state, ""),
         )
     return table
+
+
+def _alias(alias: AliasConfig) -> str:
+    """ "chat -> small (9), new (1)": what a name leads to, with the shares if there are several."""
+    shares = [_shown(name) if len(alias.targets) == 1 else f"{_shown(name)} ({w:g})" for name, w in alias.targets]
+    return f"{_shown(alias.name)} -> {', '.join(shares)}"
 
 
 def _megabytes(num_bytes: int) -> str:

@@ -97,6 +97,7 @@ class AliasConfig:
     shadow: ShadowConfig | None = None
     hidden: bool = False  # answers, but is not listed
     balance: str | None = None  # one of BALANCING; None: as [balance] says
+    where: str = field(default="", compare=False)  # its place in a file
 
 
 class Scope(enum.StrEnum):
@@ -225,7 +226,8 @@ class GatewayConfig:
     hosts: tuple[str, ...] = (DEFAULT_HOST,)  # addresses, or paths ending in .sock
     port: int = DEFAULT_PORT
     aliases: tuple[AliasConfig, ...] = ()
-    keys: tuple[KeyConfig, ...] = ()  # none: no key is asked for
+    keys: tuple[KeyConfig, ...] = ()  # none: no key is asked for, unless it is locked
+    locked: bool = False  # a file of keys is named: it may be empty, and then nobody may call
     limits: LimitsConfig = LimitsConfig()
     balance: BalanceConfig = BalanceConfig()
     allowed_hosts: tuple[str, ...] | None = None  # names a Host header may have beside addresses; None: any
@@ -245,3 +247,8 @@ class GatewayConfig:
     files: tuple[Path, ...] = ()  # that say all this, and folders of models
     watch: bool = True  # whether a change of them is taken into force
     notes: tuple[str, ...] = ()  # flags that were understood but do nothing here, one line each
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether nobody may call without a key."""
+        return self.locked or bool(self.keys)

@@ -34,14 +34,17 @@ log = logging.getLogger("corral")
 
 
 async def serve(config: GatewayConfig, sockets: Sequence[socket.socket], fleet: Fleet, read_again: ReadAgain) -> int:
-    """Serves until told to stop; 1 if no model could be loaded. SIGHUP, or a change of its files, reads it again."""
+    """Serves until told to stop; 1 if no model could be loaded. SIGHUP, or a change of its files, reads it again.
+
+    A SIGHUP because the terminal it was started from is closed ends it.
+    """
     traces = exporting(config.otlp, os.environ)
     app = create_app(config, fleet, traces)
     server = _Server(_uvicorn_config(app, config))
     shutdown = Shutdown(server, fleet, config)
     shutdown.hear_signals()
     app.state.reload = lambda: [str(difference) for difference in reload(app, read_again)]
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _read_again, app)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hung_up, app, shutdown, _terminals())
     watching = _watching(app) if config.watch and config.files else None
     banner = Banner(config, [address(listener, config.tls is not None) for listener in sockets])
     banner.listening()
@@ -88,6 +91,19 @@ def _watching(app: FastAPI) -> asyncio.Task[None]:
     return asyncio.create_task(watch(watcher, lambda: _read_again(app)), name="watching")
 
 
+def _hung_up(app: FastAPI, shutdown: "Shutdown", terminals: Sequence[int]) -> None:
+    """Somebody asks for a reload, or the terminal is closed."""
+    if terminals and not _terminals():
+        shutdown.begin()
+    else:
+        _read_again(app)
+
+
+def _terminals() -> list[int]:
+    """Which of standard input, output and error are a terminal; one that was closed is none any more."""
+    return [number for number in range(3) if os.isatty(number)]
+
+
 def _read_again(app: FastAPI) -> None:
     with suppress(CommandError):  # reload.py has told the log
         app.state.reload()
@@ -110,6 +126,10 @@ class Shutdown:
     def cancel(self) -> None:
         for task in self._tasks:
             task.cancel()
+
+    def begin(self) -> None:
+        """As a first SIGINT does."""
+        self._on_signal(0.0)
 
     def _on_signal(self, lame_duck: float) -> None:
         if not self._tasks:

@@ -80,7 +80,10 @@ def _figures(stats: pb.StatsReply | None) -> Mapping[str, Any]:
 async def logs(request: Request) -> Response:
     """A model's last lines as text, ?model=NAME&lines=N; with follow=1 as events, each a line as a JSON string."""
     policies: Policies = request.app.state.policies
-    tail = policies.dispatcher.output(call_to(request, request.query_params.get("model")).route.model)
+    name = call_to(request, request.query_params.get("model")).route.model
+    if next(status for status in policies.dispatcher.models() if status.name == name).path is None:
+        raise InvalidRequest(f"model '{name}' runs on other hosts only: what its workers write is there")
+    tail = policies.dispatcher.output(name)
     num_lines = _num_lines(request.query_params.get("lines"))
     if request.query_params.get("follow") in ("1", "true"):
         return EventStream(_frames(tail, num_lines), PING_SECONDS)

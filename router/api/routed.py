@@ -99,7 +99,7 @@ def check_overlays(aliases: Sequence[AliasConfig]) -> None:
     for alias in aliases:
         error = overlay_error(alias)
         if error is not None:
-            raise CommandError(f"aliases.{alias.name}.{error[0]}: {error[1]}", 2)
+            raise CommandError(f"{alias.where or f'aliases.{alias.name}'}.{error[0]}: {error[1]}", 2)
 
 
 def _no_such_field(name: str) -> str:

@@ -1,6 +1,7 @@
 """Health and properties: what operators and probes ask for, in llama-server's shape.
 
-Called by app.py's route table. Invariant: /live depends on no worker, and nothing but /health/deep generates.
+Called by app.py's route table. Invariant: /live depends on no worker, nothing but /health/deep generates, and nothing
+loads a model but /health/deep of a name.
 """
 
 import asyncio
@@ -18,11 +19,12 @@ from router.api.wire import FINGERPRINT, json_response
 from router.call import Call, Policies
 from router.config import GatewayConfig, KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Turn
-from router.errors import ModelLoading, RouterError, Unavailable
-from router.fleet.lifecycle import ModelStatus
+from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
+from router.fleet.lifecycle import ModelState, ModelStatus
 from router.policy.table import Table
 
 OK = {"status": "ok"}
+AWAY = (ModelState.UNLOADED, ModelState.DRAINING)
 DEEP_SECONDS = 10.0  # that /health/deep waits for a token
 HEALTH_KEY = KeyConfig("health", b"")
 PROBE = {"max_tokens": 1, "temperature": 0, "cache_prompt": False}
@@ -48,10 +50,14 @@ async def ready(request: Request) -> Response:
 
 
 async def deep_health(request: Request) -> Response:
-    """One token through the real line of a model, or of every model. Raises Unavailable if one gives none in time."""
+    """One token through the real line of a model, or of all but those that wait unloaded until a request wants them.
+
+    Raises Unavailable if one gives none in time.
+    """
     name = request.query_params.get("model")
     dispatcher, table = _dispatcher(request), _table(request)
-    models = [call_to(request, name).route.model] if name else [status.name for status in dispatcher.models()]
+    loaded = [status.name for status in dispatcher.models() if status.state not in AWAY]
+    models = [call_to(request, name).route.model] if name else loaded
     seconds = await gather([_first_token(dispatcher, model, table.limits) for model in models])
     checked = [{"name": model, "ms": round(each * 1000, 1)} for model, each in zip(models, seconds, strict=True)]
     return json_response({**OK, "models": checked})
@@ -84,10 +90,19 @@ async def props(request: Request) -> Response:
     if not name and len(dispatcher.models()) > 1:
         return json_response(_gateway_props(_config(request)))
     call = call_to(request, name)
-    known = _status(dispatcher, call.route.model).description
-    if known is None:
-        raise ModelLoading
-    return json_response(_model_props(call, known, _config(request)))
+    status = _status(dispatcher, call.route.model)
+    if status.description is None:
+        raise _undescribed(status)
+    return json_response(_model_props(call, status.description, _config(request)))
+
+
+def _undescribed(status: ModelStatus) -> RouterError:
+    """Why nothing is known of a model; that somebody asks does not load it."""
+    if status.state is ModelState.FAILED:
+        return ModelFailed(status.name, status.reason)
+    if status.state in AWAY:
+        return InvalidRequest(f"model '{status.name}' is not loaded (POST /models/load loads it)")
+    return ModelLoading()
 
 
 def _gateway_props(config: GatewayConfig) -> dict[str, Any]:

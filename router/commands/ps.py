@@ -7,10 +7,8 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from rich.console import Console
-
 from router.commands.client import Gateway, parser, run
-from router.commands.table import fleet_table
+from router.commands.table import console, fleet_table
 
 
 def ps(arguments: Sequence[str]) -> None:
@@ -20,7 +18,7 @@ def ps(arguments: Sequence[str]) -> None:
     if given.json:
         print(answer.text)
     else:
-        Console(soft_wrap=True).print(fleet_table(answer.json()["models"]))
+        console().print(fleet_table(answer.json()["models"]))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,19 @@
-"""The fleet as a table for people: one row per model. Called by ps.py and top.py. Pure.
+"""The fleet as a table for people: one row per model. Called by ps.py and top.py. Pure but for `console`.
 
-Invariant: what a gateway tells is shown without control characters, and an unknown figure is a dash, never a zero.
+Invariant: what a gateway tells is shown without control characters, an unknown figure is a dash, never a zero, and no
+state or figure is cut: a narrow terminal breaks the lines of names, and a pipe gets a line for each model.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 NOTHING = "-"
+RATE = "tokens/s"
+PIPE_WIDTH = 100_000
 _STYLES = {
     "ready": "green",
     "loading": "yellow",
@@ -20,15 +24,26 @@ _STYLES = {
 }
 
 
+def console() -> Console:
+    """Standard output, as wide as a table may become where nobody looks at it."""
+    made = Console()
+    return made if made.is_terminal else Console(width=PIPE_WIDTH)
+
+
 def fleet_table(models: Sequence[Mapping[str, Any]], rates: Mapping[str, float] | None = None) -> Table:
     """A table of /admin/fleet's models; `rates` are tokens per second by model, for a column of their own."""
-    columns = [*COLUMNS, *([] if rates is None else [RATE])]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, _ in columns:
-        table.add_column(name, no_wrap=name != "note", justify="right" if name in _NUMBERS else "left")
-    for model in models:
-        shown = {**model, "rate": None if rates is None else rates.get(model["name"])}
-        table.add_row(*(value(shown) for _, value in columns))
+    told = [{**model, "rate": None if rates is None else rates.get(model["name"])} for model in models]
+    columns = {name: [value(model) for model in told] for name, value in COLUMNS if name != RATE or rates is not None}
+    table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
+    for name, cells in list(columns.items()):
+        if name in _OPTIONAL and not any(cells):
+            del columns[name]
+        elif name in _NUMBERS:
+            table.add_column(name, no_wrap=True, justify="right")
+        else:
+            table.add_column(name, no_wrap=name not in _BREAKABLE, overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
@@ -77,7 +92,9 @@ COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("crashes", _plain("crashes")),
     ("memory", _megabytes),
     ("tokens", _plain("predicted_tokens_total")),
+    (RATE, _rate),
     ("note", lambda model: shown(model.get("reason") or "")),
 )
-RATE = ("tokens/s", _rate)
-_NUMBERS = {"pid", "running", "waiting", "crashes", "memory", "tokens", "tokens/s"}
+_NUMBERS = {"running", "waiting", "crashes", "memory", "tokens", RATE}
+_BREAKABLE = {"model", "aliases", "pid", "note"}
+_OPTIONAL = {"aliases", "note"}  # left out where no model has any

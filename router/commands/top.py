@@ -12,11 +12,10 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from rich.console import Console
 from rich.live import Live
 
 from router.commands.client import Gateway, parser, run
-from router.commands.table import fleet_table
+from router.commands.table import console, fleet_table
 
 Models = Sequence[Mapping[str, Any]]
 
@@ -33,7 +32,7 @@ def top(arguments: Sequence[str]) -> None:
             told = [{**model, "tokens_per_second": rates.get(model["name"])} for model in models]
             print(orjson.dumps({"models": told}).decode(), flush=True)
         return
-    with Live(console=Console(), auto_refresh=False, screen=sys.stdout.isatty() and not given.count) as live:
+    with Live(console=console(), auto_refresh=False, screen=sys.stdout.isatty() and not given.count) as live:
         for models, rates in looks:
             live.update(fleet_table(models, rates), refresh=True)
 

@@ -16,7 +16,7 @@ from router.api.routed import overlay_error
 from router.config import GatewayConfig
 from router.configfile.diff import differences
 from router.configfile.explain import explain
-from router.configfile.loading import load
+from router.configfile.loading import look
 from router.configfile.problems import ConfigError, Problems
 from router.configfile.reading import FileConfig
 from router.configfile.schema import schema
@@ -59,8 +59,9 @@ def _guarded(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) 
     try:
         return command(arguments)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+        for problem in (*error.problems, error.__cause__):
+            if problem is not None:
+                print(f"error: {problem}", file=sys.stderr)
         return error.exit_code
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -70,9 +71,10 @@ def _guarded(command: Callable[[Sequence[str]], int], arguments: Sequence[str]) 
 def _check(arguments: Sequence[str]) -> int:
     """FILE is the same as --config FILE."""
     named = [] if not arguments or arguments[0].startswith("-") else ["--config", arguments[0]]
-    _, file, config = _read([*named, *arguments[1 if named else 0 :]])
-    if file.path is None and not named:
+    words = [*named, *arguments[1 if named else 0 :]]
+    if look(parse(words, os.environ)).path is None:
         raise CommandError("no ./corral.toml; say which: corral config check FILE", EXIT_USAGE)
+    _, file, config = _read(words)
     for note in config.notes:
         print(f"note: {note}")
     print(f"{file.path}: {len(config.models)} models, {len(config.aliases)} aliases, {len(config.keys)} keys: good")
@@ -102,17 +104,31 @@ def _diff(old: str, new: str) -> int:
 
 
 def _read(arguments: Sequence[str]) -> tuple[Given, FileConfig, GatewayConfig]:
-    """As `corral serve` would read it. Raises CommandError, ConfigError."""
+    """As `corral serve` would read it. Raises ConfigError with all that is wrong in the file, else CommandError."""
     given = parse(arguments, os.environ)
-    file = load(given)
+    file = look(given)
     problems = file.problems or Problems(Path(), {})
     for alias in file.aliases:
         error = overlay_error(alias)
         if error is not None:
             problems.add(("aliases", alias.name, error[0]), error[1])
-    config = gateway_config(given, (), file)
+    try:
+        config = gateway_config(given, (), file)
+    except ConfigError:
+        raise
+    except CommandError as error:
+        _raise_with(problems, error)
+        raise
     problems.check()
     return given, file, config
+
+
+def _raise_with(problems: Problems, error: CommandError) -> None:
+    """Raises the problems, if there are any, with an error that has another place as their cause."""
+    try:
+        problems.check()
+    except ConfigError as found:
+        raise found from error
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Act(enum.StrEnum):
 
 
 IN_PLACE_FIELDS = frozenset({"aliases", "keys", "limits", "balance", "residency"})
-UNTOLD = frozenset({"models", "aliases", "keys", "files", "notes"})  # told otherwise, or no difference by themselves
+UNTOLD = frozenset({"models", "aliases", "keys", "locked", "files", "notes"})  # told otherwise, or no difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,8 @@ def _named(old: GatewayConfig, new: GatewayConfig) -> Iterator[Difference]:
 
 
 def _settings(old: GatewayConfig, new: GatewayConfig) -> Iterator[Difference]:
+    if old.asks_for_keys != new.asks_for_keys:  # the last key that goes from a file must not open the gateway
+        yield Difference(f"whether a key is asked for ({'yes' if new.asks_for_keys else 'no'})", Act.RESTART)
     for each in fields(GatewayConfig):
         if each.name in UNTOLD or getattr(old, each.name) == getattr(new, each.name):
             continue

@@ -43,7 +43,7 @@ def _alias(alias: AliasConfig | None, file: FileConfig) -> Iterator[Row]:
     default = AliasConfig(alias.name, ())
     for each in fields(AliasConfig)[1:]:
         value = getattr(alias, each.name)
-        if value != getattr(default, each.name):
+        if each.compare and value != getattr(default, each.name):
             path = ("aliases", alias.name, each.name)
             yield Row(f"alias {each.name}", _shown(value), file.problems.where(path) if file.problems else "")
 

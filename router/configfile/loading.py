@@ -20,6 +20,14 @@ DEFAULT_FILE = Path("corral.toml")  # in the working folder
 
 def load(given: Given) -> FileConfig:
     """Raises CommandError, ConfigError."""
+    file = look(given)
+    if file.problems is not None:
+        file.problems.check()
+    return file
+
+
+def look(given: Given) -> FileConfig:
+    """As load, but what is wrong in corral.toml is left in its `problems`."""
     file = _config_file(given)
     config = read_file(file) if file else FileConfig()
     server = given.filled(config.server)

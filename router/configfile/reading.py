@@ -1,6 +1,6 @@
-"""corral.toml: its text becomes a FileConfig, or a ConfigError with everything that is wrong in it.
+"""corral.toml: its text becomes a FileConfig, with everything that is wrong in it.
 
-Called by serve.py and command.py; settings.py puts flags and environment on top. Pure but for reading the file itself.
+Called by loading.py; settings.py puts flags and environment on top. Pure but for reading the file itself.
 Invariant: every key of the file was understood or is a problem; none is skipped.
 """
 
@@ -72,11 +72,11 @@ class FileConfig:
     keys_file: Path | None = None
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     balance: BalanceConfig = field(default_factory=BalanceConfig)
-    problems: Problems | None = None  # knows the lines, for those who find something wrong later
+    problems: Problems | None = None  # found so far; knows the lines, for those who find more
 
 
 def read_file(file: Path) -> FileConfig:
-    """Raises CommandError if it cannot be read, ConfigError if something in it is wrong."""
+    """What is wrong in it stands in its `problems`. CommandError if it cannot be read, ConfigError if no TOML."""
     try:
         return read_text(file.read_bytes().decode("utf-8-sig"), file)
     except OSError as error:
@@ -96,7 +96,7 @@ def read_text(text: str, file: Path) -> FileConfig:
     base = file.absolute().parent
     keys = dict(sections["keys"])
     keys_file = _values((KEYS_FILE,), {"file": keys.pop("file")}, ("keys",), problems) if "file" in keys else {}
-    config = FileConfig(
+    return FileConfig(
         path=file,
         server=read_flags(sections["server"], ("server",), problems, IN_SERVER, base),
         models=tuple(_models(sections["models"], problems, base)),
@@ -107,8 +107,6 @@ def read_text(text: str, file: Path) -> FileConfig:
         balance=BalanceConfig(**_values(BALANCE, sections["balance"], ("balance",), problems)),
         problems=problems,
     )
-    problems.check()
-    return config
 
 
 def parse_toml(text: str, file: Path) -> dict[str, Any]:
@@ -171,7 +169,7 @@ def _aliases(tables: Mapping[str, Any], problems: Problems) -> Sequence[AliasCon
 def _alias(name: str, table: Any, place: KeyPath, problems: Problems) -> AliasConfig:
     """A text is the short form of a table with nothing but its target."""
     if isinstance(table, str):
-        return AliasConfig(name, ((table, 1.0),))
+        return AliasConfig(name, ((table, 1.0),), where=problems.where(place))
     values = _values(ALIAS, _fallbacks_apart(_table(table, place, problems)), place, problems)
     targets = _targets(values.pop("target", None), values.pop("targets", None), place, problems)
     fallbacks = table.get("fallbacks", []) if isinstance(table, dict) else []
@@ -181,6 +179,7 @@ def _alias(name: str, table: Any, place: KeyPath, problems: Problems) -> AliasCo
         targets=targets,
         fallbacks=_fallbacks(fallbacks, (*place, "fallbacks"), problems),
         shadow=None if shadow is None else _shadow(shadow, (*place, "shadow"), problems),
+        where=problems.where(place),
         **values,
     )
 

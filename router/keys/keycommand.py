@@ -1,7 +1,7 @@
 """`corral keys new | ls | revoke`: the file of keys, kept without a database.
 
-Run by __main__.py. A running gateway reads the file again on SIGHUP. Invariant: a key is shown once, when it is made,
-and never written anywhere.
+Run by __main__.py. A running gateway reads the file again when it changes. Invariant: a key is shown once, when it is
+made, and never written anywhere.
 """
 
 import argparse
@@ -22,6 +22,18 @@ from router.keys.keyfile import new_key, read_keys_file, write_keys_file
 from router.keys.keys import key_digest
 
 DEFAULT_FILE = Path("keys.toml")
+ABOUT = "Keys as tenants, in a file that `file` under [keys] of corral.toml, or `corral serve --keys FILE`, names."
+NOTICED = "a running gateway takes note by itself (with --no-watch: on SIGHUP)"
+OPTIONS = {  # of `new`: what stands for the value in the help, and what it is if it is not given
+    "models": ("NAME", "any"),
+    "scopes": ("SCOPE", f"{Scope.INFER}; there are {', '.join(Scope)}"),
+    "expires": ("MOMENT", "never; as 2030-12-31 or 2030-12-31T12:00:00Z"),
+    "requests-per-minute": ("N", "no limit"),
+    "tokens-per-minute": ("N", "no limit"),
+    "concurrent": ("N", "no limit"),
+    "weight": ("W", "1"),
+    "priority": ("N", "0"),
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -37,14 +49,17 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="corral keys", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="corral keys", description=ABOUT, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="new | ls | revoke")
     new = commands.add_parser("new", help="make a key and show it once", allow_abbrev=False)
     new.set_defaults(command=_new)
     new.add_argument("name")
     for setting in KEY[1:]:
+        metavar, said = OPTIONS[setting.name]
         many = setting.name in ("models", "scopes")
-        new.add_argument(f"--{setting.name}", nargs="+" if many else None, help=setting.help)
+        new.add_argument(
+            f"--{setting.name}", nargs="+" if many else None, metavar=metavar, help=f"{setting.help} (default: {said})"
+        )
     listing = commands.add_parser("ls", help="list the keys", allow_abbrev=False)
     listing.set_defaults(command=_list)
     listing.add_argument("--json", action="store_true")
@@ -57,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _new(given: argparse.Namespace) -> None:
+    if not given.name or not given.name.isprintable():
+        raise CommandError(f"a key needs a name that can be read, but got {given.name!a}", 2)
     keys = read_keys_file(given.file) if given.file.exists() else ()
     if any(key.name == given.name for key in keys):
         raise CommandError(f"{given.file} has a key '{given.name}' already; revoke it first, or take another name", 2)
@@ -65,7 +82,7 @@ def _new(given: argparse.Namespace) -> None:
     chosen = {name: value for name, value in values.items() if value is not None}
     write_keys_file(given.file, [*keys, KeyConfig(given.name, key_digest(secret.encode()), **chosen)])
     print(secret)
-    print(f"key '{given.name}' is in {given.file}; it is shown only this once", file=sys.stderr)
+    print(f"key '{given.name}' is in {given.file}; it is shown only this once; {NOTICED}", file=sys.stderr)
 
 
 def _read(name: str, text: Any) -> Any:
@@ -76,7 +93,8 @@ def _read(name: str, text: Any) -> Any:
     try:
         value = setting.kind.read(_typed(name, text))
     except WrongValue as wrong:
-        raise CommandError(f"--{setting.name} needs {wrong}, but got '{text}'", 2) from None
+        got = " ".join(text) if isinstance(text, list) else text
+        raise CommandError(f"--{setting.name} needs {wrong}, but got '{got}'", 2) from None
     return frozenset(map(Scope, value)) if name == "scopes" else value
 
 
@@ -95,7 +113,8 @@ def _list(given: argparse.Namespace) -> None:
         print(orjson.dumps([_shown(key) for key in keys]).decode())
         return
     for key in keys:
-        print("  ".join([key.name, *(f"{name}={value}" for name, value in list(_shown(key).items())[1:])]))
+        told = [(name, value) for name, value in _shown(key).items() if name != "name" and value is not None]
+        print("  ".join([key.name, *(f"{name}={value}" for name, value in told)]))
 
 
 def _shown(key: KeyConfig) -> dict[str, Any]:
@@ -121,7 +140,7 @@ def _revoke(given: argparse.Namespace) -> None:
     if len(kept) == len(keys):
         raise CommandError(f"{given.file} has no key '{given.name}' (keys: {', '.join(key.name for key in keys)})", 2)
     write_keys_file(given.file, kept)
-    print(f"key '{given.name}' is gone from {given.file}; a running gateway reads the file again on SIGHUP")
+    print(f"key '{given.name}' is gone from {given.file}; {NOTICED}")
 
 
 if __name__ == "__main__":

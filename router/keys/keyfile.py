@@ -8,6 +8,7 @@ import os
 import secrets
 import stat
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ def write_keys_file(file: Path, keys: Sequence[KeyConfig]) -> None:
     try:
         descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as opened:
+            _keep_owner(file, descriptor)
             opened.write(HEAD + "".join(map(_rendered, keys)))
             opened.flush()
             os.fsync(opened.fileno())
@@ -69,6 +71,13 @@ def write_keys_file(file: Path, keys: Sequence[KeyConfig]) -> None:
         raise CommandError(f"cannot write {file}: {error.strerror}") from None
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _keep_owner(file: Path, descriptor: int) -> None:
+    """A gateway that may read the file goes on to, whoever changes it. Raises OSError."""
+    with suppress(FileNotFoundError):
+        found = file.stat()
+        os.fchown(descriptor, found.st_uid, found.st_gid)
 
 
 def _rendered(key: KeyConfig) -> str:
@@ -97,4 +106,5 @@ def _text(text: str) -> str:
 
 def _unreadable(file: Path, error: Exception) -> CommandError:
     reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-    return CommandError(f"cannot read keys from {file}: {reason}", 2)
+    remedy = f"; make one: corral keys new NAME --file {file}" if isinstance(error, FileNotFoundError) else ""
+    return CommandError(f"cannot read keys from {file}: {reason}{remedy}", 2)

@@ -26,17 +26,15 @@ def full_key(key: bytes) -> KeyConfig:
 
 
 class KeyRing:
-    """All valid keys. None at all: everyone may call."""
+    """All valid keys. None at all: everyone may call, or nobody if it is locked."""
 
-    def __init__(self, keys: Sequence[KeyConfig]) -> None:
+    def __init__(self, keys: Sequence[KeyConfig], *, locked: bool = False) -> None:
         self._keys = tuple(keys)
-
-    def __bool__(self) -> bool:
-        return bool(self._keys)
+        self._is_open = not keys and not locked
 
     def find(self, presented: bytes, now: datetime) -> KeyConfig:
         """The key that was presented. Raises Unauthorized."""
-        if not self._keys:
+        if self._is_open:
             return ANONYMOUS
         digest = key_digest(presented)
         found = None

@@ -1,7 +1,8 @@
 """Reads a command line and the environment by the table of flags. Pure.
 
 Called by serve.py; settings.py makes sense of the values. Precedence: flag, then environment, then the layers that
-configuration files add with `filled`. Every flag has its LLAMA_ARG variable, if llama-server has one, and CORRAL_KEY.
+configuration files add with `filled`. Every flag has its LLAMA_ARG variable, if llama-server has one, and CORRAL_KEY,
+except for what commands of a client read.
 Invariant: every word of the command line is understood or refused; none is skipped.
 """
 
@@ -14,6 +15,8 @@ from router.options.flagrows import Effect, Flag, Takes
 from router.options.flagtable import FLAGS
 
 EXIT_USAGE = 2
+# By this `corral ps` and its like present a key, perhaps one of few rights: as --api-key it would have all of them.
+OF_CLIENTS = frozenset({"CORRAL_API_KEY"})
 _ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
 _OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
 _BY_NAME: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in (*flag.names, *flag.off)}
@@ -135,7 +138,7 @@ def _value(flag: Flag, name: str, rest: list[str]) -> str:
 def _take_variable(given: Given, flag: Flag, environment: Mapping[str, str]) -> None:
     for variable in (*flag.variables, f"CORRAL_{flag.key.upper()}"):
         value = environment.get(variable)
-        if value is None:
+        if value is None or variable in OF_CLIENTS:
             continue
         if flag.takes is Takes.NOTHING:
             value = _switch(variable, value)

@@ -13,8 +13,6 @@ from router.configfile.reading import ModelEntry
 from router.errors import CommandError
 from router.options.flags import EXIT_USAGE, Layer
 
-NO_MODEL = "no model: give one with -m FILE (`corral pull smollm2` fetches a small one)"
-
 
 @dataclass(frozen=True, slots=True)
 class OwnFlags:
@@ -46,8 +44,6 @@ def assemble(
         else:
             extra.append(flags_of({}).applied(ModelConfig(path, tuple(dict.fromkeys(names)) or (path.stem,))))
     found = (*extra, *models)
-    if not found:
-        raise CommandError(NO_MODEL, EXIT_USAGE)
     for model in found:
         for what, file in _files(model):
             _check_readable(what, file)

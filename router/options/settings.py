@@ -59,10 +59,17 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
         file.models,
         lambda layer: _own_flags(given.filled(layer).filled(file.server)),
     )
+    if not models:
+        raise CommandError(_no_model(server.last("models_dir")), EXIT_USAGE)
     models = _weighted(models, server.values.get("core_weight", ()))
     models = _idle(models, server)
     _check_aliases(models, file)
     return _gateway(server, file, models)
+
+
+def _no_model(folder: str | None) -> str:
+    where = f" in --models-dir {folder} or its folders" if folder else ""
+    return f"no model{where}: give one with -m FILE (`corral pull smollm2` fetches a small one)"
 
 
 def _own_flags(given: Given) -> OwnFlags:
@@ -77,6 +84,7 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
         port=_integer(given, "port", DEFAULT_PORT, 0, 65535),
         aliases=file.aliases,
         keys=(*file.keys, *_plain_keys(given)),
+        locked=bool(given.last("keys") or file.keys_file),
         limits=file.limits,
         balance=file.balance,
         cors=cors,
@@ -188,7 +196,7 @@ def _keys_in(file: Path) -> list[str]:
 
 
 def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
-    if config.keys or allowed:
+    if config.asks_for_keys or allowed:
         return
     exposed = [host for host in config.hosts if not _is_local(host)]
     if exposed:
@@ -202,7 +210,7 @@ def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
 def _allowed_hosts(given: Given, config: GatewayConfig) -> tuple[str, ...] | None:
     """Names a Host header may have; any, where a key protects what a strange page could reach."""
     named = tuple(name for value in given.values.get("allowed_hosts", ()) for name in _list(value))
-    if named or not (config.keys or any(not _is_local(host) for host in config.hosts)):
+    if named or not (config.asks_for_keys or any(not _is_local(host) for host in config.hosts)):
         return named
     return None
 

@@ -26,7 +26,7 @@ class Table:
         """Raises an ExceptionGroup of AliasErrors if the aliases make no sense."""
         return cls(
             AliasTable(config.models, config.aliases),
-            KeyRing(config.keys),
+            KeyRing(config.keys, locked=config.locked),
             config.limits,
             config.balance,
             {model.name: model.sampling for model in config.models},

@@ -23,7 +23,9 @@ from router.errors import (
 )
 
 ERROR_DETAIL_KEY = "corral-error-bin"
-_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)  # the connection, not the worker, ended the call
+# The connection, not the worker, ended the call. A killed worker's stream may be reset, which gRPC calls INTERNAL;
+# a worker that means it sends its own words along.
+_BROKEN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED, grpc.StatusCode.INTERNAL)
 
 _FROM_CODE: Mapping[int, Callable[[pb.ErrorDetail], RouterError]] = {
     pb.INVALID_REQUEST: lambda detail: InvalidRequest(detail.message),

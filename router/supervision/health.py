@@ -2,11 +2,13 @@
 
 supervisor.py runs `hung` beside each life of a worker. A worker answers Stats from its event loop while its engine
 computes, so a long step is no silence, and a stopped process is. Invariant: an engine without work is never hung, and
-one is called so only after longer than a step of it can take.
+one is called so only after longer than a step of it can take. Time in which this process stood still itself, as both do
+where a machine is suspended, is not counted.
 """
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from protos import inference_pb2 as pb
 from router.config import SupervisionConfig
@@ -17,6 +19,7 @@ STEP_TOKENS = 512  # of the largest step, unless the worker is told otherwise
 FLOPS_PER_WEIGHT = 2.0  # for one token
 SLOWEST_THREAD = 1e10  # floating point operations per second; a fraction of what any processor of use does
 STEPS_OF_PATIENCE = 20.0  # times the longest stretch between two steps that was seen
+LATE = 2.0  # times what lies between two looks at most; beyond that it was the gateway that stood still
 
 
 class Watch:
@@ -51,6 +54,10 @@ class Watch:
             return ""
         return f"it hung: {stats.num_running} requests running, and no step of the engine for {stands:.0f} s"
 
+    def excuse(self, seconds: float) -> None:
+        """For so long nobody looked."""
+        self._moved += seconds
+
 
 def slowest_step(description: pb.DescribeReply) -> float:
     """Seconds that one step of this model may take on the slowest machine: a long prompt is read in such steps."""
@@ -62,14 +69,16 @@ async def hung(
     replica: Replica, description: pb.DescribeReply, config: SupervisionConfig, clock: Callable[[], float]
 ) -> str:
     """Probes the worker until it is hung, and returns why."""
-    watch = Watch(config, description, clock())
+    looked = clock()
+    watch = Watch(config, description, looked)
     while True:
         await asyncio.sleep(config.probe_interval)
-        try:
+        stats = None
+        with suppress(RouterError):
             stats = await replica.probe(config.probe_timeout)
-        except RouterError:
-            reason = watch.silent()
-        else:
-            reason = watch.answered(stats, clock())
+        now = clock()
+        watch.excuse(max(now - looked - LATE * (config.probe_interval + config.probe_timeout), 0.0))
+        looked = now
+        reason = watch.answered(stats, now) if stats is not None else watch.silent()
         if reason:
             return reason

@@ -62,6 +62,10 @@ def test_the_unit_starts_the_gateway_with_flags_it_has() -> None:
     assert (program, subcommand) == ("/opt/corral/bin/corral", "serve")
     parse(flags, {})
     assert "MemoryDenyWriteExecute=" not in text  # kernels are compiled while it runs
+    [user] = re.findall(r"^User=(.+)$", text, re.MULTILINE)
+    [keys] = set(re.findall(r"(/\S+/keys\.toml)", text))
+    assert f"install -d -o {user} -m 700 {Path(keys).parent}" in text  # a file of keys is read by its owner alone
+    assert f"StateDirectory={Path(keys).parent.name}" in text
 
 
 def test_systemd_understands_the_unit(tmp_path: Path) -> None:
@@ -85,6 +89,8 @@ def test_compose_starts_two_gateways_with_flags_they_have_and_files_that_are_the
         if name.startswith("gateway"):
             assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
             given = parse(service["command"], {})
+            mounted = {volume.split(":")[1] for volume in service["volumes"]}
+            assert {given.last("config"), given.last("keys")} <= mounted  # without keys it would not listen at all
             wanted = float(given.last("drain_timeout") or 0)
             assert int(service["stop_grace_period"].removesuffix("s")) > wanted
     assert sum(name.startswith("gateway") for name in services) == 2

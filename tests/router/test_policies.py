@@ -86,6 +86,10 @@ async def test_nothing_falls_back_once_an_answer_has_begun() -> None:
         answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "request_poisonous"
+    impatient = replace(SUPERVISION, recovery_wait=0.0)
+    async with running(config("small", "big", aliases=(policy,), supervision=impatient)) as gateway:
+        answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
+        assert (answer.status_code, corral_headers(answer)["route"]) == (503, "chat -> small")
 
 
 @pytest.mark.parametrize(
@@ -108,6 +112,23 @@ async def test_a_shadow_that_fails_does_not_touch_the_answer() -> None:
     async with running(config("a", "b", aliases=(alias("chat", "a", shadow=ShadowConfig("b")),))) as gateway:
         answer = await complete(gateway, "only_on=b crash_after=1 stop_at=2", model="chat")
         assert (answer.status_code, corral_headers(answer)["route"]) == (200, "chat -> a")
+
+
+async def test_a_shadow_takes_no_place_from_those_who_wait_for_its_model(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "corral.shadow")
+    policy = alias("chat", "a", shadow=ShadowConfig("b"))
+    async with running(config("a", "b", aliases=(policy,), limits=LimitsConfig(in_flight=1))) as gateway:
+        waiting = gateway.app.state.policies.dispatcher.num_waiting
+        busy = [asyncio.create_task(complete(gateway, "stop_at=5000 delay=0.05", model="b")) for _ in range(2)]
+        await until(lambda: waiting("b") == 1)
+        body = {"model": "chat", "prompt": "stop_at=1"}
+        await gateway.client.post("/completion", json=body, headers={"x-request-id": "first"})
+        for task in busy:
+            task.cancel()
+        await until(lambda: waiting("b") == 0)
+        await gateway.client.post("/completion", json=body, headers={"x-request-id": "second"})
+        await until(lambda: any("request second" in record.getMessage() for record in caplog.records))
+        assert not any("request first" in record.getMessage() for record in caplog.records)
 
 
 # ---- keys -------------------------------------------------------------------------------------
@@ -173,6 +194,8 @@ async def test_a_full_line_refuses_and_serves_those_it_took() -> None:
         refused = next(answer for answer in answers if answer.status_code == 429)
         assert int(refused.headers["retry-after"]) >= 1
         assert corral_headers(refused)["queue-position"] == "3"
+        late = [corral_headers(answer) for answer in answers if "x-corral-queue-position" in answer.headers]
+        assert len(late) == 8 and all(int(headers["queue-wait-ms"]) > 0 for headers in late)
         waited = [corral_headers(answer).get("queue-position") for answer in answers if answer.status_code == 200]
         assert sorted(map(str, waited)) == ["1", "2", "None"]
 
@@ -232,7 +255,7 @@ def test_sighup_takes_a_good_file_and_refuses_a_bad_one(tmp_path: Path) -> None:
         for text, said in (
             (good + 'two = "b"\n', "no model is called 'b'"),
             (good + 'two = "a"\n[server]\nslots = false\n', "this needs a restart of the gateway: slots"),
-            (good + '[aliases.two]\ntarget = "a"\nforced = { model = "x" }\n', "is for the client to say"),
+            (good + '[aliases.two]\ntarget = "a"\nforced = { model = "x" }\n', "corral.toml:4: aliases.two.forced: "),
         ):
             file.write_text(text)
             command.process.send_signal(signal.SIGHUP)

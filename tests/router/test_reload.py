@@ -1,6 +1,7 @@
 """A configuration that changes while requests run: nothing is lost, and what did not change is not touched."""
 
 import asyncio
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +10,11 @@ import httpx
 import psutil
 import pytest
 
-from router.config import AliasConfig, GatewayConfig, ModelConfig
+from router.config import AliasConfig, GatewayConfig, ModelConfig, ResidencyConfig
 from router.errors import CommandError
+from router.fleet.lifecycle import ModelState
+from router.keys.keyfile import write_keys_file
+from router.keys.keys import full_key
 from router.reload import reload
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import until
@@ -109,6 +113,40 @@ async def test_what_needs_a_restart_is_refused_whole() -> None:
             reload(gateway.app, lambda: new)
         assert (gateway.app.state.config, gateway.app.state.table) == (before, table)
         assert [status.name for status in gateway.app.state.fleet.models()] == ["a"]
+
+
+async def test_how_many_models_may_be_loaded_changes_in_place() -> None:
+    models = [model(name, load_on_start=False) for name in "ab"]
+    async with running(with_models(*models)) as gateway:
+        fleet = gateway.app.state.fleet
+        await gateway.client.post("/completion", json={"model": "a", "prompt": "stop_at=1"})
+        one = replace(with_models(*models), residency=ResidencyConfig(max_models=1))
+        assert list(map(str, reload(gateway.app, lambda: one))) == ["residency: in place"]
+        await gateway.client.post("/completion", json={"model": "b", "prompt": "stop_at=1"})
+        assert [fleet.status(name).state for name in "ab"] == [ModelState.UNLOADED, ModelState.READY]
+
+
+def test_revoking_the_last_key_of_a_file_leaves_nobody_who_may_call(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    keys = tmp_path / "keys.toml"
+    write_keys_file(keys, [full_key(b"open sesame")])
+    line = ("-m", str(tmp_path / "a.gguf"), "--keys", str(keys), "--allowed-hosts", "models.example.org")
+    headers = {"Authorization": "Bearer open sesame"}
+    with serving(*line) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+        assert http.get("/v1/models", headers=headers).status_code == 200
+        write_keys_file(keys, [])
+        command.process.send_signal(signal.SIGHUP)
+        until_then(lambda: "gone: in place" in command.output)
+        assert [http.get("/v1/models", headers=each).status_code for each in (headers, {})] == [401, 401]
+        assert http.get("/health").status_code == 200
+
+
+async def test_a_gateway_is_not_opened_to_everyone_by_a_reload() -> None:
+    async with running(config("a", keys=(full_key(b"open sesame"),), allowed_hosts=None)) as gateway:
+        opened = replace(config("a"), allowed_hosts=None)
+        with pytest.raises(CommandError, match=r"needs a restart of the gateway: whether a key is asked for \(no\)"):
+            reload(gateway.app, lambda: opened)
+        assert (await gateway.client.get("/v1/models")).status_code == 401
 
 
 def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """The whole command as a process: how it starts, what it refuses, how it goes down."""
 
+import fcntl
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -132,6 +135,18 @@ def test_it_says_where_it_listens_what_it_serves_and_when_it_is_ready(model: str
         assert "/models/" not in command.output
 
 
+def test_it_says_where_aliases_lead(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    (tmp_path / "corral.toml").write_text(
+        '[models.a]\npath = "a.gguf"\n[models.b]\npath = "b.gguf"\n'
+        '[aliases]\none = "b"\n[aliases.both]\ntargets = { a = 9, b = 0.5 }\n'
+    )
+    with serving("--config", str(tmp_path / "corral.toml")) as command:
+        command.ready()
+        assert "aliases: one -> b; both -> a (9), b (0.5)" in command.lines
+
+
 def test_keys_do_not_reach_the_log_or_the_worker(model: str, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("sk-secret\n")
     with serving("-m", model, "--api-key-file", str(tmp_path / "keys"), "--verbose") as command:
@@ -248,6 +263,47 @@ def test_it_listens_on_a_unix_socket(model: str, tmp_path: Path) -> None:
         until(lambda: re.search(r"^ready: ", command.output, re.MULTILINE) is not None)
         with httpx.Client(transport=httpx.HTTPTransport(uds=str(path))) as client:
             assert client.get("http://gateway/health").status_code == 200
+
+
+def test_it_ends_with_the_terminal_it_was_started_from(model: str, tmp_path: Path) -> None:
+    """And does not take the hang-up for a wish to read its files again."""
+    master, terminal = os.openpty()
+    log = tmp_path / "gateway.log"
+    command = [sys.executable, "-m", "router", "serve", "--port", "0", "-m", model]
+    command += ["--worker-command", " ".join(MOCK_COMMAND)]
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdin=terminal,
+            stdout=terminal,
+            stderr=errors,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )
+    try:
+        os.close(terminal)
+        until(lambda: "ready: " in log.read_text())
+        workers = psutil.Process(process.pid).children()
+        os.close(master)
+        assert process.wait(DEADLINE) == 0
+        assert "draining" in log.read_text() and not any(worker.is_running() for worker in workers)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_every_line_of_a_json_log_is_an_event(tmp_path: Path) -> None:
+    """Also when workers start while gRPC is at work."""
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(b"GGUF")
+    line = ("--models-dir", str(tmp_path), "--models-max", "1", "--log-format", "json")
+    with serving(*line) as command, httpx.Client(base_url=command.ready(), timeout=DEADLINE, trust_env=False) as http:
+        started = len(command.lines)
+        for model in "aba":
+            assert http.post("/completion", json={"model": model, "prompt": "stop_at=2"}).status_code == 200
+        until(lambda: "model b is unloaded" in command.output)
+        assert all(json.loads(event)["level"] for event in command.lines[started:])
 
 
 def test_the_log_can_be_json_in_a_file(model: str, tmp_path: Path) -> None:

@@ -143,6 +143,20 @@ async def test_a_request_may_say_how_long_its_model_stays() -> None:
         assert wrong.status_code == 400 and "'keep_alive'" in wrong.json()["error"]["message"]
 
 
+async def test_questions_about_a_model_that_is_not_loaded_say_so_and_do_not_load_it() -> None:
+    async with gateway("a", "b") as started:
+        refused = await started.client.get("/props", params={"model": "a"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (
+            400,
+            "model 'a' is not loaded (POST /models/load loads it)",
+        )
+        assert (await started.client.get("/health/deep")).json() == {"status": "ok", "models": []}
+        assert (await started.client.get("/health/deep", params={"model": "a"})).status_code == 200
+        checked = (await started.client.get("/health/deep")).json()["models"]
+        assert [each["name"] for each in checked] == ["a"]
+        assert started.app.state.fleet.status("b").state is ModelState.UNLOADED
+
+
 async def test_without_autoload_a_request_says_what_to_do() -> None:
     residency = replace(config().residency, autoload=False)
     async with running(

@@ -56,6 +56,8 @@ async def test_operators_see_the_addresses_of_workers_and_what_they_do(workers: 
             (second, None, "ready"),
         ]
         assert all(each["running"] == 0 for each in entry["replicas"])
+        refused = await gateway.client.get("/admin/logs", params={"model": "a"})
+        assert (refused.status_code, "runs on other hosts only" in refused.text) == (400, True)
         workers[1].kill()
         await until(lambda: len(gateway.app.state.fleet.open("a")) == 1)
         [told] = (await shown(gateway, "/admin/fleet"))["models"]

@@ -1,30 +1,27 @@
-
 """`corral ps`, `top` and `logs` against a gateway with mock workers."""
 
 import asyncio
+import io
 import json
 import socket
 
 import pytest
+from rich.console import Console
 
 from router.commands.client import run
 from router.commands.logs import logs
 from router.commands.ps import ps
+from router.commands.table import fleet_table
 from router.commands.top import rates, top
 from tests.router.api.clients import Gateway
 from tests.router.gateways import config, running
 from tests.router.mocks import DEADLINE
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-
-
 def test_ps_shows_a_row_for_every_model(two: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ps, ["--url", two.url]) == 0
     head, *rows = capsys.readouterr().out.splitlines()
-    assert head.split()[:3] == ["model", "aliases", "state"]
+    assert head.split()[:3] == ["model", "state", "pid"]
     assert [row.split()[0] for row in rows] == ["tiny", "other"]
     assert all("ready" in row for row in rows)
 
@@ -32,6 +29,39 @@ def test_ps_shows_a_row_for_every_model(two: Gateway, capsys: pytest.CaptureFixt
 def test_ps_with_json_is_what_the_gateway_says(two: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(ps, ["--url", two.url, "--json"]) == 0
     assert [model["name"] for model in json.loads(capsys.readouterr().out)["models"]] == ["tiny", "other"]
+
+
+BUSY = {
+    "name": "a-model-with-a-very-long-name-of-its-own",
+    "aliases": ["one-name", "another-name"],
+    "state": "unreachable",
+    "pids": [1234567, 1234568, 1234569],
+    "running": 16,
+    "waiting": 512,
+    "crashes": 3,
+    "resident_bytes": 12_345_000_000,
+    "predicted_tokens_total": 1_234_567,
+    "reason": "no answer from 10.0.0.7:9000",
+}
+
+
+def test_a_narrow_terminal_breaks_names_and_cuts_no_figure() -> None:
+    narrow = Console(width=100, force_terminal=True, color_system=None, file=io.StringIO())
+    narrow.print(fleet_table([BUSY], {BUSY["name"]: 98.7}))
+    printed = narrow.file.getvalue()  # type: ignore[attr-defined]
+    for figure in ("unreachable", "16", "512", "12345 MB", "1234567 ", "98.7", "running", "waiting", "tokens/s"):
+        assert figure in printed
+    assert "…" not in printed
+
+
+def test_a_pipe_gets_one_whole_line_for_each_model(
+    two: Gateway, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("router.commands.ps.fleet_table", lambda models: fleet_table([BUSY, *models]))
+    assert run(ps, ["--url", two.url]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "one-name another-name" in lines[1] and lines[1].rstrip().endswith("no answer from 10.0.0.7:9000")
 
 
 def test_the_address_and_the_key_may_come_from_the_environment(

@@ -151,7 +151,28 @@ def test_check_prints_every_mistake(files: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.splitlines() == [
         "error: corral.toml:2: server.prot: no such flag; did you mean 'port'?",
         "error: corral.toml:4: limits.queue: expected a whole number from 0 to 1000000, but got 'x'",
+        "error: no model: give one with -m FILE (`corral pull smollm2` fetches a small one)",
     ]
+
+
+def test_check_prints_mistakes_of_every_kind_at_once(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Settings, names that lead nowhere, fields of requests, values of flags."""
+    (files / "corral.toml").write_text(
+        TOML.replace("port = 1111", "port = 111111").replace("path = \"b.gguf\"", "path = \"b.gguf\"\nreplica = 2")
+        + '[aliases.x]\ntarget = "smal"\ndefaults = { temprature = 1 }\n'
+    )
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    for mistake in (
+        "corral.toml:9: models.big.replica: no such setting; did you mean 'replicas'?",
+        "corral.toml:12: aliases.x.targets: no model is called 'smal'; did you mean 'small'?",
+        "corral.toml:14: aliases.x.defaults: no such field of a request: 'temprature'",
+    ):
+        assert mistake in told
+    (files / "corral.toml").write_text((files / "corral.toml").read_text().replace("smal\"", "small\""))
+    assert main(["check"]) == 2
+    told = capsys.readouterr().err
+    assert "corral.toml:3: server.port must be between 0 and 65535" in told and "replica" in told
 
 
 @pytest.mark.parametrize(
@@ -262,3 +283,9 @@ def test_the_schema_asks_for_a_path_or_workers() -> None:
     model = schema()["properties"]["models"]["additionalProperties"]
     assert model["anyOf"] == [{"required": ["path"]}, {"required": ["workers"]}]
     assert set(model["properties"]["tls"]["properties"]) == {"ca", "cert", "key", "server-name", "server_name"}
+
+
+def test_check_without_a_file_asks_for_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (files / "corral.toml").unlink()
+    assert main(["check"]) == 2
+    assert capsys.readouterr().err == "error: no ./corral.toml; say which: corral config check FILE\n"

@@ -11,7 +11,10 @@ FILE = Path("/etc/corral/corral.toml")
 
 
 def read(text: str) -> FileConfig:
-    return read_text(text, FILE)
+    config = read_text(text, FILE)
+    assert config.problems is not None
+    config.problems.check()
+    return config
 
 
 def problems(text: str) -> list[str]:

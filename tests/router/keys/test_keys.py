@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import re
 import stat
 from collections.abc import AsyncIterator
@@ -32,7 +33,12 @@ def key(name: str, **settings: object) -> KeyConfig:
 
 def test_without_keys_everyone_is_admitted() -> None:
     assert KeyRing(()).find(b"", NOW) is ANONYMOUS
-    assert not KeyRing(())
+
+
+def test_with_a_file_of_keys_that_is_empty_nobody_is_admitted() -> None:
+    for presented in (b"", b"key"):
+        with pytest.raises(Unauthorized):
+            KeyRing((), locked=True).find(presented, NOW)
 
 
 def test_a_key_is_found_whatever_its_place() -> None:
@@ -104,6 +110,17 @@ def test_a_key_is_shown_once_and_only_its_digest_is_kept(tmp_path: Path, capsys:
     assert json.loads(capsys.readouterr().out)[0]["name"] == "team"
 
 
+def test_who_owns_the_file_goes_on_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As root changes what a service's user reads."""
+    file = tmp_path / "keys.toml"
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "fchown", lambda _, user, group: given.append((user, group)))
+    write_keys_file(file, [key("a")])
+    assert given == []
+    write_keys_file(file, [])
+    assert given == [(file.stat().st_uid, file.stat().st_gid)]
+
+
 def test_a_revoked_key_is_gone_and_the_others_stay(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "keys.toml"
     write_keys_file(file, [key("a"), key("b")])
@@ -111,6 +128,7 @@ def test_a_revoked_key_is_gone_and_the_others_stay(tmp_path: Path, capsys: pytes
     assert [each.name for each in read_keys_file(file)] == ["b"]
     assert main(["revoke", "a", "--file", str(file)]) == 2
     assert main(["new", "b", "--file", str(file)]) == 2
+    assert main(["new", "", "--file", str(file)]) == main(["new", "a\nb", "--file", str(file)]) == 2
     assert main(["new", "c", "--expires", "someday", "--file", str(file)]) == 2
     assert "--expires needs a date" in capsys.readouterr().err
 

@@ -3,12 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from router.commands.client import KEY_VARIABLE
 from router.config import CorsConfig, GatewayConfig, ResidencyConfig, Scope
 from router.configfile.loading import load
 from router.errors import CommandError
 from router.fleet.memory import usable_bytes
 from router.keys.keys import key_digest
-from router.options.flags import parse
+from router.options.flags import OF_CLIENTS, parse
 from router.options.settings import gateway_config
 
 
@@ -76,6 +77,7 @@ def test_an_absent_file_is_refused_by_its_path(files: Path) -> None:
 
 def test_no_model_at_all_says_how_to_give_one() -> None:
     assert "give one with -m FILE" in refusal("--port 1")
+    assert refusal("--models-dir nothing").startswith("no model in --models-dir nothing or its folders: give one")
 
 
 def test_worker_settings_reach_every_worker_and_automatic_ones_do_not(files: Path) -> None:
@@ -103,6 +105,19 @@ def test_a_cache_type_no_worker_knows_is_noted_and_not_passed_on(files: Path) ->
 )
 def test_bad_numbers_are_refused_by_their_flag(files: Path, line: str) -> None:
     assert refusal(f"-m a.gguf {line}").startswith("--")
+
+
+def test_an_empty_file_of_keys_locks_the_gateway_and_lets_it_listen_beyond_loopback(files: Path) -> None:
+    Path("keys.toml").touch(0o600)
+    given = parse(["-m", "a.gguf", "--host", "0.0.0.0", "--keys", "keys.toml"], {})
+    config = gateway_config(given, (), load(given))
+    assert (config.keys, config.locked, config.asks_for_keys) == ((), True, True)
+    assert not configured("-m a.gguf").asks_for_keys
+
+
+def test_the_key_with_which_clients_call_gets_no_rights_by_it() -> None:
+    assert KEY_VARIABLE in OF_CLIENTS
+    assert parse([], {KEY_VARIABLE: "of team", "CORRAL_PORT": "1"}).values == {"port": ["1"]}
 
 
 def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None:

@@ -1,6 +1,14 @@
+from dataclasses import replace
+from typing import cast
+
+import pytest
+
 from protos import inference_pb2 as pb
 from router.config import SupervisionConfig
-from router.supervision.health import STEPS_OF_PATIENCE, Watch, slowest_step
+from router.rpc.replica import Replica
+from router.supervision.health import LATE, STEPS_OF_PATIENCE, Watch, hung, slowest_step
+
+pytestmark = pytest.mark.anyio
 
 CONFIG = SupervisionConfig()
 SMALL = pb.DescribeReply(num_parameters=135_000_000, num_threads=2)
@@ -37,6 +45,27 @@ def test_long_steps_that_were_seen_are_waited_for() -> None:
     watch.answered(busy(2), 4.0)
     assert watch.answered(busy(2), 4.0 + 4.0 * STEPS_OF_PATIENCE) == ""
     assert watch.answered(busy(2), 5.0 + 4.0 * STEPS_OF_PATIENCE) != ""
+
+
+class Stuck:
+    """A worker that answers, and whose engine stands."""
+
+    async def probe(self, _: float) -> pb.StatsReply:
+        return busy(5)
+
+
+async def test_time_in_which_the_gateway_stood_still_itself_is_not_counted() -> None:
+    now = iter([0.0, 1.0, 61.0, *range(62, 100)])
+    looks: list[float] = []
+
+    def clock() -> float:
+        looks.append(next(now))
+        return looks[-1]
+
+    at_once = replace(CONFIG, probe_interval=0.0)
+    reason = await hung(cast("Replica", Stuck()), SMALL, at_once, clock)
+    assert "no step of the engine for 11 s" in reason
+    assert looks[-1] == 61.0 - LATE * at_once.probe_timeout + 11.0
 
 
 def test_the_first_step_of_a_large_model_may_take_longer() -> None:
