@@ -180,13 +180,16 @@ async def test_a_worker_that_ends_gets_no_new_requests_while_its_open_ones_end()
             await until_state(started, first.address, ModelState.UNREACHABLE)
 
 
-async def test_another_model_under_the_same_name_is_refused_with_both_values() -> None:
+async def test_another_model_under_the_same_name_is_refused_with_both_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with remotes(1) as [right], remotes(1, "--architecture", "mamba") as [wrong]:
         async with fleet(model(right.address)) as started:
             await until_ready(started, right.address)
             started.apply([model(right.address, wrong.address)], ResidencyConfig())
             status = await until_state(started, wrong.address, ModelState.FAILED)
             assert "architecture mamba, theirs mock" in status.reason
+            assert any(wrong.address in line and status.reason in line for line in caplog.messages)
             await until_ready(started, right.address)
             right.kill()
             await until_ready(started, wrong.address)  # the one that is left is the model
