@@ -23,6 +23,7 @@ from router.config import GatewayConfig
 from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
+from router.http.closing import close_port
 from router.http.listen import address
 from router.observe.traces import exporting
 from router.reload import ReadAgain, reload
@@ -150,11 +151,15 @@ class Shutdown:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its own signal handlers."""
+    """uvicorn without its own signal handlers, and with a port that closes more gently."""
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await close_port(self.servers, sockets or [], self.server_state, lambda: self.force_exit)
+        await super().shutdown(sockets)
 
 
 def _uvicorn_config(app: object, config: GatewayConfig) -> uvicorn.Config:

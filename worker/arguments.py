@@ -12,7 +12,7 @@ from typing import Any
 from worker.config import DraftConfig, RopeConfig, WorkerConfig
 from worker.cores.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 from worker.errors import WorkerError
-from worker.rpc.access import Access, read_tls
+from worker.rpc.access import Access, read_secret, read_tls
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
 _MOST_THREADS = 512
@@ -40,7 +40,7 @@ def access(arguments: argparse.Namespace, environment: MutableMapping[str, str])
     """Who may call, as the command line and the variable say, which is taken away. Raises WorkerError, OSError."""
     token = environment.pop(TOKEN_VARIABLE, "")
     if arguments.token_file is not None:
-        token = arguments.token_file.read_text().strip()
+        token = read_secret(arguments.token_file).decode().strip()
         if not token:
             raise WorkerError(f"{arguments.token_file}: no token in it")
     tls = read_tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)

@@ -45,39 +45,48 @@ def tend(control: int, live: Callable[[list[str]], NoReturn]) -> None:
             request, files, _, _ = socket.recv_fds(asked, _MOST_BYTES, _NUM_FILES)
             if not request:
                 return
+            is_worker = False
             try:
-                pid = _fork_away()
-                reply: dict[str, object] = {"pid": pid}
+                is_worker = _fork_away(lambda pid: _reply(asked, {"pid": pid}))
             except OSError as error:
-                pid, reply = -1, {"error": error.strerror or str(error)}
-            if pid == 0:
+                _reply(asked, {"error": error.strerror or str(error)})
+            if is_worker:
                 asked.close()
                 live(_settled(request, files))
             for file in files:
                 os.close(file)
-            asked.send(orjson.dumps(reply))
 
 
-def _fork_away() -> int:
-    """Forks a process that leads a session of its own and is not ours to reap: its pid, or 0 in it. Raises OSError."""
+def _reply(asked: socket.socket, told: dict[str, object]) -> None:
+    asked.send(orjson.dumps(told))
+
+
+def _fork_away(announce: Callable[[int], None]) -> bool:
+    """Forks a process that leads a session of its own and is not ours to reap; True in it. Raises OSError.
+
+    `announce` gets its pid while it is still of our group, with which it would be killed and reaped: there is no moment
+    in which nobody knows of it.
+    """
     ours, theirs = socket.socketpair()
     with ours, theirs:
         between = os.fork()
         if between == 0:
             ours.close()
             _leave_a_child()
-            os.setsid()
             theirs.send(os.getpid().to_bytes(_PID_BYTES))
-            theirs.recv(1)  # from here on the gateway is its parent
-            return 0
+            if not theirs.recv(1):
+                os._exit(1)  # the nursery ended before it could announce us
+            os.setsid()
+            return True
         theirs.close()
-        os.waitpid(between, 0)
+        os.waitpid(between, 0)  # from here on the gateway is its parent
         pid = ours.recv(_PID_BYTES)
         if not pid:
             raise OSError("the system gives no further process")
+        announce(int.from_bytes(pid))
         with suppress(BrokenPipeError):  # it was killed; the gateway will see
             ours.send(b"\0")
-        return int.from_bytes(pid)
+        return False
 
 
 def _leave_a_child() -> None:

@@ -70,6 +70,7 @@ def _figures(stats: pb.StatsReply | None) -> Mapping[str, Any]:
     return {
         "running": stats.num_running if stats else None,
         "resident_bytes": stats.resident_bytes if stats else None,
+        "proportional_bytes": (stats.proportional_bytes or None) if stats else None,
         "prompt_tokens_total": stats.prompt_tokens_total if stats else None,
         "cached_tokens_total": stats.cached_tokens_total if stats else None,
         "predicted_tokens_total": stats.predicted_tokens_total if stats else None,

@@ -119,7 +119,13 @@ WORKERS: Sequence[Figure] = (
         "Share of the cache that is in use, 0 to 1.",
         lambda s: _rate(s.num_blocks - s.num_free_blocks - s.num_cached_blocks, s.num_blocks),
     ),
-    Figure("corral_worker_resident_bytes", "gauge", "Memory of the worker process.", lambda s: s.resident_bytes),
+    Figure("corral_worker_resident_bytes", "gauge", "Memory of the worker processes.", lambda s: s.resident_bytes),
+    Figure(
+        "corral_worker_proportional_bytes",
+        "gauge",
+        "Memory of the worker processes, where pages that n of them share count 1/n; 0: not known yet.",
+        lambda s: s.proportional_bytes,
+    ),
 )
 
 

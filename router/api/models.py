@@ -154,6 +154,8 @@ def _replica(each: ReplicaStatus, stats: pb.StatsReply | None) -> dict[str, Any]
         "open": each.num_open,
         "restarts": each.num_restarts,
         "tokens_per_second": _rate(stats) if stats else None,
+        "resident_bytes": stats.resident_bytes if stats else None,
+        "proportional_bytes": (stats.proportional_bytes or None) if stats else None,
         "reason": each.reason,
     }
 

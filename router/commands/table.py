@@ -74,12 +74,22 @@ def _workers(model: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _megabytes(model: Mapping[str, Any]) -> str:
-    size = model.get("resident_bytes")
+    """What its processes take together: replicas share most of their pages, which each one counts as resident."""
+    size = model.get("proportional_bytes") or model.get("resident_bytes")
     return NOTHING if size is None else f"{size / 1e6:.0f} MB"
 
 
 def _rate(model: Mapping[str, Any]) -> str:
     return NOTHING if model["rate"] is None else f"{model['rate']:.1f}"
+
+
+def _note(model: Mapping[str, Any]) -> str:
+    """Why the model is in its state, and why a worker elsewhere is not ready while others are."""
+    notes = [model.get("reason") or ""]
+    for worker in model.get("remote") or ():
+        if worker["state"] != "ready" and worker.get("reason") and worker["reason"] not in notes:
+            notes.append(f"{worker['address']}: {worker['reason']}")
+    return shown("; ".join(filter(None, notes)))
 
 
 COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
@@ -93,7 +103,7 @@ COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("memory", _megabytes),
     ("tokens", _plain("predicted_tokens_total")),
     (RATE, _rate),
-    ("note", lambda model: shown(model.get("reason") or "")),
+    ("note", _note),
 )
 _NUMBERS = {"running", "waiting", "crashes", "memory", "tokens", RATE}
 _BREAKABLE = {"model", "aliases", "pid", "note"}

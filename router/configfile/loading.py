@@ -11,8 +11,9 @@ from router.config import KeyConfig
 from router.configfile.presets import models_in, read_presets
 from router.configfile.reading import FileConfig, ModelEntry, read_file
 from router.errors import CommandError
-from router.keys.keyfile import check_private, read_keys_file
+from router.keys.keyfile import read_keys_file
 from router.options.flags import Given
+from router.secretfile import check_private
 
 ON_DEMAND = {"load_on_start": False}  # as llama-server has it
 DEFAULT_FILE = Path("corral.toml")  # in the working folder
@@ -55,8 +56,11 @@ def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
 
 
 def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
-    if config.keys and config.path:
-        check_private(config.path)
+    if config.path and (config.keys or "api_key" in config.server):
+        try:
+            check_private(config.path)
+        except OSError as error:
+            raise CommandError(f"cannot read {config.path}: {error.strerror}", 2) from None
     named = server.last("keys")
     file = Path(named).expanduser() if named else config.keys_file
     keys = (*config.keys, *(read_keys_file(file) if file else ()))

@@ -20,6 +20,7 @@ ADDED = (
     "prompt_seconds_total",
     "predicted_seconds_total",
     "resident_bytes",
+    "proportional_bytes",
     "step_seconds_total",
     "advanced_sequences_total",
     "draft_rounds_total",
@@ -39,4 +40,6 @@ def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
         result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]
         result.longest_sequence = max(result.longest_sequence, reply.longest_sequence)
         result.expected_wait = min(result.expected_wait, reply.expected_wait)
+    if not all(reply.proportional_bytes for reply in replies):
+        result.proportional_bytes = 0  # not known of all
     return result

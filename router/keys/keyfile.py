@@ -1,12 +1,10 @@
 """The file of keys: a TOML table for each, written by `corral keys`, read at the start and at a reload.
 
-Called by configfile/loading.py and keycommand.py. Invariant: a file that others could read or change is refused, and a
-change replaces the file whole.
+Called by configfile/loading.py and keycommand.py. Invariant: a change replaces the file whole.
 """
 
 import os
 import secrets
-import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -21,10 +19,10 @@ from router.configfile.problems import Problems
 from router.configfile.reading import parse_toml, read_keys
 from router.configfile.tables import KEY
 from router.errors import CommandError
+from router.secretfile import read_secret
 
 HEAD = "# Kept by `corral keys`. It holds digests of keys, not the keys.\n"
 PREFIX = "sk-corral-"
-OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def new_key() -> str:
@@ -34,9 +32,8 @@ def new_key() -> str:
 
 def read_keys_file(file: Path) -> Sequence[KeyConfig]:
     """Raises CommandError if it cannot be read or is not private, ConfigError if something in it is wrong."""
-    check_private(file)
     try:
-        text = file.read_text("utf-8")
+        text = read_secret(file).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise _unreadable(file, error) from None
     tables = parse_toml(text, file)
@@ -44,16 +41,6 @@ def read_keys_file(file: Path) -> Sequence[KeyConfig]:
     keys = read_keys(tables, (), problems)
     problems.check()
     return keys
-
-
-def check_private(file: Path) -> None:
-    """Raises CommandError unless the file is its owner's alone."""
-    try:
-        mode = file.stat().st_mode
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    if mode & OTHERS:
-        raise CommandError(f"{file} holds keys, but others may read or change it; run: chmod 600 {file}", 2)
 
 
 def write_keys_file(file: Path, keys: Sequence[KeyConfig]) -> None:

@@ -3,7 +3,7 @@
 Called by settings.py. Invariant: every file stands once, every name belongs to one model, and every file could be read.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from router.config import ModelConfig, WorkerTls
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
 from router.options.flags import EXIT_USAGE, Layer
+from router.secretfile import read_secret
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,7 @@ def assemble(
             extra.append(flags_of({}).applied(ModelConfig(path, tuple(dict.fromkeys(names)) or (path.stem,))))
     found = (*extra, *models)
     for model in found:
-        for what, file in _files(model):
-            _check_readable(what, file)
+        _check_files(model)
     _check_unique(found)
     return found
 
@@ -91,25 +91,26 @@ def _absolute(path: Path) -> Path:
     return path.expanduser().absolute()
 
 
-def _files(model: ModelConfig) -> Iterator[tuple[str, Path]]:
-    """What is read for it, and what that is called."""
+def _check_files(model: ModelConfig) -> None:
+    """That whatever is read for it can be, and that secrets are kept as such."""
     tls = model.tls or WorkerTls()
-    named = (
-        ("model", model.path),
-        ("token-file", model.token_file),
-        ("ca", tls.ca),
-        ("cert", tls.cert),
-        ("key", tls.key),
-    )
-    yield from ((what, file) for what, file in named if file is not None)
+    for what, file, read in (
+        ("model", model.path, _read_a_byte),
+        ("token-file", model.token_file, read_secret),
+        ("ca", tls.ca, _read_a_byte),
+        ("cert", tls.cert, _read_a_byte),
+        ("key", tls.key, read_secret),
+    ):
+        try:
+            if file is not None:
+                read(file)
+        except OSError as error:
+            raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE) from None
 
 
-def _check_readable(what: str, file: Path) -> None:
-    try:
-        with file.open("rb") as opened:
-            opened.read(1)
-    except OSError as error:
-        raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE) from None
+def _read_a_byte(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return opened.read(1)
 
 
 def _check_unique(models: Sequence[ModelConfig]) -> None:

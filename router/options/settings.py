@@ -41,6 +41,7 @@ from router.options.flags import EXIT_USAGE, Given
 from router.options.modelset import OwnFlags, assemble
 from router.options.samplingflags import sampling_defaults
 from router.policy.aliases import AliasError, AliasTable
+from router.secretfile import read_secret
 
 NO_FILE = FileConfig()
 UNIX_SUFFIX = ".sock"
@@ -186,7 +187,7 @@ def _plain_keys(given: Given) -> tuple[KeyConfig, ...]:
 
 def _keys_in(file: Path) -> list[str]:
     try:
-        text = file.read_text("utf-8")
+        text = read_secret(file).decode("utf-8")
     except OSError as error:
         raise CommandError(f"cannot read --api-key-file {file}: {error.strerror}", EXIT_USAGE) from None
     except UnicodeDecodeError:
@@ -273,10 +274,13 @@ def _tls(given: Given) -> TlsConfig | None:
         return None
     if not (key and cert):
         raise CommandError("--ssl-key-file and --ssl-cert-file go together", EXIT_USAGE)
-    for file in (key, cert):
-        if not Path(file).is_file():
-            raise CommandError(f"no such file: {file}", EXIT_USAGE)
-    return TlsConfig(Path(key), Path(cert))
+    tls = TlsConfig(Path(key), Path(cert))
+    for flag, read, file in (("key", read_secret, tls.key_file), ("cert", Path.read_bytes, tls.cert_file)):
+        try:
+            read(file)
+        except OSError as error:
+            raise CommandError(f"cannot read --ssl-{flag}-file {file}: {error.strerror}", EXIT_USAGE) from None
+    return tls
 
 
 # ---- values -----------------------------------------------------------------------------------

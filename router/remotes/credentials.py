@@ -6,11 +6,11 @@ channel. Invariant: no secret is part of the configuration, of a message or of a
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 
 from router.config import ModelConfig, WorkerTls
+from router.secretfile import read_secret
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
 
@@ -30,14 +30,16 @@ def read_credentials(tls: WorkerTls | None, host: str) -> Credentials:
     """For a worker of this host name, or address. Raises OSError."""
     if tls is None:
         return PLAIN
-    channel = grpc.ssl_channel_credentials(_bytes(tls.ca), _bytes(tls.key), _bytes(tls.cert))
+    authority = tls.ca.read_bytes() if tls.ca else None
+    key = read_secret(tls.key) if tls.key else None
+    channel = grpc.ssl_channel_credentials(authority, key, tls.cert.read_bytes() if tls.cert else None)
     return Credentials(channel, tls.server_name or host or None)
 
 
 def read_token(model: ModelConfig, environment: Mapping[str, str]) -> str:
     """What the workers of the model ask for; empty: nothing. Raises OSError, UnicodeDecodeError."""
     if model.token_file is not None:
-        return model.token_file.read_text("ascii").strip()
+        return read_secret(model.token_file).decode("ascii").strip()
     return environment.get(TOKEN_VARIABLE, "")
 
 
@@ -48,7 +50,3 @@ def open_channel(address: str, credentials: Credentials, options: Sequence[tuple
     name = credentials.server_name
     named = (("grpc.ssl_target_name_override", name), ("grpc.default_authority", name)) if name else ()
     return grpc.aio.secure_channel(address, credentials.tls, options=(*options, *named))
-
-
-def _bytes(file: Path | None) -> bytes | None:
-    return file.read_bytes() if file is not None else None

@@ -123,6 +123,8 @@ class Nursery:
             self._end(end)
 
     def _end(self, end: Exception) -> None:
+        while self._births and self._receive():  # what it forked before its end lives
+            pass
         asyncio.get_running_loop().remove_reader(self._control)
         self._control.close()
         self._life = self._process = None
@@ -131,14 +133,14 @@ class Nursery:
             if not birth.process.done():
                 birth.process.set_exception(end)
 
-    def _receive(self) -> None:
-        """One reply, or the end, of which `_live` is told more."""
+    def _receive(self) -> bool:
+        """Takes one reply; False at the end, of which `_live` is told more."""
         reply = b""
-        with suppress(ConnectionResetError):  # it left requests unread
+        with suppress(ConnectionResetError, BlockingIOError):  # it left requests unread; it never began
             reply = self._control.recv(_MOST_BYTES)
         if not reply:
             asyncio.get_running_loop().remove_reader(self._control)
-            return
+            return False
         self._has_forked = True
         birth, told = self._births.popleft(), json.loads(reply)
         try:
@@ -148,9 +150,10 @@ class Nursery:
         except OSError as error:
             if not birth.process.done():
                 birth.process.set_exception(error)
-            return
+            return True
         if not birth.process.done():  # else nobody wants it; it ends as its lifeline is closed
             birth.process.set_result(process)
+        return True
 
     def _hear(self, line: str) -> None:
         """Said while it loads: to all that wait for it."""

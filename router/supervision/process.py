@@ -19,6 +19,8 @@ MAX_LINE_BYTES = 8192
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (the name of what a worker's callers must present)
 _PR_SET_CHILD_SUBREAPER = 36
 _DRAIN_SECONDS = 1.0  # for what an ended process left in its pipe
+_BURIAL_SECONDS = 5.0  # for the killed members of a group to be gone; only the kernel can hold one up
+_LOOK_SECONDS = 0.01
 
 
 class Process(Protocol):
@@ -102,7 +104,7 @@ class Child:
         self.kill()
         returncode = await self._process.wait()
         await self._finish_hearing()
-        _bury(self.pid)
+        await _bury(self.pid)
         return returncode
 
     def kill(self) -> None:
@@ -116,8 +118,12 @@ class Child:
             self._lifeline = -1
 
     def _signal(self, number: signal.Signals) -> None:
-        with suppress(ProcessLookupError):
+        try:
             os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            if self._process.returncode is None:  # just forked, it does not lead its group yet
+                with suppress(ProcessLookupError):
+                    os.kill(self._process.pid, number)
 
 
 class Adopted:
@@ -146,7 +152,10 @@ class Adopted:
     def _reap(self) -> None:
         self._loop.remove_reader(self._descriptor)
         os.close(self._descriptor)
-        _, status = os.waitpid(self.pid, 0)
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:  # killed and buried with its nursery's group, which it had not left yet
+            status = signal.SIGKILL
         self._ended.set_result(os.waitstatus_to_exitcode(status))
 
 
@@ -161,11 +170,22 @@ def adopt_orphans() -> bool:
     return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
-def _bury(group: int) -> None:
-    """Reaps what has ended of a killed group: an orphan may have become a child of ours."""
-    with suppress(ChildProcessError):
+async def _bury(group: int) -> None:
+    """Reaps the orphans of a killed group who became our children. They may die after their leader."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_BURIAL_SECONDS):
+            while _bury_dead(group):  # noqa: ASYNC110 (the system tells only of a leader's end)
+                await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _bury_dead(group: int) -> bool:
+    """Whether a child of ours is left in the group. Its leader has been reaped by whoever waited for it."""
+    try:
         while os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None:
             pass
+    except ChildProcessError:
+        return False
+    return True
 
 
 async def _hear(output: int, on_line: Callable[[str], None]) -> None:

@@ -152,7 +152,7 @@ def test_the_configuration_of_the_pods_is_one_the_gateway_reads(tmp_path: Path) 
     keys = tmp_path / "keys.toml"
     keys.touch(0o600)
     file = tmp_path / "corral.toml"
-    file.write_text(kept["data"]["corral.toml"].replace("/run/corral/keys.toml", str(keys)))
+    file.write_text(kept["data"]["corral.toml"].replace("/etc/corral-keys/keys.toml", str(keys)))
     read = load(parse(["--config", str(file)], {}))
     [model] = read.models
     assert model.path is None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -35,6 +36,12 @@ def text_of(served: Serving) -> str:
     return answer.choices[0].text
 
 
+def told(served: Serving) -> dict[str, Any]:
+    [model] = served.http.get("/admin/fleet").json()["models"]
+    found: dict[str, Any] = model
+    return found
+
+
 def kill(served: Serving, worker: psutil.Process) -> None:
     """Returns once another one serves in its place."""
     num_starts = served.log.read_text().count("is ready")
@@ -49,6 +56,8 @@ def test_a_worker_is_a_child_of_the_gateway_and_shares_most_of_its_memory(served
     text_of(served)
     for worker in workers:
         assert usage_of(worker).private < worker.memory_info().rss / 2
+    until(lambda: told(served)["proportional_bytes"] is not None)
+    assert told(served)["proportional_bytes"] < told(served)["resident_bytes"] * 0.75
 
 
 def test_a_killed_replica_comes_back_and_says_the_same_while_the_other_stays(served: Serving) -> None:

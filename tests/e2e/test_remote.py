@@ -18,6 +18,7 @@ import pytest
 from tests.certificates import Authority
 from tests.e2e.serving import DEADLINE, Serving, serving, until
 from tests.models import smollm2
+from tests.secretfiles import write_secret
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -86,7 +87,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("remote")
     authority = Authority(folder)
     own, (certificate, key) = authority.issue(HOST_NAME), authority.issue("gateway")
-    (folder / "token").write_text("what the workers ask for\n")
+    write_secret(folder / "token", "what the workers ask for\n")
     workers = [Worker(address, folder, own, authority.certificate) for address in free_addresses(2)]
     file = folder / "corral.toml"
     file.write_text(

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.router.mocks import DEADLINE, MOCK_COMMAND
+from tests.secretfiles import write_secret
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -148,7 +149,7 @@ def test_it_says_where_aliases_lead(tmp_path: Path) -> None:
 
 
 def test_keys_do_not_reach_the_log_or_the_worker(model: str, tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("sk-secret\n")
+    write_secret(tmp_path / "keys", "sk-secret\n")
     with serving("-m", model, "--api-key-file", str(tmp_path / "keys"), "--verbose") as command:
         url = command.ready()
         headers = {"Authorization": "Bearer sk-secret"}

@@ -19,6 +19,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from tests.fixtures_gguf import write_tiny_llama
+from tests.secretfiles import write_secret
 from worker.gguf import GGUF
 
 DEADLINE = 240  # the first start ever compiles the kernels
@@ -164,8 +165,17 @@ def test_a_port_in_use_is_named(model):
 
 
 def test_an_empty_token_file_is_refused(model, tmp_path):
-    (tmp_path / "token").write_text("\n")
-    assert "no token" in refusal("--token-file", str(tmp_path / "token"), model=model, listen=f"unix:{tmp_path}/s")
+    token = write_secret(tmp_path / "token", "\n")
+    assert "no token" in refusal("--token-file", str(token), model=model, listen=f"unix:{tmp_path}/s")
+
+
+@pytest.mark.parametrize("flag", ["--token-file", "--tls-key"])
+def test_a_secret_that_others_may_read_is_refused_with_the_command_to_run(model, tmp_path, flag):
+    file = write_secret(tmp_path / "secret", "s")
+    file.chmod(0o644)
+    flags = (flag, str(file), *(("--tls-cert", str(file)) if flag == "--tls-key" else ()))
+    said = refusal(*flags, model=model, listen=f"unix:{tmp_path}/s")
+    assert "(mode 0644)" in said and f"chmod 600 {file}" in said
 
 
 def test_a_cache_type_that_cannot_be_had_is_named_with_those_that_can(model, tmp_path):

@@ -1,8 +1,9 @@
 """Compiles what a model needs before its first request: once per machine, on all cores, saying how far it is.
 
-load.py and the bench call `compile_all`. numba compiles one function at a time in a process, so other processes
-(worker/warm.py) compile some of the kernels into the shared cache, from which this one then loads them. A file lock
-lets only one worker compile: the others wait and find everything done.
+load.py calls `compile_all`. Other processes (worker/warm.py) compile into the shared cache, from which this one loads:
+numba compiles one function at a time in a process, and what compiling leaves in memory would stay there as long as the
+model does, in a nursery even for every replica. A file lock lets only one worker compile: the others wait and find
+everything done. Invariant: whatever becomes of the helpers and the cache, every kernel is compiled at the end.
 """
 
 import contextlib
@@ -26,14 +27,14 @@ def compile_all(kernels: Sequence[Kernel], progress: Progress) -> None:
         with _lock(CACHE / "lock"):
             missing = [kernel for kernel in kernels if not _mark(CACHE, kernel).exists()]
             if missing:
-                _Round(missing, CACHE, progress).run(min(len(os.sched_getaffinity(0)), len(missing)) - 1)
+                _Round(missing, CACHE, progress).run(min(len(os.sched_getaffinity(0)), len(missing)))
     for kernel in kernels:
         kernel.compile()
     progress(len(kernels), len(kernels), "")
 
 
 class _Round:
-    """One compilation of kernels that are not in the cache, by this process and helpers."""
+    """One compilation of kernels that are not in the cache, by helpers."""
 
     def __init__(self, kernels: Sequence[Kernel], cache: Path, progress: Progress) -> None:
         self._waiting, self._cache, self._progress = list(kernels), cache, progress
@@ -44,14 +45,11 @@ class _Round:
         feeders = [threading.Thread(target=self._feed_helper) for _ in range(num_helpers)]
         for feeder in feeders:
             feeder.start()
-        while (kernel := self._next()) is not None:
-            kernel.compile()
-            self._finish(kernel)
         for feeder in feeders:
             feeder.join()
 
     def _feed_helper(self) -> None:
-        """Gives a helper process one name after the other. What it fails to compile, this process compiles later."""
+        """Gives a helper process one name after the other. What it fails to compile, `compile_all` compiles."""
         command = [sys.executable, "-P", "-m", "worker.warm"]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as helper:  # noqa: S603
             assert helper.stdin is not None and helper.stdout is not None

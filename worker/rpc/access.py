@@ -4,6 +4,9 @@ Made by arguments.py from the command line, kept by server.py. Invariant: beyond
 of them, unless somebody said so in as many words.
 """
 
+import errno
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +56,24 @@ def read_tls(certificate: Path | None, key: Path | None, client_ca: Path | None)
         return None
     if certificate is None or key is None:
         raise AccessError("--tls-cert and --tls-key go together, and --tls-client-ca goes with both")
-    return Tls(certificate.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
+    return Tls(certificate.read_bytes(), read_secret(key), client_ca.read_bytes() if client_ca else None)
+
+
+def read_secret(file: Path) -> bytes:
+    """A token or a key, from a file that others cannot read or change. Raises OSError.
+
+    One of root's may be read by our group, which is how a secret is mounted for a process that is not root.
+    """
+    with file.open("rb") as opened:
+        found = os.fstat(opened.fileno())
+        rights_of_group = stat.S_IRWXG
+        if found.st_uid == 0 != os.geteuid():
+            rights_of_group &= ~stat.S_IRGRP
+        if found.st_mode & (rights_of_group | stat.S_IRWXO):
+            mode = f"{stat.S_IMODE(found.st_mode):04o}"
+            says = f"others may read or change it (mode {mode}) and it holds a secret; run: chmod 600 {file}"
+            raise PermissionError(errno.EACCES, says, str(file))
+        return opened.read()
 
 
 def is_loopback(listen: str) -> bool:

@@ -14,6 +14,7 @@ import psutil  # type: ignore[import-untyped]
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
+from worker.footprint import Footprint
 from worker.prompt import PromptReader
 from worker.rpc.border import error_detail
 from worker.rpc.exchange import Entrance, Exchange, Outcome
@@ -35,6 +36,7 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
         """`max_open`: generations at once, whatever state they are in."""
         self._entrance = Entrance(max_open, traces)
         self._exchanges: set[Exchange] = set()
+        self._footprint = Footprint()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         inference_pb2_grpc.add_InferenceServicer_to_server(self, server)
@@ -115,6 +117,7 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             drafted_tokens_total=stats.drafted_tokens,
             accepted_tokens_total=stats.accepted_tokens,
             longest_sequence=stats.longest,
+            proportional_bytes=self._footprint.proportional(),
         )
 
     async def FindPrefix(self, request: pb.FindPrefixRequest, context: Any) -> pb.FindPrefixReply:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from router.commands.table import fleet_table
-from router.config import GatewayConfig, ModelConfig
+from router.config import GatewayConfig, ModelConfig, ResidencyConfig
+from router.fleet.lifecycle import ModelState
 from router.remotes.credentials import TOKEN_VARIABLE
 from tests.router.gateways import Gateway, running
 from tests.router.mocks import SUPERVISION, until
@@ -110,3 +111,19 @@ async def test_a_slot_is_changed_by_the_replica_that_has_it() -> None:
         assert erased.json() == {"id_slot": 6, "n_erased": 32}  # ten times the action, and the worker's own number
         nobody = await gateway.client.post("/slots/8", params={"action": "erase"})
         assert nobody.status_code == 400 and "Invalid slot ID" in nobody.text
+
+
+async def test_a_worker_that_serves_another_model_says_so_wherever_workers_are_listed(workers: list[Remote]) -> None:
+    right = workers[0].address
+    with remotes(1, "--architecture", "mamba") as [wrong]:
+        async with gateway_of(model(right)) as gateway:
+            fleet = gateway.app.state.fleet
+            fleet.apply([model(right, wrong.address)], ResidencyConfig())
+            await until(lambda: any(each.state is ModelState.FAILED for each in fleet.replicas("a")))
+            [entry] = (await shown(gateway, "/models"))["data"]
+            ready, refused = entry["replicas"]
+            assert (ready["state"], refused["state"]) == ("ready", "failed")
+            assert "architecture mamba, theirs mock" in refused["reason"]
+            [told] = (await shown(gateway, "/admin/fleet"))["models"]
+            [note] = next(column for column in fleet_table([told]).columns if column.header == "note").cells
+            assert f"{wrong.address}: {refused['reason']}" in str(note)

@@ -16,6 +16,7 @@ from router.configfile.schema import schema
 from router.errors import CommandError
 from router.options.flags import parse
 from router.options.settings import gateway_config
+from tests.secretfiles import write_secret
 
 ROOT = Path(__file__).resolve().parents[3]
 TOML = """[server]
@@ -252,7 +253,7 @@ def test_workers_on_other_hosts_come_and_go_and_how_they_are_reached_changes_in_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "token").write_text("x")
+    write_secret(tmp_path / "token", "x")
     (tmp_path / "corral.toml").write_text(REMOTE)
     (tmp_path / "new.toml").write_text(
         REMOTE.replace('"10.0.0.7:9000"', '"10.0.0.8:9000"').replace('{ server-name = "w" }', "{}")
@@ -277,6 +278,9 @@ def test_files_for_workers_on_other_hosts_must_be_there(
     (tmp_path / "corral.toml").write_text(REMOTE)
     assert main(["check"]) == 2
     assert f"cannot read token-file {tmp_path / 'token'}" in capsys.readouterr().err
+    write_secret(tmp_path / "token", "x").chmod(0o640)
+    assert main(["check"]) == 2
+    assert "(mode 0640)" in capsys.readouterr().err
 
 
 def test_the_schema_asks_for_a_path_or_workers() -> None:
@@ -289,3 +293,15 @@ def test_check_without_a_file_asks_for_one(files: Path, capsys: pytest.CaptureFi
     (files / "corral.toml").unlink()
     assert main(["check"]) == 2
     assert capsys.readouterr().err == "error: no ./corral.toml; say which: corral config check FILE\n"
+
+
+@pytest.mark.parametrize("holding", ['[keys.a]\nsha256 = "' + "0" * 64 + '"\n', '[server]\napi-key = "one"\n'])
+def test_a_configuration_with_a_key_in_it_must_be_private(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = write_secret("corral.toml", holding)
+    load(parse([], {}))
+    file.chmod(0o644)
+    with pytest.raises(CommandError, match=r"mode 0644.*chmod 600 corral\.toml"):
+        load(parse([], {}))

@@ -19,6 +19,12 @@ def test_replicas_count_together() -> None:
     assert A.num_steps == 1
 
 
+def test_what_the_processes_share_is_told_once_all_have_counted() -> None:
+    counted, counts = pb.StatsReply(proportional_bytes=5), pb.StatsReply()
+    assert total([counted, counted]).proportional_bytes == 10
+    assert total([counted, counts]).proportional_bytes == 0
+
+
 def test_every_field_has_a_way_to_be_put_together() -> None:
     names = {field.name for field in pb.StatsReply.DESCRIPTOR.fields}
     assert names == {*ADDED, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}

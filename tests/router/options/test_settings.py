@@ -11,6 +11,7 @@ from router.fleet.memory import usable_bytes
 from router.keys.keys import key_digest
 from router.options.flags import OF_CLIENTS, parse
 from router.options.settings import gateway_config
+from tests.secretfiles import write_secret
 
 
 @pytest.fixture
@@ -121,7 +122,7 @@ def test_the_key_with_which_clients_call_gets_no_rights_by_it() -> None:
 
 
 def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None:
-    Path("keys").write_text("# ours\n\n  one \ntwo # not a comment\n")
+    write_secret("keys", "# ours\n\n  one \ntwo # not a comment\n")
     config = configured("-m a.gguf --api-key k1,k2 --api-key-file keys")
     assert [key.digest for key in config.keys] == [
         key_digest(key) for key in (b"k1", b"k2", b"one", b"two # not a comment")
@@ -131,9 +132,13 @@ def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None
 
 
 def test_a_key_file_without_a_key_is_refused_rather_than_open(files: Path) -> None:
-    Path("keys").write_text("# nothing\n")
+    write_secret("keys", "# nothing\n")
     assert "no key in it" in refusal("-m a.gguf --api-key-file keys")
     assert "cannot read --api-key-file absent" in refusal("-m a.gguf --api-key-file absent")
+    Path("keys").write_text("one")
+    Path("keys").chmod(0o644)
+    message = refusal("-m a.gguf --api-key-file keys")
+    assert re.search(r"cannot read --api-key-file keys:.*\(mode 0644\).*chmod 600 keys", message)
     with pytest.raises(CommandError, match="--api-key is empty"):
         gateway_config(parse(["-m", "a.gguf", "--api-key", ""], {}))
 
@@ -175,8 +180,11 @@ def test_log_flags_choose_level_form_and_file(files: Path) -> None:
 
 def test_tls_needs_both_files(files: Path) -> None:
     assert "go together" in refusal("-m a.gguf --ssl-key-file a.gguf")
-    assert refusal("-m a.gguf --ssl-key-file a.gguf --ssl-cert-file no.pem") == "no such file: no.pem"
-    assert configured("-m a.gguf --ssl-key-file a.gguf --ssl-cert-file b.gguf").tls is not None
+    write_secret("key.pem", "")
+    message = refusal("-m a.gguf --ssl-key-file key.pem --ssl-cert-file no.pem")
+    assert message == "cannot read --ssl-cert-file no.pem: No such file or directory"
+    assert "(mode 0644)" in refusal("-m a.gguf --ssl-key-file a.gguf --ssl-cert-file b.gguf")
+    assert configured("-m a.gguf --ssl-key-file key.pem --ssl-cert-file b.gguf").tls is not None
 
 
 def test_the_worker_command_is_split_like_a_shell_would(files: Path) -> None:

@@ -18,6 +18,7 @@ from router.remotes.remoteset import World
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.remote_workers import TOKEN, Names, model, remotes
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.secretfiles import write_secret
 
 pytestmark = pytest.mark.anyio
 
@@ -104,8 +105,7 @@ async def test_a_wrong_token_is_told_as_such() -> None:
 
 
 async def test_a_token_file_is_read_for_every_connection(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    file.write_text("of somebody else")
+    file = write_secret(tmp_path / "token", "of somebody else")
     with remotes(1) as [worker]:
         async with fleet(replace(model(worker.address), token_file=file), world=World(Names(), {})) as started:
             await until_state(started, worker.address, ModelState.UNREACHABLE)
@@ -114,6 +114,17 @@ async def test_a_token_file_is_read_for_every_connection(tmp_path: Path) -> None
             worker.kill()
             file.unlink()
             await until(lambda: "cannot be read" in (told(started, worker.address) or pytest.fail("gone")).reason)
+
+
+async def test_a_token_file_that_others_may_read_is_not_used_until_that_is_mended(tmp_path: Path) -> None:
+    file = write_secret(tmp_path / "token", TOKEN)
+    file.chmod(0o644)
+    with remotes(1) as [worker]:
+        async with fleet(replace(model(worker.address), token_file=file), world=World(Names(), {})) as started:
+            status = await until_state(started, worker.address, ModelState.UNREACHABLE)
+            assert "mode 0644" in status.reason and f"chmod 600 {file}" in status.reason
+            file.chmod(0o600)
+            await until_ready(started, worker.address)
 
 
 # ---- several ----------------------------------------------------------------------------------
@@ -169,13 +180,16 @@ async def test_a_worker_that_ends_gets_no_new_requests_while_its_open_ones_end()
             await until_state(started, first.address, ModelState.UNREACHABLE)
 
 
-async def test_another_model_under_the_same_name_is_refused_with_both_values() -> None:
+async def test_another_model_under_the_same_name_is_refused_with_both_values(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with remotes(1) as [right], remotes(1, "--architecture", "mamba") as [wrong]:
         async with fleet(model(right.address)) as started:
             await until_ready(started, right.address)
             started.apply([model(right.address, wrong.address)], ResidencyConfig())
             status = await until_state(started, wrong.address, ModelState.FAILED)
             assert "architecture mamba, theirs mock" in status.reason
+            assert any(wrong.address in line and status.reason in line for line in caplog.messages)
             await until_ready(started, right.address)
             right.kill()
             await until_ready(started, wrong.address)  # the one that is left is the model

@@ -163,6 +163,38 @@ async def test_a_nursery_that_hangs_is_killed_and_replaced(tmp_path: Path, monke
     await forking.close()
 
 
+@pytest.mark.parametrize("told", ["before it says so", "after it says so"])
+async def test_nothing_is_left_of_a_nursery_that_dies_while_it_forks(tmp_path: Path, told: str) -> None:
+    say = "say(*told), " if told.startswith("after") else ""
+    dying = nursery_of(
+        tmp_path,
+        "import worker.nursery as side, signal; say = side._reply\n"
+        f"side._reply = lambda *told: ({say}os.kill(os.getpid(), signal.SIGKILL))",
+    )
+    before = {child.pid for child in psutil.Process().children()}
+    if say:
+        worker = await dying.spawn([STAY], "token", print)
+        assert await worker.wait() in (1, -signal.SIGKILL)
+        await worker.stop(0)
+    else:
+        with pytest.raises(NurseryEnded):
+            await dying.spawn([STAY], "token", print)
+    await dying.close()
+    assert {child.pid for child in psutil.Process().children()} <= before
+
+
+async def test_a_killed_nursery_leaves_no_zombie_of_those_who_helped_it(tmp_path: Path) -> None:
+    helper = "(bytearray(b'x') * (256 << 20), os.closerange(0, 3), (Path(os.environ['HELD'])).touch(), time.sleep(600))"
+    forking = nursery_of(tmp_path, f"os.fork() or {helper}\n{HOLD}")
+    before = {child.pid for child in psutil.Process().children()}
+    worker, source = await staying(forking)
+    assert len(psutil.Process(source).children()) == 1
+    os.kill(source, signal.SIGKILL)
+    await until(lambda: {child.pid for child in psutil.Process().children()} - before == {worker.pid})
+    await worker.stop(0)
+    await forking.close()
+
+
 async def test_closing_ends_the_nursery_even_while_it_loads_and_no_worker(tmp_path: Path) -> None:
     forking, loading = nursery_of(tmp_path), nursery_of(tmp_path, HOLD)
     worker, source = await staying(forking)

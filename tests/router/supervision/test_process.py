@@ -1,12 +1,13 @@
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 
 import psutil
 import pytest
 
-from router.supervision.process import MAX_LINE_BYTES, Child
+from router.supervision.process import MAX_LINE_BYTES, Child, adopt_orphans
 from tests.router.mocks import until
 
 pytestmark = pytest.mark.anyio
@@ -51,17 +52,35 @@ async def test_stop_asks_first_and_kills_who_does_not_listen() -> None:
     assert await stubborn.stop(0.2) == -signal.SIGKILL
 
 
-async def test_stop_takes_grandchildren_along_after_a_crash() -> None:
+async def test_stop_takes_grandchildren_along_after_a_crash_and_reaps_them() -> None:
+    assert adopt_orphans()
     lines: list[str] = []
-    grandchild = "import time; time.sleep(60)"
-    program = f"import os, subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {grandchild!r}])\n"
-    child = await spawn(program + "print(p.pid, flush=True); os._exit(3)", lines)
-    await until(lambda: bool(lines))
-    orphan = int(lines[0])
+    # The orphan holds no pipe of ours, and so much memory that its end takes the system longer than its parent's.
+    program = """
+import os, time
+if pid := os.fork():
+    os._exit(3)
+held = bytearray(b"x") * (256 << 20)
+print(os.getpid(), flush=True)
+os.closerange(0, 3)
+time.sleep(600)
+"""
+    child = await spawn(program, lines)
     assert await asyncio.wait_for(child.wait(), 20) == 3
-    assert psutil.pid_exists(orphan)
+    await until(lambda: bool(lines))
+    assert psutil.pid_exists(int(lines[0]))
     assert await child.stop(0) == 3
-    await until(lambda: not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE)
+    assert not psutil.pid_exists(int(lines[0]))
+
+
+async def test_a_stopped_child_takes_no_exit_status_from_others() -> None:
+    assert adopt_orphans()
+    ended = await asyncio.create_subprocess_exec(sys.executable, "-c", "raise SystemExit(5)")
+    other = subprocess.Popen([sys.executable, "-c", "raise SystemExit(6)"])  # noqa: ASYNC220 (it is not waited for)
+    child = await spawn("import time; time.sleep(60)", [])
+    await until(lambda: psutil.Process(other.pid).status() == psutil.STATUS_ZOMBIE)
+    assert await child.stop(0) == -signal.SIGKILL
+    assert (await ended.wait(), other.poll()) == (5, 6)
 
 
 async def test_the_child_is_a_session_of_its_own_and_holds_no_other_file_of_ours() -> None:
