@@ -219,8 +219,9 @@ async def _stream(server: Server, request: bytes) -> None:
 
 async def _direct(replica: Replica) -> None:
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "stop_at=1"}]))
-    async for _ in replica.generate(pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)):
-        pass
+    with replica.calling(pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)) as call:
+        while await call.take():
+            pass
 
 
 # ---- servers ----------------------------------------------------------------------------------

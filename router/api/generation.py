@@ -14,9 +14,10 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.fields import out_of_range
 from router.api.sampling import Parameters
-from router.api.streaming import Events, EventStream, Replies, answer, encoded, gather
+from router.api.streaming import Events, EventStream, answer, encoded, gather
 from router.api.wire import Completion, Head, collect
 from router.call import Call
+from router.dispatch import Replies
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 

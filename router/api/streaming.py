@@ -18,20 +18,22 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from protos import inference_pb2 as pb
+from router.dispatch import Replies
 from router.errors import InternalError, RouterError, error_body
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
 CLIENT_LEFT = 499  # what nginx writes for it; nobody receives it
-PENDING_REPLIES = 16  # between the calls of one answer and its writer
+PENDING_REPLIES = 16  # lists of them, between the calls of one answer and its writer
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
 
-Replies = AsyncGenerator[pb.GenerateReply, None]
 _T = TypeVar("_T")
+_Numbered = tuple[int, list[pb.GenerateReply]]  # of one of several generations
+_End = tuple[int, Exception | None]
 _log = logging.getLogger(__name__)
 
 
@@ -158,15 +160,18 @@ async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
 async def encoded(
     streams: Sequence[Replies], events: Sequence[Events], closing: Callable[[], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`."""
+    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`.
+
+    Frames that are ready at the same time come as one.
+    """
     if len(streams) == 1:
-        async with aclosing(streams[0]) as replies:
-            async for reply in replies:
-                yield _frame(events[0], reply)
+        async with aclosing(streams[0]) as generation:
+            async for replies in generation:
+                yield b"".join([_frame(events[0], reply) for reply in replies])
     else:
         async with aclosing(_interleaved(streams)) as numbered:
-            async for index, reply in numbered:
-                yield _frame(events[index], reply)
+            async for index, replies in numbered:
+                yield b"".join([_frame(events[index], reply) for reply in replies])
     yield closing()
 
 
@@ -176,9 +181,9 @@ def _frame(events: Events, reply: pb.GenerateReply) -> bytes:
     return events.started(reply.started) if reply.HasField("started") else events.finished(reply.finished)
 
 
-async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, pb.GenerateReply], None]:
-    queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]] = asyncio.Queue(PENDING_REPLIES)
-    pumps = [asyncio.create_task(_pump(index, replies, queue)) for index, replies in enumerate(streams)]
+async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[_Numbered, None]:
+    queue: asyncio.Queue[_Numbered | _End] = asyncio.Queue(PENDING_REPLIES)
+    pumps = [asyncio.create_task(_pump(index, generation, queue)) for index, generation in enumerate(streams)]
     try:
         num_open = len(pumps)
         while num_open:
@@ -193,15 +198,13 @@ async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, 
         await _cancel(*pumps)
 
 
-async def _pump(
-    index: int, stream: Replies, queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]]
-) -> None:
+async def _pump(index: int, generation: Replies, queue: "asyncio.Queue[_Numbered | _End]") -> None:
     """Puts a stream's replies into the queue, and after them None or what ended it."""
     end: Exception | None = None
     try:
-        async with aclosing(stream) as replies:
-            async for reply in replies:
-                await queue.put((index, reply))
+        async with aclosing(generation) as several:
+            async for replies in several:
+                await queue.put((index, replies))
     except Exception as error:
         end = error
     await queue.put((index, end))

@@ -53,28 +53,32 @@ class Watch:
     num_tokens: int = 0
     finish: str = ""  # "stop" or "length", once it has ended well
 
-    def reply(self, reply: pb.GenerateReply) -> None:
-        """Notes one reply of the worker, in the order in which they come."""
-        if reply.HasField("delta"):
-            self._delta(len(reply.delta.tokens))
-        elif reply.HasField("started"):
-            self.num_prompt_tokens = reply.started.num_prompt_tokens
-            self.num_cached_tokens = reply.started.num_cached_tokens
-        else:
-            self.finish = _FINISHES.get(reply.finished.reason, "stop")
-            self.num_tokens = reply.finished.num_completion_tokens
+    def replies(self, replies: Iterable[pb.GenerateReply]) -> None:
+        """Notes replies of the worker that came together, in the order in which they come."""
+        num_before = self.num_tokens
+        for reply in replies:
+            if reply.HasField("delta"):
+                self.num_tokens += len(reply.delta.tokens)
+            elif reply.HasField("started"):
+                self.num_prompt_tokens = reply.started.num_prompt_tokens
+                self.num_cached_tokens = reply.started.num_cached_tokens
+            else:
+                self.finish = _FINISHES.get(reply.finished.reason, "stop")
+                self.num_tokens = reply.finished.num_completion_tokens
+        if self.num_tokens > num_before:
+            self._new_tokens(self.num_tokens - num_before)
 
-    def _delta(self, num_tokens: int) -> None:
-        """A delta of several tokens counts as one of their average distance."""
+    def _new_tokens(self, num_new: int) -> None:
+        """Tokens that come together count as that many of their average distance."""
         assert self.series is not None
         now = self._clock()
         if not self.first_token:
-            self.first_token = now
+            self.first_token = self.last_token = now
             self.series.first_token.observe(now - self.began)
-        elif num_tokens:
-            self.series.between_tokens.observe((now - self.last_token) / num_tokens)
+            num_new -= 1
+        if num_new:
+            self.series.between_tokens.observe((now - self.last_token) / num_new, num_new)
         self.last_token = now
-        self.num_tokens += num_tokens
 
 
 class Metrics:

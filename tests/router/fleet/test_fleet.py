@@ -21,7 +21,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 from router.rpc.replica import Replica
 from tests.router.mocks import DEADLINE, SUPERVISION, until
-from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -210,7 +210,7 @@ async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worke
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)
         later = asyncio.create_task(text_of(calls, "stop_at=2"))
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w29")
+        assert (await rest(stream)).endswith(" w29")
         assert await later == "w0 w1"
         assert pids(started, "a") != [old]
 
@@ -235,7 +235,7 @@ async def test_a_model_told_to_load_while_it_drains_is_loaded_once_it_has_gone()
         await until_state(started, "a", ModelState.DRAINING)
         for _ in range(50):
             started.load("a")
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w29")
+        assert (await rest(stream)).endswith(" w29")
         await until_state(started, "a", ModelState.READY)
         await until(lambda: not psutil.pid_exists(old or 0))
         assert len(started.replicas("a")) == 1 and pids(started, "a") != [old]
@@ -402,7 +402,7 @@ async def test_changed_workers_are_replaced_one_by_one_and_no_stream_is_cut() ->
         started.apply([replace(old, worker_arguments=("--ctx-size", "200")), model("b")], ANY)
         await until(lambda: not set(pids(started, "a")[:2]) & set(before))
         assert len(started.open("a")) == 2
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w199")
+        assert (await rest(stream)).endswith(" w199")
         await until(lambda: not any(psutil.pid_exists(pid or 0) for pid in before))
         description = await started.open("a")[0].describe(pb.DescribeRequest())
         assert description.context_length == 200

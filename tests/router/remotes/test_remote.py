@@ -124,8 +124,8 @@ async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
         async with fleet(model(first.address, second.address)) as started:
             await until_ready(started, first.address, second.address)
             attempt, text = Attempt("a"), ""
-            async for reply in dispatcher(started).generate(attempt, request("stop_at=20 delay=0.02"), TURN):
-                text += reply.delta.text
+            async for replies in dispatcher(started).generate(attempt, request("stop_at=20 delay=0.02"), TURN):
+                text += "".join(reply.delta.text for reply in replies)
                 if text == "w0 w1":
                     used, other = (first, second) if told(started, first.address).num_open else (second, first)
                     used.kill()
