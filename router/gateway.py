@@ -142,6 +142,7 @@ def _uvicorn_config(app: object, config: GatewayConfig) -> uvicorn.Config:
         app,  # type: ignore[arg-type]
         http="httptools",
         ws="none",
+        proxy_headers=False,  # nobody asks where a request came from
         lifespan="on",
         log_config=None,
         access_log=False,
