@@ -11,6 +11,7 @@ import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
@@ -240,8 +241,9 @@ class Call:
             await self.policies.limits.settle(self.key, self._num_reserved, self._num_used)
 
 
+@lru_cache
 def _named(name: str) -> str:
-    """A name fit for a header."""
+    """A configured name fit for a header."""
     return quote(name, safe="/:@+=,;!$&'()*~ ")
 
 

@@ -29,6 +29,7 @@ from router.reload import ReadAgain, reload
 from router.watching import Watcher, watch
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
+_GC_THRESHOLD = 20_000  # objects more than before, until garbage is looked for: requests leave few cycles behind
 
 log = logging.getLogger("corral")
 
@@ -77,6 +78,7 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
         server.should_exit = True
         return models
     gc.freeze()  # what is there by now stays; no collection need look at it again
+    gc.set_threshold(_GC_THRESHOLD)
     if not server.should_exit:
         banner.settled(models)
     return []

@@ -62,8 +62,8 @@ async def json_body(request: Request) -> dict[str, Any]:
 class Fields(tuple[Field, ...]):
     """A table of fields. Bodies have few of them: what is the same for all bodies is worked out once."""
 
-    defaults: Mapping[str, Any]  # by first name
-    rows: Mapping[str, int]  # by each name
+    defaults: dict[str, Any]  # by first name
+    rows: dict[str, int]  # by each name
 
     def __new__(cls, *fields: Field) -> "Fields":
         table = super().__new__(cls, fields)
@@ -75,7 +75,8 @@ class Fields(tuple[Field, ...]):
 def read(fields: Fields, body: Body) -> dict[str, Any]:
     """Every field's value, by its first name."""
     values = dict(fields.defaults)
-    for row in sorted({fields.rows[name] for name in fields.rows.keys() & body.keys()}):
+    given = {fields.rows[name] for name in body if name in fields.rows}
+    for row in sorted(given):
         values[fields[row].name] = _value(fields[row], body)
     return values
 

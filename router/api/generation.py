@@ -18,6 +18,7 @@ from router.api.streaming import Events, EventStream, answer, encoded, gather
 from router.api.wire import Completion, Head, collect
 from router.call import Call
 from router.dispatch import Replies
+from router.http.answer import raw
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
@@ -48,7 +49,7 @@ class Run:
 async def answered(request: Request, call: Call, work: Coroutine[Any, Any, Response]) -> Response:
     """The response of `work` with the headers of the call it was about."""
     response = await answer(request, work)
-    response.headers.update(call.headers())
+    response.raw_headers += raw(call.headers())
     return response
 
 

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from protos import inference_pb2 as pb
 from router.dispatch import Replies
 from router.errors import InternalError, RouterError, error_body
+from router.http.answer import raw
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
@@ -94,8 +95,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send) -> None:
-        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._more_headers().items()]
-        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *more]})
+        headers = [*HEADERS, *raw(self._more_headers())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._begun = True
 
     async def _fail(self, send: Send, error: RouterError) -> None:

@@ -4,11 +4,16 @@ boundary.Envelope makes one for each request and puts it into scope["state"]["an
 answer passes it, once, whatever the number of layers that want to know of it.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from starlette.types import Message, Send
 
 Header = tuple[bytes, bytes]
+
+
+def raw(headers: Mapping[str, str]) -> list[Header]:
+    """Headers as they are sent."""
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
 
 
 class Answer:

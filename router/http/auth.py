@@ -34,7 +34,8 @@ class Auth:
         if scope["type"] == "http":
             table: Table = scope["app"].state.table
             is_open = scope["path"] in self._open_paths
-            key = ANONYMOUS if is_open else table.keys.find(_presented(scope), datetime.now(UTC))
+            is_anyones = is_open or not table.keys
+            key = ANONYMOUS if is_anyones else table.keys.find(_presented(scope), datetime.now(UTC))
             scope["state"] |= {"table": table, "key": key}
         await self._app(scope, receive, send)
 

@@ -7,7 +7,7 @@ whatever happens once per token costs no look-up of labels.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
@@ -29,13 +29,13 @@ Clock = Callable[[], float]
 class _ModelSeries:
     """The series of one model, looked up once."""
 
-    name: str
     first_token: Series
     between_tokens: Series
     whole: Series
     queued: Series
     prompt_tokens: Counter
     tokens: Counter
+    ends: Mapping[str, Counter]  # by the reason
 
 
 @dataclass(slots=True)
@@ -120,7 +120,7 @@ class Metrics:
         series.queued.observe(watch.waited)
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
-            self._ends.labels(series.name, watch.finish).inc()
+            series.ends[watch.finish].inc()
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
@@ -147,13 +147,13 @@ class Metrics:
         series = self._models.get(model)
         if series is None:
             series = _ModelSeries(
-                model,
                 self._first_token.labels(model),
                 self._between_tokens.labels(model),
                 self._whole.labels(model),
                 self._queued.labels(model),
                 self._prompt_tokens.labels(model),
                 self._tokens.labels(model),
+                {reason: self._ends.labels(model, reason) for reason in _FINISHES.values()},
             )
             self._models[model] = series
         return series

@@ -66,11 +66,9 @@ class FairQueue:
 
     def next(self, now: float) -> Ticket | None:
         """Gives the next ticket its place; None if nobody waits or no place is free."""
-        if self.num_running >= max(self.capacity, 1):
+        if not self.num_waiting or self.num_running >= max(self.capacity, 1):
             return None
-        ticket = next(self._order(), None)
-        if ticket is None:
-            return None
+        ticket = next(self._order())
         tenant = self._tenants[ticket.key]
         self._remove(tenant, ticket)
         tenant.counter += ticket.cost / ticket.weight
