@@ -94,6 +94,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py see to it
         routes=[Route(path, answer, methods=[method]) for method, path, answer in rows],
         exception_handlers={HTTPException: reject_route},
         middleware=[

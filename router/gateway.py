@@ -23,6 +23,7 @@ from router.config import GatewayConfig
 from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
+from router.http.cork import Connection
 from router.http.listen import address
 from router.observe.traces import exporting
 from router.reload import ReadAgain, reload
@@ -142,7 +143,7 @@ class _Server(uvicorn.Server):
 def _uvicorn_config(app: object, config: GatewayConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=Connection,
         ws="none",
         proxy_headers=False,  # nobody asks where a request came from
         lifespan="on",
