@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         worker = stack.enter_context(_worker(folder))
-        servers = [stack.enter_context(_corral(folder))]
+        servers = [stack.enter_context(_corral(folder, options))]
         if options.nginx:
             servers.append(stack.enter_context(_nginx(folder, servers[0])))
         if options.litellm:
@@ -247,10 +247,11 @@ def _worker(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _corral(folder: Path) -> Iterator[Server]:
+def _corral(folder: Path, options: argparse.Namespace) -> Iterator[Server]:
     model, port = folder / "mock.gguf", free_port()
     model.touch()
     command = [sys.executable, "-m", "router", "serve", "-m", str(model), "--port", str(port), "-lv", "2"]
+    command += ["--parallel", str(max(options.connections, options.streams))]  # or most of them would wait in line
     with _running([*command, "--worker-command", _MOCK]) as gateway:
         _wait(f"http://127.0.0.1:{port}/health")
         yield Server("corral", port, (gateway, *gateway.children()))

@@ -222,7 +222,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             embedding_length=64,
             context_length=self.arguments.ctx_size or 2048,
             trained_context_length=2048,
-            num_parallel=4,
+            num_parallel=self.arguments.parallel,
             chat_template="{{ messages }}",
             bos_token="<s>",
             eos_token="</s>",
@@ -245,7 +245,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         return pb.PlacesReply(
             places=[
                 pb.Place(number=number, is_running=number < self.num_running, task=-1)
-                for number in range(max(4, self.num_running))
+                for number in range(max(self.arguments.parallel, self.num_running))
             ]
         )
 
@@ -353,6 +353,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--architecture", default="mock", help="that it describes")
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")
