@@ -49,12 +49,12 @@ def _session(table: Table, headers: Mapping[bytes, bytes], body: Body) -> str:
 
 def call_to(request: Request, name: str | None) -> Call:
     """A call to the model of a name; no name means the only model. Raises ModelNotFound, Forbidden."""
-    table: Table = request.state.table
-    key: KeyConfig = request.state.key
+    state: dict[str, Any] = request.scope["state"]
+    table: Table = state["table"]
+    key: KeyConfig = state["key"]
     policies: Policies = request.app.state.policies
     route = _permitted(table, key, name)
-    call = Call(policies, table, key, route, request.state.request_id, trace=request.state.trace)
-    request.state.call = call
+    call = state["call"] = Call(policies, table, key, route, state["request_id"], trace=state["trace"])
     return call
 
 

@@ -25,6 +25,7 @@ from router.http.answer import raw
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
 CLIENT_LEFT = 499  # what nginx writes for it; nobody receives it
+SHORT_WORK = 0.05  # seconds; within them it is not worth a task to see whether the client leaves
 PENDING_REPLIES = 16  # lists of them, between the calls of one answer and its writer
 HEADERS = [
     (b"content-type", b"text/event-stream"),
@@ -125,8 +126,14 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
     """The response of `work`, which is cancelled when the client leaves first."""
     task = asyncio.current_task()
     assert task is not None
+    watching: asyncio.Task[None] | None = None
     working = True
     has_left = False
+
+    def watch() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(_gone(request.receive))
+        watching.add_done_callback(leave)
 
     def leave(_: asyncio.Task[None]) -> None:
         nonlocal has_left
@@ -134,8 +141,7 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
             has_left = True
             task.cancel()
 
-    watching = asyncio.create_task(_gone(request.receive))
-    watching.add_done_callback(leave)
+    soon = asyncio.get_running_loop().call_later(SHORT_WORK, watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -144,7 +150,9 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
         raise
     finally:
         working = False
-        watching.cancel()
+        soon.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
 async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:

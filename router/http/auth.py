@@ -48,7 +48,7 @@ class Guarded:
         self._endpoint = endpoint
 
     async def answer(self, request: Request) -> Response:
-        key: KeyConfig = request.state.key
+        key: KeyConfig = request.scope["state"]["key"]
         if self.scope is not None and self.scope not in key.scopes:
             raise Forbidden(f"key '{key.name}' may not do this: it has no scope '{self.scope}'")
         return await self._endpoint(request)

@@ -30,6 +30,7 @@ class Journal:
     def __init__(self, request: pb.GenerateRequest, clock: Clock) -> None:
         self._request = request
         self._clock = clock
+        self._scores_prompt = request.logprobs.of_prompt
         self._began = self._first_token = clock()
         self._started: pb.Started | None = None
         self._tokens: list[int] = []
@@ -68,7 +69,7 @@ class Journal:
 
     def _record_delta(self, reply: pb.GenerateReply) -> pb.GenerateReply | None:
         delta = reply.delta
-        if delta.prompt_logprobs:
+        if self._scores_prompt:
             self._drop_repeated(delta)
         if tokens := delta.tokens:
             if not self._tokens:
