@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         worker = stack.enter_context(_worker(folder))
-        servers = [stack.enter_context(_corral(folder))]
+        servers = [stack.enter_context(_corral(folder, options))]
         if options.nginx:
             servers.append(stack.enter_context(_nginx(folder, servers[0])))
         if options.litellm:
@@ -219,8 +219,9 @@ async def _stream(server: Server, request: bytes) -> None:
 
 async def _direct(replica: Replica) -> None:
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "stop_at=1"}]))
-    async for _ in replica.generate(pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)):
-        pass
+    with replica.calling(pb.GenerateRequest(prompt=pb.Prompt(chat=chat), max_tokens=1)) as call:
+        while await call.take():
+            pass
 
 
 # ---- servers ----------------------------------------------------------------------------------
@@ -246,10 +247,11 @@ def _worker(folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def _corral(folder: Path) -> Iterator[Server]:
+def _corral(folder: Path, options: argparse.Namespace) -> Iterator[Server]:
     model, port = folder / "mock.gguf", free_port()
     model.touch()
     command = [sys.executable, "-m", "router", "serve", "-m", str(model), "--port", str(port), "-lv", "2"]
+    command += ["--parallel", str(max(options.connections, options.streams))]  # or most of them would wait in line
     with _running([*command, "--worker-command", _MOCK]) as gateway:
         _wait(f"http://127.0.0.1:{port}/health")
         yield Server("corral", port, (gateway, *gateway.children()))

@@ -1,12 +1,11 @@
 """The gateway as an ASGI application: every route and every layer of middleware on one screen.
 
 Made by gateway.py (and by tests) from a GatewayConfig. A request passes the layers from top to bottom:
-    RequestId      gives it an id                      Farewell   closes connections while it drains
-    Cors           marks answers for other origins     ErrorBoundary  exceptions become JSON envelopes
-    Access         counts and logs how it ended        HostGuard  refuses pages that come under another name
-    Auth           no key, no further                  BodyLimit  counts its bytes
-    FixedPaths     looks up the endpoint               Guarded    no right, no further
-    routes         router/api, which calls the Dispatcher
+    Envelope       opens its Answer and names it       Cors       marks answers for other origins
+    ErrorBoundary  exceptions become JSON envelopes    Access     counts and logs how it ended
+    HostGuard      refuses pages of another name       Auth       no key, no further
+    BodyLimit      counts its bytes                    FixedPaths looks up the endpoint
+    Guarded        no right, no further                routes     router/api, which calls the Dispatcher
 Invariant: a route is reached only with a key that has the scope its row declares; OPEN rows need none.
 """
 
@@ -26,7 +25,7 @@ from router.config import GatewayConfig, Scope
 from router.dispatch import Dispatcher
 from router.fleet.fleet import Fleet
 from router.http.auth import Auth, Endpoint, Guarded
-from router.http.boundary import BodyLimit, ErrorBoundary, Farewell, RequestId, reject_route
+from router.http.boundary import BodyLimit, Envelope, ErrorBoundary, reject_route
 from router.http.cors import Cors
 from router.http.fixedpaths import FixedPaths
 from router.http.hosts import HostGuard
@@ -95,11 +94,11 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
         redoc_url=None,
         openapi_url=None,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # traces.py and metrics.py see to it
         routes=[Route(path, answer, methods=[method]) for method, path, answer in rows],
         exception_handlers={HTTPException: reject_route},
         middleware=[
-            Middleware(RequestId),
-            Middleware(Farewell, draining=lambda: workers.draining),
+            Middleware(Envelope, draining=lambda: workers.draining),
             Middleware(Cors, config=config.cors),
             Middleware(ErrorBoundary),
             Middleware(Access, metrics=counts, traces=traces or Traces(), paths=[path for _, path, *_ in ROUTES]),

@@ -8,15 +8,16 @@ was handed out, and the headers always tell of it.
 import asyncio
 import json
 import math
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from protos import inference_pb2 as pb
 from router.config import KeyConfig, Reason
-from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Turn
+from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Replies, Turn
 from router.errors import (
     ContextExceeded,
     ModelFailed,
@@ -77,7 +78,7 @@ class Call:
     _watches: list[Watch] = field(default_factory=list)
     _error: str = ""  # the kind of what ended a generation
 
-    def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[AsyncGenerator[pb.GenerateReply, None]]:
+    def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[Replies]:
         """The generations of the request, each begun when it is first awaited."""
         for message in messages:
             message.client, message.weight = self.key.name, self.key.weight
@@ -142,23 +143,17 @@ class Call:
             facts |= _timings(self._watches)
         return facts | ({"error": self._error} if self._error else {})
 
-    def _generation(
-        self, message: pb.GenerateRequest, cost: int, total: int, index: int
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
+    def _generation(self, message: pb.GenerateRequest, cost: int, total: int, index: int) -> Replies:
         routed = self._routed(message, self._turn(cost, patient=index > 0), index)
-        replies = self.policies.shadows.beside(self.route, message, routed)
-        return self._limited(replies, total) if self._has_limits else replies
+        generation = self.policies.shadows.beside(self.route, message, routed)
+        return self._limited(generation, total) if self._has_limits else generation
 
-    async def _limited(
-        self, replies: AsyncGenerator[pb.GenerateReply, None], num_tokens: int
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
-        async with self._within_limits(num_tokens), aclosing(replies):
-            async for reply in replies:
-                yield reply
+    async def _limited(self, generation: Replies, num_tokens: int) -> Replies:
+        async with self._within_limits(num_tokens), aclosing(generation):
+            async for replies in generation:
+                yield replies
 
-    async def _routed(
-        self, message: pb.GenerateRequest, turn: Turn, index: int
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
+    async def _routed(self, message: pb.GenerateRequest, turn: Turn, index: int) -> Replies:
         """The answer of the first model along the route that can give one."""
         metrics = self.policies.metrics
         watch = metrics.watch()
@@ -169,10 +164,10 @@ class Call:
                 attempt = self._attempt(route.model, index)
                 metrics.goes_to(watch, route.model)
                 try:
-                    async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as replies:
-                        async for reply in replies:
-                            watch.reply(reply)
-                            yield reply
+                    async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as generation:
+                        async for replies in generation:
+                            watch.replies(replies)
+                            yield replies
                     return
                 except RouterError as error:
                     route = self._next(route, attempt, error)
@@ -246,8 +241,9 @@ class Call:
             await self.policies.limits.settle(self.key, self._num_reserved, self._num_used)
 
 
+@lru_cache
 def _named(name: str) -> str:
-    """A name fit for a header."""
+    """A configured name fit for a header."""
     return quote(name, safe="/:@+=,;!$&'()*~ ")
 
 

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -25,12 +25,14 @@ from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Wish
 from router.policy.failover import Journal, blames_replica
 from router.rpc import places
+from router.rpc.exchange import Call
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.rpc.replica import Replica
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.dispatch")
 
+Replies = AsyncGenerator[list[pb.GenerateReply], None]  # of one generation, each time as many as have come
 _Reply = TypeVar("_Reply")
 _NO_REQUEST = pb.GenerateRequest()
 BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
@@ -71,23 +73,17 @@ class Attempt:
     replica: str | None = None  # the last one that was called
     choice: Choice | None = None  # by which it was
     num_moves: int = 0  # from one replica to another
-    num_prompt_tokens: int = 0
-    num_tokens: int = 0  # of the answer
-    begun: bool = False  # whether any of the answer was handed out
+    journal: Journal | None = None  # of the answer, once its model has a place for it
 
-    def observe(self, reply: pb.GenerateReply) -> None:
-        self.begun = True
-        if reply.HasField("delta"):
-            self.num_tokens += len(reply.delta.tokens)
-        elif reply.HasField("started"):
-            self.num_prompt_tokens = reply.started.num_prompt_tokens
-        else:
-            self.num_tokens = reply.finished.num_completion_tokens
+    @property
+    def begun(self) -> bool:
+        """Whether any of the answer was handed out."""
+        return self.journal is not None and self.journal.has_begun
 
     @property
     def num_used(self) -> int:
         """Tokens of prompt and answer."""
-        return self.num_prompt_tokens + self.num_tokens
+        return self.journal.num_tokens if self.journal is not None else 0
 
 
 class Dispatcher:
@@ -98,10 +94,31 @@ class Dispatcher:
         self._admission = admission
         self._balancers: dict[str, Balancer] = {}
 
-    async def generate(
-        self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
-        """Started, any number of Delta, Finished. Closing the generator cancels the request. Raises RouterError."""
+    async def generate(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn) -> Replies:
+        """Started, any number of Delta, Finished; by as many replicas as it takes.
+
+        Closing the generator cancels the request. Raises RouterError.
+        """
+        journal = attempt.journal = Journal(request, time.monotonic)
+        left: list[Replica] = []  # that could not bring it to its end
+        async with self._place(attempt, turn):
+            while True:
+                replica, wish = await self._chosen(attempt, request, turn, left)
+                try:
+                    with self._call(replica, wish, journal.request(), turn.trace) as call:
+                        while replies := await call.take():
+                            told = [each for each in map(journal.record, replies) if each is not None]
+                            yield places.everyones(told, replica.place_numbers)
+                    return
+                except RouterError as error:
+                    journal.move(error)
+                    log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
+                left.append(replica)
+                attempt.num_moves = len(left)
+
+    @asynccontextmanager
+    async def _place(self, attempt: Attempt, turn: Turn) -> AsyncIterator[None]:
+        """Keeps the model loaded and holds a place of it; in the end the line learns how many tokens were used."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
         with self._fleet.using(attempt.model, turn.keep_alive):
             async with self._admission.place(
@@ -110,38 +127,19 @@ class Dispatcher:
                 if attempt.place.position:
                     turn.trace.waited("queue", attempt.place.waited)
                 try:
-                    async with aclosing(self._replies(attempt, request, turn)) as replies:
-                        async for reply in replies:
-                            attempt.observe(reply)
-                            yield reply
+                    yield
                 finally:
                     attempt.place.num_tokens = attempt.num_used
 
-    async def _replies(
-        self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
-        """One answer, by as many replicas as it takes."""
-        journal = Journal(request, time.monotonic)
-        left: list[Replica] = []  # that could not bring it to its end
-        while True:
-            wish = await self._wish(attempt.model, request, turn, left)
-            began = time.monotonic()
-            replica = await self._choose(attempt, wish, turn.policy, left, request)
-            turn.trace.waited("replica", time.monotonic() - began)
-            asked, numbers = journal.request(), replica.place_numbers
-            try:
-                with self._working(replica, wish), turn.trace.attempt(replica.name, asked):
-                    async with aclosing(replica.generate(places.own(asked, numbers))) as replies:
-                        async for reply in replies:
-                            recorded = journal.record(reply)
-                            if recorded is not None:
-                                yield places.everyones(recorded, numbers)
-                return
-            except RouterError as error:
-                journal.move(error)
-                log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
-            left.append(replica)
-            attempt.num_moves = len(left)
+    async def _chosen(
+        self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]
+    ) -> tuple[Replica, Wish]:
+        """The replica that is to go on with the request, and what it will be charged with. Raises RouterError."""
+        wish = await self._wish(attempt.model, request, turn, left)
+        began = time.monotonic()
+        replica = await self._choose(attempt, wish, turn.policy, left, request)
+        turn.trace.waited("replica", time.monotonic() - began)
+        return replica, wish
 
     async def _wish(self, model: str, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]) -> Wish:
         """Asks what the replicas hold of the prompt only where there is a choice. Raises RouterError as `_choose`."""
@@ -168,13 +166,17 @@ class Dispatcher:
         return next(replica for replica in replicas if replica.name == choice.name)
 
     @contextmanager
-    def _working(self, replica: Replica, wish: Wish) -> Iterator[None]:
-        """The replica works on the wish; how that ends is what the balancer learns of it."""
+    def _call(self, replica: Replica, wish: Wish, request: pb.GenerateRequest, trace: Trace) -> Iterator[Call]:
+        """The replica works on the request; how that ends is what the balancer learns of it."""
         balancer = self._balancer(replica.model)
         balancer.begin(replica, wish, time.monotonic())
         failed: bool | None = None
         try:
-            yield
+            with (
+                trace.attempt(replica.name, request),
+                replica.calling(places.own(request, replica.place_numbers)) as call,
+            ):
+                yield call
             failed = False
         except RouterError as error:
             failed = blames_replica(error)

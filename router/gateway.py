@@ -24,12 +24,14 @@ from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 from router.http.closing import close_port
+from router.http.cork import Connection
 from router.http.listen import address
 from router.observe.traces import exporting
 from router.reload import ReadAgain, reload
 from router.watching import Watcher, watch
 
 KEEP_ALIVE_SECONDS = 75  # longer than a reverse proxy keeps an idle connection
+_GC_THRESHOLD = 20_000  # objects more than before, until garbage is looked for: requests leave few cycles behind
 
 log = logging.getLogger("corral")
 
@@ -81,6 +83,7 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
         server.should_exit = True
         return models
     gc.freeze()  # what is there by now stays; no collection need look at it again
+    gc.set_threshold(_GC_THRESHOLD)
     if not server.should_exit:
         banner.settled(models)
     return []
@@ -165,8 +168,9 @@ class _Server(uvicorn.Server):
 def _uvicorn_config(app: object, config: GatewayConfig) -> uvicorn.Config:
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
-        http="httptools",
+        http=Connection,
         ws="none",
+        proxy_headers=False,  # nobody asks where a request came from
         lifespan="on",
         log_config=None,
         access_log=False,

@@ -99,6 +99,7 @@ class ChatEvents:
         self._suffix = _chunk_suffix(head)
         self._content = self._prefix + b'{"content":'
         self._tells_progress = bool(given["timings_per_token"])
+        self._tells_logprobs = given.num_logprobs is not None
         self.end = pb.Finished()
 
     @property
@@ -111,7 +112,8 @@ class ChatEvents:
 
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))
-        self._pending.extend(delta.logprobs)
+        if self._tells_logprobs:
+            self._pending.extend(delta.logprobs)
         if not delta.text:
             return b""
         progress = _timings(self._progress.timings()) if self._tells_progress else b""

@@ -62,31 +62,33 @@ async def json_body(request: Request) -> dict[str, Any]:
 class Fields(tuple[Field, ...]):
     """A table of fields. Bodies have few of them: what is the same for all bodies is worked out once."""
 
-    defaults: Mapping[str, Any]  # by first name
-    rows: Mapping[str, int]  # by each name
+    defaults: dict[str, Any]  # by first name
+    rows: dict[str, int]  # by each name
+    named: dict[str, Field]  # by each name: the row under that name, since errors speak of the name given
 
     def __new__(cls, *fields: Field) -> "Fields":
         table = super().__new__(cls, fields)
         table.defaults = {field.name: field.default for field in fields}
         table.rows = {name: row for row, field in enumerate(fields) for name in field.names}
+        table.named = {name: replace(field, name=name) for field in fields for name in field.names}
         return table
 
 
 def read(fields: Fields, body: Body) -> dict[str, Any]:
     """Every field's value, by its first name."""
     values = dict(fields.defaults)
-    for row in sorted({fields.rows[name] for name in fields.rows.keys() & body.keys()}):
-        values[fields[row].name] = _value(fields[row], body)
+    given = {fields.rows[name] for name in body if name in fields.rows}
+    for row in sorted(given):
+        values[fields[row].name] = _value(fields, fields[row], body)
     return values
 
 
-def _value(field: Field, body: Body) -> Any:
+def _value(fields: Fields, field: Field, body: Body) -> Any:
     value, found = field.default, False
     for name in reversed(field.names):
         given = body.get(name)
         if given is not None:
-            row = field if name == field.name else replace(field, name=name)  # errors speak of the name given
-            value, found = field.reader(row, given), True
+            value, found = field.reader(fields.named[name], given), True
     if found and field.neutral is not None and not field.neutral(value):
         raise NotSupported(f"Field '{field.name}': {shown(value)} is not supported yet")
     return value

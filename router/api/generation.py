@@ -14,9 +14,11 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.fields import out_of_range
 from router.api.sampling import Parameters
-from router.api.streaming import Events, EventStream, Replies, answer, encoded, gather
+from router.api.streaming import Events, EventStream, answer, encoded, gather
 from router.api.wire import Completion, Head, collect
 from router.call import Call
+from router.dispatch import Replies
+from router.http.answer import raw
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
@@ -47,7 +49,7 @@ class Run:
 async def answered(request: Request, call: Call, work: Coroutine[Any, Any, Response]) -> Response:
     """The response of `work` with the headers of the call it was about."""
     response = await answer(request, work)
-    response.headers.update(call.headers())
+    response.raw_headers += raw(call.headers())
     return response
 
 

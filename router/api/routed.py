@@ -23,7 +23,7 @@ from router.policy.table import Table
 
 MODEL = Fields(Field("model", string))
 SESSION_FIELDS = ("prompt_cache_key", "user")
-DEBUG_HEADER = "x-route-debug"
+DEBUG_HEADER = b"x-route-debug"
 NEVER_OVERLAID = frozenset({"model", "stream", "messages", "prompt"})  # what the request is, not how it is answered
 _OVERLAID = Fields(*TABLE, *CHAT_TABLE)
 _SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in _OVERLAID for name in field.names}
@@ -33,27 +33,28 @@ async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
     """The request's call and its JSON body, with the defaults and forced fields of the alias it asks for."""
     body = await json_body(request)
     call = call_to(request, read(MODEL, body)["model"])
-    call.session = _session(request, body)
-    call.debug = request.headers.get(DEBUG_HEADER, "0") not in ("", "0")
+    headers: Mapping[bytes, bytes] = dict(reversed(request.scope["headers"]))  # the first of several counts
+    call.session = _session(call.table, headers, body)
+    call.debug = headers.get(DEBUG_HEADER, b"0") not in (b"", b"0")
     call.keep_alive = read(KEEP_ALIVE, body)["keep_alive"]
     return call, overlaid(body, call.route)
 
 
-def _session(request: Request, body: Body) -> str:
+def _session(table: Table, headers: Mapping[bytes, bytes], body: Body) -> str:
     """What says that requests belong together: the header for it, or one of OpenAI's fields."""
-    table: Table = request.state.table
-    given = (request.headers.get(table.balance.session_header), *(body.get(name) for name in SESSION_FIELDS))
+    header = headers.get(table.balance.session_header.lower().encode("latin-1", "replace"), b"").decode("latin-1")
+    given = (header, *(body.get(name) for name in SESSION_FIELDS))
     return next((each for each in given if isinstance(each, str) and each), "")
 
 
 def call_to(request: Request, name: str | None) -> Call:
     """A call to the model of a name; no name means the only model. Raises ModelNotFound, Forbidden."""
-    table: Table = request.state.table
-    key: KeyConfig = request.state.key
+    state: dict[str, Any] = request.scope["state"]
+    table: Table = state["table"]
+    key: KeyConfig = state["key"]
     policies: Policies = request.app.state.policies
     route = _permitted(table, key, name)
-    call = Call(policies, table, key, route, request.state.request_id, trace=request.state.trace)
-    request.state.call = call
+    call = state["call"] = Call(policies, table, key, route, state["request_id"], trace=state["trace"])
     return call
 
 

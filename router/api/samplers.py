@@ -44,6 +44,7 @@ LETTERS = {
     "adaptive_p": "a",
 }
 SAMPLERS = [name for name in LETTERS if name != "adaptive_p"]  # the default, in this order
+BREAKERS = ["\n", ":", '"', "*"]  # the default
 _BY_LETTER = {letter: name for name, letter in LETTERS.items()}
 _OTHER_NAMES = {"nucleus": "top_p", "typical_p": "typ_p", "typical": "typ_p", "typ": "typ_p", "temp": "temperature"}
 
@@ -148,22 +149,28 @@ SAMPLING = (
     *_PLAIN,
     Field("seed", long, -1),
     Field("samplers", samplers, SAMPLERS, high=MAX_STEPS),
-    Field("dry_sequence_breakers", _breakers, ["\n", ":", '"', "*"], high=MAX_BREAKERS),
+    Field("dry_sequence_breakers", _breakers, BREAKERS, high=MAX_BREAKERS),
     Field("logit_bias", _logit_bias),
 )
+_USUAL_VALUES = [(field.name, field.default) for field in _PLAIN]
+_USUAL = pb.Sampling(**dict(_USUAL_VALUES), samplers=pb.SamplerOrder(names=SAMPLERS), dry_sequence_breakers=BREAKERS)
 
 
 def sampling_message(values: Mapping[str, Any], seed: int | None) -> pb.Sampling:
-    """The message of fields that were read."""
-    biases = (values["logit_bias"] or {}).items()
-    return pb.Sampling(
-        seed=seed or 0,
-        has_seed=seed is not None,
-        samplers=pb.SamplerOrder(names=values["samplers"]),
-        dry_sequence_breakers=values["dry_sequence_breakers"],
-        logit_bias=[_bias_message(token, bias) for token, bias in biases],
-        **{field.name: values[field.name] for field in _PLAIN},
-    )
+    """The message of fields that were read. Most requests leave most of them alone: the usual message is copied."""
+    message = pb.Sampling()
+    message.CopyFrom(_USUAL)
+    message.seed, message.has_seed = seed or 0, seed is not None
+    for name, usual in _USUAL_VALUES:
+        value = values[name]
+        if value != usual:
+            setattr(message, name, value)
+    if values["samplers"] != SAMPLERS:
+        message.samplers.names[:] = values["samplers"]
+    if values["dry_sequence_breakers"] != BREAKERS:
+        message.dry_sequence_breakers[:] = values["dry_sequence_breakers"]
+    message.logit_bias.extend(_bias_message(token, bias) for token, bias in (values["logit_bias"] or {}).items())
+    return message
 
 
 def _bias_message(token: int | str, bias: float) -> pb.LogitBias:

@@ -18,20 +18,24 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from protos import inference_pb2 as pb
+from router.dispatch import Replies
 from router.errors import InternalError, RouterError, error_body
+from router.http.answer import raw
 
 DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
 CLIENT_LEFT = 499  # what nginx writes for it; nobody receives it
-PENDING_REPLIES = 16  # between the calls of one answer and its writer
+SHORT_WORK = 0.05  # seconds; within them it is not worth a task to see whether the client leaves
+PENDING_REPLIES = 16  # lists of them, between the calls of one answer and its writer
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
 
-Replies = AsyncGenerator[pb.GenerateReply, None]
 _T = TypeVar("_T")
+_Numbered = tuple[int, list[pb.GenerateReply]]  # of one of several generations
+_End = tuple[int, Exception | None]
 _log = logging.getLogger(__name__)
 
 
@@ -92,8 +96,8 @@ class EventStream(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self, send: Send) -> None:
-        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self._more_headers().items()]
-        await send({"type": "http.response.start", "status": 200, "headers": [*HEADERS, *more]})
+        headers = [*HEADERS, *raw(self._more_headers())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
         self._begun = True
 
     async def _fail(self, send: Send, error: RouterError) -> None:
@@ -122,8 +126,14 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
     """The response of `work`, which is cancelled when the client leaves first."""
     task = asyncio.current_task()
     assert task is not None
+    watching: asyncio.Task[None] | None = None
     working = True
     has_left = False
+
+    def watch() -> None:
+        nonlocal watching
+        watching = asyncio.create_task(_gone(request.receive))
+        watching.add_done_callback(leave)
 
     def leave(_: asyncio.Task[None]) -> None:
         nonlocal has_left
@@ -131,8 +141,7 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
             has_left = True
             task.cancel()
 
-    watching = asyncio.create_task(_gone(request.receive))
-    watching.add_done_callback(leave)
+    soon = asyncio.get_running_loop().call_later(SHORT_WORK, watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -141,7 +150,9 @@ async def answer(request: Request, work: Coroutine[Any, Any, Response]) -> Respo
         raise
     finally:
         working = False
-        watching.cancel()
+        soon.cancel()
+        if watching is not None:
+            watching.cancel()
 
 
 async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -158,15 +169,18 @@ async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
 async def encoded(
     streams: Sequence[Replies], events: Sequence[Events], closing: Callable[[], bytes]
 ) -> AsyncGenerator[bytes, None]:
-    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`."""
+    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`.
+
+    Frames that are ready at the same time come as one.
+    """
     if len(streams) == 1:
-        async with aclosing(streams[0]) as replies:
-            async for reply in replies:
-                yield _frame(events[0], reply)
+        async with aclosing(streams[0]) as generation:
+            async for replies in generation:
+                yield b"".join([_frame(events[0], reply) for reply in replies])
     else:
         async with aclosing(_interleaved(streams)) as numbered:
-            async for index, reply in numbered:
-                yield _frame(events[index], reply)
+            async for index, replies in numbered:
+                yield b"".join([_frame(events[index], reply) for reply in replies])
     yield closing()
 
 
@@ -176,9 +190,9 @@ def _frame(events: Events, reply: pb.GenerateReply) -> bytes:
     return events.started(reply.started) if reply.HasField("started") else events.finished(reply.finished)
 
 
-async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, pb.GenerateReply], None]:
-    queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]] = asyncio.Queue(PENDING_REPLIES)
-    pumps = [asyncio.create_task(_pump(index, replies, queue)) for index, replies in enumerate(streams)]
+async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[_Numbered, None]:
+    queue: asyncio.Queue[_Numbered | _End] = asyncio.Queue(PENDING_REPLIES)
+    pumps = [asyncio.create_task(_pump(index, generation, queue)) for index, generation in enumerate(streams)]
     try:
         num_open = len(pumps)
         while num_open:
@@ -193,15 +207,13 @@ async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[tuple[int, 
         await _cancel(*pumps)
 
 
-async def _pump(
-    index: int, stream: Replies, queue: asyncio.Queue[tuple[int, pb.GenerateReply | Exception | None]]
-) -> None:
+async def _pump(index: int, generation: Replies, queue: "asyncio.Queue[_Numbered | _End]") -> None:
     """Puts a stream's replies into the queue, and after them None or what ended it."""
     end: Exception | None = None
     try:
-        async with aclosing(stream) as replies:
-            async for reply in replies:
-                await queue.put((index, reply))
+        async with aclosing(generation) as several:
+            async for replies in several:
+                await queue.put((index, replies))
     except Exception as error:
         end = error
     await queue.put((index, end))

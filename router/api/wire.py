@@ -8,7 +8,7 @@ import math
 import secrets
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import FLOAT32_MAX
+from router.dispatch import Replies
 from router.errors import JSON_CONTENT_TYPE
 
 FINGERPRINT = "b0-corral"
@@ -55,24 +56,25 @@ class Completion:
     prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
 
 
-async def collect(replies: AsyncGenerator[pb.GenerateReply, None]) -> Completion:
+async def collect(generation: Replies) -> Completion:
     """All replies of one generation, put together."""
     started, finished = pb.Started(), pb.Finished()
     texts: list[str] = []
     tokens: list[int] = []
     logprobs: list[pb.TokenLogprob] = []
     prompt_logprobs: list[pb.TokenLogprob] = []
-    async with aclosing(replies):
-        async for reply in replies:
-            if reply.HasField("delta"):
-                texts.append(reply.delta.text)
-                tokens.extend(reply.delta.tokens)
-                logprobs.extend(reply.delta.logprobs)
-                prompt_logprobs.extend(reply.delta.prompt_logprobs)
-            elif reply.HasField("started"):
-                started = reply.started
-            else:
-                finished = reply.finished
+    async with aclosing(generation):
+        async for replies in generation:
+            for reply in replies:
+                if reply.HasField("delta"):
+                    texts.append(reply.delta.text)
+                    tokens.extend(reply.delta.tokens)
+                    logprobs.extend(reply.delta.logprobs)
+                    prompt_logprobs.extend(reply.delta.prompt_logprobs)
+                elif reply.HasField("started"):
+                    started = reply.started
+                else:
+                    finished = reply.finished
     return Completion(started, "".join(texts), tokens, logprobs, finished, prompt_logprobs)
 
 

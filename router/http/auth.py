@@ -34,7 +34,8 @@ class Auth:
         if scope["type"] == "http":
             table: Table = scope["app"].state.table
             is_open = scope["path"] in self._open_paths
-            key = ANONYMOUS if is_open else table.keys.find(_presented(scope), datetime.now(UTC))
+            is_anyones = is_open or not table.keys
+            key = ANONYMOUS if is_anyones else table.keys.find(_presented(scope), datetime.now(UTC))
             scope["state"] |= {"table": table, "key": key}
         await self._app(scope, receive, send)
 
@@ -47,7 +48,7 @@ class Guarded:
         self._endpoint = endpoint
 
     async def answer(self, request: Request) -> Response:
-        key: KeyConfig = request.state.key
+        key: KeyConfig = request.scope["state"]["key"]
         if self.scope is not None and self.scope not in key.scopes:
             raise Forbidden(f"key '{key.name}' may not do this: it has no scope '{self.scope}'")
         return await self._endpoint(request)

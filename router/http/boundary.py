@@ -1,4 +1,4 @@
-"""The border of the application: request ids, the size of bodies, exceptions that become answers, and the farewell.
+"""The border of the application: the envelope of an answer, the size of bodies, exceptions that become answers.
 
 Layers of app.py. Invariant: whatever goes wrong inside, the client gets a JSON envelope without a traceback, or, once
 its answer has begun, a connection that ends without the mark of completeness.
@@ -7,7 +7,7 @@ its answer has begun, a connection that ends without the mark of completeness.
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -24,38 +24,18 @@ from router.errors import (
     RouterError,
     error_body,
 )
+from router.http.answer import Answer, Header
 
 log = logging.getLogger("corral.request")
 
 _VALID_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 
 
-class RequestId:
-    """Names a request, in scope["state"] and in the answer: by its own x-request-id if that is harmless."""
+class Envelope:
+    """Opens the Answer of a request and names both: by the request's own x-request-id if that is harmless.
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
-        identity = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16).encode()
-        scope.setdefault("state", {})["request_id"] = identity.decode()
-
-        async def named(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", identity)]
-            await send(message)
-
-        await self._app(scope, receive, named)
-
-
-class Farewell:
-    """Lets connections go, one by one, while the gateway drains: each is closed after the answer it carries.
-
-    A reverse proxy that keeps connections would otherwise send its next request into one that is being closed.
+    While the gateway drains it lets connections go, one by one, each after the answer it carries: a reverse proxy that
+    keeps connections would otherwise send its next request into one that is being closed.
     """
 
     def __init__(self, app: ASGIApp, draining: Callable[[], bool]) -> None:
@@ -63,12 +43,18 @@ class Farewell:
         self._draining = draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def parting(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._draining():
-                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
-            await send(message)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        identity = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        answer = Answer(send, self._farewell)
+        answer.headers.append((b"x-request-id", identity))
+        scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer)
+        await self._app(scope, receive, answer.send)
 
-        await self._app(scope, receive, parting)
+    def _farewell(self) -> Sequence[Header]:
+        return ((b"connection", b"close"),) if self._draining() else ()
 
 
 class ErrorBoundary:
@@ -81,20 +67,14 @@ class ErrorBoundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        answer: Answer = scope["state"]["answer"]
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except Exception as raised:
             error = raised if isinstance(raised, RouterError) else InternalError()
             if error is not raised:
                 log.exception("request %s failed", scope["state"]["request_id"])
-            if begun:
+            if answer.has_begun:
                 raise BrokenAnswer from raised
             await error_response(error)(scope, receive, send)
 

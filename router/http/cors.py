@@ -6,13 +6,12 @@ Invariant: "*" is never sent together with credentials, and an origin that is no
 
 from collections.abc import Iterator
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.config import CorsConfig
+from router.http.answer import Answer, Header
 
 MAX_AGE_SECONDS = 600
-
-Header = tuple[bytes, bytes]
 
 
 class Cors:
@@ -32,13 +31,9 @@ class Cors:
             headers += self._preflight(requested) if headers else []
             await _empty(send, headers)
             return
-
-        async def marked(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), *headers]
-            await send(message)
-
-        await self._app(scope, receive, marked if headers else send)
+        answer: Answer = scope["state"]["answer"]
+        answer.headers += headers
+        await self._app(scope, receive, send)
 
     def _headers(self, origin: bytes | None) -> Iterator[Header]:
         config = self._config

@@ -6,6 +6,7 @@ Invariant: an allowed name is compared whole, never as a part.
 """
 
 from collections.abc import Collection
+from functools import lru_cache
 from ipaddress import ip_address
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -43,6 +44,7 @@ def _host(value: str) -> str:
     return value.partition(":")[0].lower().rstrip(".")
 
 
+@lru_cache(1024)
 def _is_address(host: str) -> bool:
     try:
         ip_address(host)

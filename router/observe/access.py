@@ -6,14 +6,15 @@ wrote is logged but the id it may choose, which boundary.py has checked; no prom
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.call import Call
 from router.config import KeyConfig
 from router.errors import Overloaded, RateLimited, RouterError
+from router.http.answer import Answer
 from router.observe.metrics import Metrics
 from router.observe.traces import UNTRACED, Trace, Traces
 
@@ -40,29 +41,33 @@ class Access:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send)
+        answer: Answer = scope["state"]["answer"]
+        failure: Exception | None = None
         is_traced = scope["path"] not in QUIET
         scope["state"]["trace"] = self._traces.begin(scope["method"], scope["headers"]) if is_traced else UNTRACED
         began = time.perf_counter()
         self._metrics.in_flight.inc()
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, receive, send)
         except Exception as error:
-            answer.failed(error)
+            failure = error
             self._count_refusal(error)
             raise
         finally:
             self._metrics.in_flight.dec()
-            self._ended(scope, answer, time.perf_counter() - began)
+            self._ended(scope, answer, failure, time.perf_counter() - began)
 
-    def _ended(self, scope: Scope, answer: "_Answer", seconds: float) -> None:
+    def _ended(self, scope: Scope, answer: Answer, failure: Exception | None, seconds: float) -> None:
         route = self._route(scope["path"])
         call: Call | None = scope["state"].get("call")
-        self._metrics.request(route, answer.status, call.route.model if call else "", seconds)
+        status = _status(answer, failure)
+        self._metrics.request(route, status, call.route.model if call else "", seconds)
         level = logging.DEBUG if route in QUIET else logging.INFO
         trace: Trace = scope["state"]["trace"]
         if log.isEnabledFor(level) or trace.is_recorded:
-            event = _event(scope, route, answer, seconds, call)
+            event = _event(scope, route, status, seconds, call)
+            if error := _error(answer, failure, event):
+                event["error"] = error
             trace.end(event)
             log.log(level, "request", extra={"fields": event})
 
@@ -78,36 +83,29 @@ class Access:
         return next((row for prefix, row in self._open_ended if path.startswith(prefix)), UNKNOWN)
 
 
-class _Answer:
-    """What was sent so far."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self.status = CUT
-        self.complete = False
-        self.error = ""
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-        elif not message.get("more_body", False):
-            self.complete = True
-        await self._send(message)
-
-    def failed(self, error: Exception) -> None:
-        """An exception will become the answer, unless that has begun."""
-        self.error = type(error).__name__
-        if self.status == CUT:
-            self.status = error.status if isinstance(error, RouterError) else 500
+def _status(answer: Answer, failure: Exception | None) -> int:
+    """An exception will become the answer, unless that has begun."""
+    if answer.status is not None:
+        return answer.status
+    if failure is None:
+        return CUT
+    return failure.status if isinstance(failure, RouterError) else 500
 
 
-def _event(scope: Scope, route: str, answer: _Answer, seconds: float, call: Call | None) -> dict[str, Any]:
+def _error(answer: Answer, failure: Exception | None, event: Mapping[str, Any]) -> str:
+    """The kind of what went wrong; empty: nothing."""
+    if failure is not None:
+        return type(failure).__name__
+    return event.get("error") or ("" if answer.is_complete else CLIENT_LEFT)
+
+
+def _event(scope: Scope, route: str, status: int, seconds: float, call: Call | None) -> dict[str, Any]:
     key: KeyConfig | None = scope["state"].get("key")
     event: dict[str, Any] = {
         "request_id": scope["state"]["request_id"],
         "method": scope["method"] if scope["method"].isalpha() else UNKNOWN,
         "route": route,
-        "status": answer.status,
+        "status": status,
         "ms": round(seconds * 1000, 3),
     }
     trace: Trace = scope["state"]["trace"]
@@ -117,5 +115,4 @@ def _event(scope: Scope, route: str, answer: _Answer, seconds: float, call: Call
         event["key"] = key.name
     if call is not None:
         event |= call.facts()
-    error = answer.error or event.get("error") or ("" if answer.complete else CLIENT_LEFT)
-    return event | ({"error": error} if error else {})
+    return event

@@ -7,7 +7,7 @@ whatever happens once per token costs no look-up of labels.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
@@ -29,13 +29,13 @@ Clock = Callable[[], float]
 class _ModelSeries:
     """The series of one model, looked up once."""
 
-    name: str
     first_token: Series
     between_tokens: Series
     whole: Series
     queued: Series
     prompt_tokens: Counter
     tokens: Counter
+    ends: Mapping[str, Counter]  # by the reason
 
 
 @dataclass(slots=True)
@@ -53,28 +53,32 @@ class Watch:
     num_tokens: int = 0
     finish: str = ""  # "stop" or "length", once it has ended well
 
-    def reply(self, reply: pb.GenerateReply) -> None:
-        """Notes one reply of the worker, in the order in which they come."""
-        if reply.HasField("delta"):
-            self._delta(len(reply.delta.tokens))
-        elif reply.HasField("started"):
-            self.num_prompt_tokens = reply.started.num_prompt_tokens
-            self.num_cached_tokens = reply.started.num_cached_tokens
-        else:
-            self.finish = _FINISHES.get(reply.finished.reason, "stop")
-            self.num_tokens = reply.finished.num_completion_tokens
+    def replies(self, replies: Iterable[pb.GenerateReply]) -> None:
+        """Notes replies of the worker that came together, in the order in which they come."""
+        num_before = self.num_tokens
+        for reply in replies:
+            if reply.HasField("delta"):
+                self.num_tokens += len(reply.delta.tokens)
+            elif reply.HasField("started"):
+                self.num_prompt_tokens = reply.started.num_prompt_tokens
+                self.num_cached_tokens = reply.started.num_cached_tokens
+            else:
+                self.finish = _FINISHES.get(reply.finished.reason, "stop")
+                self.num_tokens = reply.finished.num_completion_tokens
+        if self.num_tokens > num_before:
+            self._new_tokens(self.num_tokens - num_before)
 
-    def _delta(self, num_tokens: int) -> None:
-        """A delta of several tokens counts as one of their average distance."""
+    def _new_tokens(self, num_new: int) -> None:
+        """Tokens that come together count as that many of their average distance."""
         assert self.series is not None
         now = self._clock()
         if not self.first_token:
-            self.first_token = now
+            self.first_token = self.last_token = now
             self.series.first_token.observe(now - self.began)
-        elif num_tokens:
-            self.series.between_tokens.observe((now - self.last_token) / num_tokens)
+            num_new -= 1
+        if num_new:
+            self.series.between_tokens.observe((now - self.last_token) / num_new, num_new)
         self.last_token = now
-        self.num_tokens += num_tokens
 
 
 class Metrics:
@@ -116,7 +120,7 @@ class Metrics:
         series.queued.observe(watch.waited)
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
-            self._ends.labels(series.name, watch.finish).inc()
+            series.ends[watch.finish].inc()
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
@@ -143,13 +147,13 @@ class Metrics:
         series = self._models.get(model)
         if series is None:
             series = _ModelSeries(
-                model,
                 self._first_token.labels(model),
                 self._between_tokens.labels(model),
                 self._whole.labels(model),
                 self._queued.labels(model),
                 self._prompt_tokens.labels(model),
                 self._tokens.labels(model),
+                {reason: self._ends.labels(model, reason) for reason in _FINISHES.values()},
             )
             self._models[model] = series
         return series

@@ -68,11 +68,11 @@ class Admission:
 
     async def _admitted(self, model: str, queue: FairQueue, ticket: Ticket, limits: LimitsConfig) -> int:
         """Returns once the ticket has its place, with the number of those it had to wait for."""
+        self._wake(queue)  # the capacity may have grown
         queue.join(ticket)
-        waiter = self._waiters[ticket] = asyncio.get_running_loop().create_future()
-        self._wake(queue)
-        if waiter.done():
+        if queue.next(self._clock()) is not None:  # the ticket itself: while a place is free nobody else waits
             return 0
+        waiter = self._waiters[ticket] = asyncio.get_running_loop().create_future()
         position = queue.position(ticket)
         try:
             async with asyncio.timeout(limits.queue_timeout):

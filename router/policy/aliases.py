@@ -191,4 +191,4 @@ class AliasTable:
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name fits one of the patterns, in which * stands for any letters."""
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return patterns == EVERYTHING or any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)

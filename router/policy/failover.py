@@ -30,20 +30,34 @@ class Journal:
     def __init__(self, request: pb.GenerateRequest, clock: Clock) -> None:
         self._request = request
         self._clock = clock
+        self._scores_prompt = request.logprobs.of_prompt
         self._began = self._first_token = clock()
         self._started: pb.Started | None = None
         self._tokens: list[int] = []
+        self._num_counted = 0  # tokens of the answer, as its end says
         self._last = pb.Delta()  # the latest of them came with it, and with the sampler's state after it
         self._num_prompt_logprobs = 0
         self._num_repeated = 0  # prompt logprobs that the present worker has yet to say again
         self._num_crashes = 0
         self.num_moves = 0  # from one worker to another
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any of the answer was handed out."""
+        return self._started is not None
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and answer so far."""
+        num_prompt = self._started.num_prompt_tokens if self._started is not None else 0
+        return num_prompt + (self._num_counted or len(self._tokens))
+
     def record(self, reply: pb.GenerateReply) -> pb.GenerateReply | None:
         """The reply as the client gets it; None: it was told so before. Raises WorkerFailed: this is another answer."""
         if reply.HasField("delta"):
             return self._record_delta(reply)
         if reply.HasField("finished"):
+            self._num_counted = reply.finished.num_completion_tokens
             if self.num_moves:
                 self._sum_up(reply.finished)
         elif self._started is None:
@@ -55,14 +69,14 @@ class Journal:
 
     def _record_delta(self, reply: pb.GenerateReply) -> pb.GenerateReply | None:
         delta = reply.delta
-        if delta.prompt_logprobs:
+        if self._scores_prompt:
             self._drop_repeated(delta)
-        if delta.tokens:
+        if tokens := delta.tokens:
             if not self._tokens:
                 self._first_token = self._clock()
-            self._tokens += delta.tokens
+            self._tokens += tokens
             self._last = delta
-        return reply if delta.tokens or delta.ByteSize() else None
+        return reply if tokens or delta.ByteSize() else None
 
     def _drop_repeated(self, delta: pb.Delta) -> None:
         """Each worker computes those of the prompt from the beginning; the client gets them once."""

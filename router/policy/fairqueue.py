@@ -11,6 +11,7 @@ Owned by admission.py. Invariant: while a place is free nobody waits, and a requ
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 SMOOTHING = 0.2  # weight of the newest service time in their average
 FIRST_GUESS = 1.0  # seconds a request is thought to take before any has ended
@@ -66,13 +67,11 @@ class FairQueue:
 
     def next(self, now: float) -> Ticket | None:
         """Gives the next ticket its place; None if nobody waits or no place is free."""
-        if self.num_running >= max(self.capacity, 1):
+        if not self.num_waiting or self.num_running >= max(self.capacity, 1):
             return None
-        ticket = next(self._order(), None)
-        if ticket is None:
-            return None
-        tenant = self._tenants[ticket.key]
-        self._remove(tenant, ticket)
+        tenant, line = self._first()
+        ticket = line.popleft()
+        self.num_waiting -= 1
         tenant.counter += ticket.cost / ticket.weight
         tenant.num_running += 1
         self.num_running += 1
@@ -105,6 +104,17 @@ class FairQueue:
         """How long a ticket at that position will wait, from the rate at which requests have ended."""
         seconds = FIRST_GUESS if self._service_seconds is None else self._service_seconds
         return (position + 1) * seconds / max(self.capacity, 1)
+
+    def _first(self) -> tuple[_Tenant, deque[Ticket]]:
+        """Whose line is next, as `_order` has it, and that line. Somebody must wait."""
+        lines = (
+            (priority, -tenant.counter, tenant, line)
+            for tenant in self._tenants.values()
+            for priority, line in tenant.waiting.items()
+            if line
+        )
+        *_, tenant, line = max(lines, key=itemgetter(0, 1))
+        return tenant, line
 
     def _order(self) -> Iterator[Ticket]:
         """All waiting tickets in the order in which they go, found by playing it through."""

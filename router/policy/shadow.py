@@ -7,13 +7,13 @@ what they said. Invariant: whatever happens to a copy, the client's answer is wh
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from protos import inference_pb2 as pb
 from router.config import KeyConfig, LimitsConfig
-from router.dispatch import Attempt, Dispatcher, Turn
+from router.dispatch import Attempt, Dispatcher, Replies, Turn
 from router.errors import RouterError
 from router.policy.aliases import Route
 
@@ -32,12 +32,13 @@ class _Answer:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     complete: bool = False
 
-    def add(self, reply: pb.GenerateReply) -> None:
-        if reply.HasField("delta"):
-            self.texts.append(reply.delta.text)
-            self.num_tokens += len(reply.delta.tokens)
-        elif reply.HasField("finished"):
-            self.complete = True
+    def add(self, replies: Iterable[pb.GenerateReply]) -> None:
+        for reply in replies:
+            if reply.HasField("delta"):
+                self.texts.append(reply.delta.text)
+                self.num_tokens += len(reply.delta.tokens)
+            elif reply.HasField("finished"):
+                self.complete = True
 
 
 class Shadows:
@@ -47,23 +48,20 @@ class Shadows:
         self._dispatcher = dispatcher
         self._copies: set[asyncio.Task[None]] = set()
 
-    def beside(
-        self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
+    def beside(self, route: Route, message: pb.GenerateRequest, generation: Replies) -> Replies:
         """The replies as they are; where the route has a shadow, it gets a copy of the message."""
-        return replies if route.shadow is None else self._shadowed(route, message, replies)
+        return generation if route.shadow is None else self._shadowed(route, message, generation)
 
-    async def _shadowed(
-        self, route: Route, message: pb.GenerateRequest, replies: AsyncGenerator[pb.GenerateReply, None]
-    ) -> AsyncGenerator[pb.GenerateReply, None]:
+    async def _shadowed(self, route: Route, message: pb.GenerateRequest, generation: Replies) -> Replies:
         answer = _Answer()
         try:
-            async with aclosing(replies):
-                async for reply in replies:
-                    if reply.HasField("started"):
-                        self._begin(route, message, reply.started.seed, answer)
-                    answer.add(reply)
-                    yield reply
+            async with aclosing(generation):
+                async for replies in generation:
+                    for reply in replies:
+                        if reply.HasField("started"):
+                            self._begin(route, message, reply.started.seed, answer)
+                    answer.add(replies)
+                    yield replies
         finally:
             answer.finished.set()
 
@@ -82,9 +80,9 @@ class Shadows:
         shadowed = _Answer()
         try:
             turn = Turn(SHADOW_KEY, LimitsConfig(), 0)
-            async with aclosing(self._dispatcher.generate(Attempt(model), copy, turn)) as replies:
-                async for reply in replies:
-                    shadowed.add(reply)
+            async with aclosing(self._dispatcher.generate(Attempt(model), copy, turn)) as generation:
+                async for replies in generation:
+                    shadowed.add(replies)
         except RouterError as error:
             log.warning("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, error.message)
             return

@@ -48,8 +48,9 @@ def own(request: pb.GenerateRequest, numbers: range) -> pb.GenerateRequest:
     return copy
 
 
-def everyones(reply: pb.GenerateReply, numbers: range) -> pb.GenerateReply:
-    """The reply in the numbers of all; changes it."""
-    if numbers.start and reply.HasField("started"):
-        reply.started.place += numbers.start
-    return reply
+def everyones(replies: list[pb.GenerateReply], numbers: range) -> list[pb.GenerateReply]:
+    """The replies in the numbers of all; changes them."""
+    for reply in replies if numbers.start else ():
+        if reply.HasField("started"):
+            reply.started.place += numbers.start
+    return replies

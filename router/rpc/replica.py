@@ -7,8 +7,8 @@ Invariant: no grpc exception leaves this file.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any, TypeVar
 
 import grpc
@@ -19,7 +19,7 @@ from protos import inference_pb2_grpc
 from router.errors import WorkerFailed, WorkerLost
 from router.remotes.credentials import PLAIN, Credentials, open_channel
 from router.rpc import places
-from router.rpc.exchange import MAX_MESSAGE_BYTES, Exchange
+from router.rpc.exchange import MAX_MESSAGE_BYTES, Call, Exchange
 from router.rpc.workererrors import failure, lost
 
 TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
@@ -61,14 +61,13 @@ class Replica:
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._exchange: Exchange | None = None
 
-    async def generate(self, request: pb.GenerateRequest) -> AsyncGenerator[pb.GenerateReply, None]:
-        """The worker's replies, the last of them Finished. Closing the generator cancels the call."""
+    @contextmanager
+    def calling(self, request: pb.GenerateRequest) -> Iterator[Call]:
+        """A generation, of which all is taken until Finished; leaving earlier cancels it. Raises BodyTooLarge."""
         call = self._opened().begin(request)
         self._begin()
         try:
-            while replies := await call.take():
-                for reply in replies:
-                    yield reply
+            yield call
         finally:
             call.cancel()
             self._end()

@@ -53,16 +53,16 @@ async def both_ready(fleet: Fleet) -> None:
 async def serve(calls: Dispatcher, request: pb.GenerateRequest) -> tuple[str, int]:
     """Which replica answered, and how many tokens it did not have to compute."""
     attempt, num_cached = Attempt("a"), 0
-    async with aclosing(calls.generate(attempt, request, BY_PREFIX)) as replies:
-        async for reply in replies:
-            num_cached = reply.started.num_cached_tokens if reply.HasField("started") else num_cached
+    async with aclosing(calls.generate(attempt, request, BY_PREFIX)) as generation:
+        async for replies in generation:
+            num_cached += sum(reply.started.num_cached_tokens for reply in replies)
     return str(attempt.replica), num_cached
 
 
 async def compute(replica: Replica, request: pb.GenerateRequest) -> None:
     """Past the gateway's balance."""
-    async with aclosing(replica.generate(request)) as replies:
-        async for _ in replies:
+    with replica.calling(request) as call:
+        while await call.take():
             pass
 
 

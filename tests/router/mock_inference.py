@@ -178,7 +178,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             embedding_length=64,
             context_length=self.arguments.ctx_size or 2048,
             trained_context_length=2048,
-            num_parallel=4,
+            num_parallel=self.arguments.parallel,
             chat_template="{{ messages }}",
             bos_token="<s>",
             eos_token="</s>",
@@ -201,7 +201,7 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         return pb.PlacesReply(
             places=[
                 pb.Place(number=number, is_running=number < self.num_running, task=-1)
-                for number in range(max(4, self.num_running))
+                for number in range(max(self.arguments.parallel, self.num_running))
             ]
         )
 

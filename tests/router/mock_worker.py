@@ -87,6 +87,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--nursery", type=int)
     parser.add_argument("--parent-fd", type=int)
     parser.add_argument("--ctx-size", type=int, default=0)
+    parser.add_argument("--parallel", type=int, default=4)
     parser.add_argument("--architecture", default="mock", help="that it describes")
     parser.add_argument("--load-seconds", type=float, default=0.0)
     parser.add_argument("--load-slowly", action="store_true", help="a nursery that is never ready")

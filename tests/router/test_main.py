@@ -64,3 +64,16 @@ def test_commands_of_the_worker_become_its_process(tmp_path: Path, name: str, mo
     environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.communicate(timeout=60)[0] == f"{process.pid} -m x.gguf\n"
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, "-event_engine_client"), ({"GRPC_EXPERIMENTS": "mine"}, "mine")])
+def test_grpc_is_told_how_to_wait_unless_the_environment_says_otherwise(
+    tmp_path: Path, given: dict[str, str], told: str
+) -> None:
+    (tmp_path / "worker").mkdir()
+    (tmp_path / "worker" / "__main__.py").write_text("import os; print(os.environ['GRPC_EXPERIMENTS'])")
+    inherited = {name: value for name, value in os.environ.items() if name != "GRPC_EXPERIMENTS"}
+    command = [sys.executable, "-m", "router", "worker"]
+    environment = {**inherited, "PYTHONPATH": str(tmp_path), **given}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip().split(",")[0] == told

@@ -10,7 +10,11 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from router.api.streaming import EventStream
+from protos import inference_pb2 as pb
+from router.api.chat import ChatEvents
+from router.api.sampling import parameters
+from router.api.streaming import EventStream, encoded
+from router.api.wire import Head
 from router.errors import InvalidRequest, WorkerFailed
 from tests.router.api.clients import Gateway, events, until
 
@@ -199,6 +203,28 @@ async def test_a_fault_of_ours_in_a_stream_shows_nothing_of_itself() -> None:
     await client.call(EventStream(Source(b"a", end=KeyError("secret")).frames()))
     assert b"secret" not in client.body
     assert b'"type":"server_error"' in client.body
+
+
+async def chat_frames(*several: list[pb.GenerateReply]) -> list[bytes]:
+    async def generation() -> AsyncGenerator[list[pb.GenerateReply], None]:
+        for replies in several:
+            yield replies
+
+    events = [ChatEvents(Head("m", "id", 1), 0, parameters({}, None, {}))]
+    return [frame async for frame in encoded([generation()], events, lambda: b"end")]
+
+
+@pytest.mark.anyio
+async def test_replies_that_come_together_are_one_frame_of_the_same_bytes() -> None:
+    replies = [
+        pb.GenerateReply(started=pb.Started(num_prompt_tokens=1)),
+        *(pb.GenerateReply(delta=pb.Delta(text=text, tokens=[1])) for text in ("a", "", '\n"b')),
+        pb.GenerateReply(finished=pb.Finished(reason=pb.LENGTH)),
+    ]
+    apart = await chat_frames(*([reply] for reply in replies))
+    together = await chat_frames(replies)
+    assert len(apart) == 6 and len(together) == 2
+    assert b"".join(together) == b"".join(apart)
 
 
 @pytest.mark.anyio

@@ -13,7 +13,7 @@ from router.errors import ModelNotFound
 from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_state, use
 from tests.router.mocks import until
-from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -70,7 +70,7 @@ async def test_changed_workers_are_replaced_one_by_one_and_no_stream_is_cut() ->
         started.apply([replace(old, worker_arguments=("--ctx-size", "200")), model("b")], ANY)
         await until(lambda: not set(pids(started, "a")[:2]) & set(before))
         assert len(started.open("a")) == 2
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w199")
+        assert (await rest(stream)).endswith(" w199")
         await until(lambda: not any(psutil.pid_exists(pid or 0) for pid in before))
         description = await started.open("a")[0].describe(pb.DescribeRequest())
         assert description.context_length == 200

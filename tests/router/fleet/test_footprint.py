@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -92,6 +91,6 @@ async def fill(replica: Replica, num_tokens: int) -> None:
     dice = random.Random(1)
     tokens = pb.TokenIds(ids=[dice.randrange(100, 40000) for _ in range(num_tokens)])
     prompt = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(tokens=tokens)]))
-    async with aclosing(replica.generate(pb.GenerateRequest(prompt=prompt, max_tokens=1))) as replies:
-        async for _ in replies:
+    with replica.calling(pb.GenerateRequest(prompt=prompt, max_tokens=1)) as call:
+        while await call.take():
             pass

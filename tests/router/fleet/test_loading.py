@@ -14,7 +14,7 @@ from router.errors import InvalidRequest, ModelFailed, Unavailable
 from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_state, use
 from tests.router.mocks import DEADLINE, until
-from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
 
 pytestmark = pytest.mark.anyio
 
@@ -107,7 +107,7 @@ async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worke
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)
         later = asyncio.create_task(text_of(calls, "stop_at=2"))
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w29")
+        assert (await rest(stream)).endswith(" w29")
         assert await later == "w0 w1"
         assert pids(started, "a") != [old]
 
@@ -132,7 +132,7 @@ async def test_a_model_told_to_load_while_it_drains_is_loaded_once_it_has_gone()
         await until_state(started, "a", ModelState.DRAINING)
         for _ in range(50):
             started.load("a")
-        assert "".join([reply.delta.text async for reply in stream]).endswith(" w29")
+        assert (await rest(stream)).endswith(" w29")
         await until_state(started, "a", ModelState.READY)
         await until(lambda: not psutil.pid_exists(old or 0))
         assert len(started.replicas("a")) == 1 and pids(started, "a") != [old]

@@ -9,7 +9,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from router.errors import Overloaded, WorkerLost
-from router.http.boundary import BodyLimit, BrokenAnswer, ErrorBoundary, RequestId
+from router.http.boundary import BodyLimit, BrokenAnswer, Envelope, ErrorBoundary
 from tests.router.gateways import config, running
 
 pytestmark = pytest.mark.anyio
@@ -37,7 +37,7 @@ async def cut(request: Request) -> Response:
 
 def client() -> httpx.AsyncClient:
     routes = [Route(f"/{each.__name__}", each, methods=["POST"]) for each in (echo, fault, overloaded, cut)]
-    layers = [Middleware(RequestId), Middleware(ErrorBoundary), Middleware(BodyLimit, limit=10)]
+    layers = [Middleware(Envelope, draining=lambda: False), Middleware(ErrorBoundary), Middleware(BodyLimit, limit=10)]
     transport = httpx.ASGITransport(Starlette(routes=routes, middleware=layers), raise_app_exceptions=True)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 

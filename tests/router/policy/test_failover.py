@@ -66,7 +66,7 @@ def test_log_probabilities_of_the_prompt_are_told_once() -> None:
     def scores(*tokens: int) -> pb.GenerateReply:
         return pb.GenerateReply(delta=pb.Delta(prompt_logprobs=[pb.TokenLogprob(token=token) for token in tokens]))
 
-    journal = Journal(request(), Clock())
+    journal = Journal(request(logprobs=pb.Logprobs(enabled=True, of_prompt=True)), Clock())
     for reply in (started(), scores(1, 2), scores(3)):
         journal.record(reply)
     journal.move(lost())

@@ -2,13 +2,14 @@
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from protos import inference_pb2 as pb
 from router.config import ModelConfig, ResidencyConfig
 from router.dispatch import Attempt
 from router.errors import Unavailable
@@ -130,13 +131,17 @@ async def test_a_token_file_that_others_may_read_is_not_used_until_that_is_mende
 # ---- several ----------------------------------------------------------------------------------
 
 
+def text_in(replies: Iterable[pb.GenerateReply]) -> str:
+    return "".join(reply.delta.text for reply in replies)
+
+
 async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
     with remotes(2) as (first, second):
         async with fleet(model(first.address, second.address)) as started:
             await until_ready(started, first.address, second.address)
             attempt, text = Attempt("a"), ""
-            async for reply in dispatcher(started).generate(attempt, request("stop_at=20 delay=0.02"), TURN):
-                text += reply.delta.text
+            async for replies in dispatcher(started).generate(attempt, request("stop_at=20 delay=0.02"), TURN):
+                text += text_in(replies)
                 if text == "w0 w1":
                     used, other = (first, second) if told(started, first.address).num_open else (second, first)
                     used.kill()
@@ -169,14 +174,15 @@ async def test_a_worker_that_ends_gets_no_new_requests_while_its_open_ones_end()
         async with fleet(model(first.address, second.address)) as started:
             await until_ready(started, first.address, second.address)
             replica = next(replica for replica in started.open("a") if replica.address == first.address)
-            replies = replica.generate(request("stop_at=30 delay=0.02"))
-            texts = [(await anext(replies)).delta.text, (await anext(replies)).delta.text]
-            first.signal(signal.SIGTERM)
-            status = await until_state(started, first.address, ModelState.DRAINING)
-            assert status.reason == "it is ending"
-            await until_ready(started, second.address)
-            texts += [reply.delta.text async for reply in replies]
-            assert "".join(texts) == " ".join(f"w{number}" for number in range(30))
+            with replica.calling(request("stop_at=30 delay=0.02")) as call:
+                text = text_in(await call.take())
+                first.signal(signal.SIGTERM)
+                status = await until_state(started, first.address, ModelState.DRAINING)
+                assert status.reason == "it is ending"
+                await until_ready(started, second.address)
+                while replies := await call.take():
+                    text += text_in(replies)
+            assert text == " ".join(f"w{number}" for number in range(30))
             await until_state(started, first.address, ModelState.UNREACHABLE)
 
 
@@ -251,12 +257,13 @@ async def test_an_address_that_goes_is_left_once_its_answers_have_ended() -> Non
         async with fleet(model(target), world=names.world) as started:
             await until_ready(started, first, second)
             replica = next(replica for replica in started.open("a") if replica.address == first)
-            replies = replica.generate(request("stop_at=30 delay=0.02"))
-            texts = [(await anext(replies)).delta.text]
-            names.addresses = by_name(second)[0].addresses
-            await until_state(started, first, ModelState.DRAINING)
-            texts += [reply.delta.text async for reply in replies]
-            assert "".join(texts) == " ".join(f"w{number}" for number in range(30))
+            with replica.calling(request("stop_at=30 delay=0.02")) as call:
+                text = text_in(await call.take())
+                names.addresses = by_name(second)[0].addresses
+                await until_state(started, first, ModelState.DRAINING)
+                while replies := await call.take():
+                    text += text_in(replies)
+            assert text == " ".join(f"w{number}" for number in range(30))
             await until(lambda: told(started, first) is None)
 
 

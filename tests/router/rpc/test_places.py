@@ -54,5 +54,5 @@ def test_an_answer_tells_the_place_in_everybodys_numbers() -> None:
     def started() -> pb.GenerateReply:
         return pb.GenerateReply(started=pb.Started(place=1))
 
-    assert places.everyones(started(), SECOND.place_numbers).started.place == 5
-    assert places.everyones(started(), ALONE.place_numbers).started.place == 1
+    assert places.everyones([started()], SECOND.place_numbers)[0].started.place == 5
+    assert places.everyones([started()], ALONE.place_numbers)[0].started.place == 1

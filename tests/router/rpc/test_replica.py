@@ -25,8 +25,8 @@ async def test_a_workers_refusal_becomes_its_own_error(code: str, expected: type
     async with Fleet([model("a")], SUPERVISION) as fleet:
         await until(lambda: fleet.settled)
         [replica] = await fleet.ready("a")
-        with pytest.raises(errors.RouterError) as refused:
-            await anext(replica.generate(request(f"refuse={code}")))
+        with pytest.raises(errors.RouterError) as refused, replica.calling(request(f"refuse={code}")) as call:
+            await call.take()
         assert type(refused.value) is expected
         if code != "INTERNAL":
             assert refused.value.message == f"refused with {code}"
@@ -50,11 +50,10 @@ async def test_a_closed_replica_says_so_instead_of_cancelling_its_caller() -> No
     async with Fleet([model("a")], SUPERVISION) as fleet:
         await until(lambda: fleet.settled)
         [replica] = await fleet.ready("a")
-        replies = replica.generate(request("stop_at=100000 delay=0.01"))
-        await anext(replies)
-        await replica.close()
-        with pytest.raises(errors.WorkerLost):
-            async for _ in replies:
+        with pytest.raises(errors.WorkerLost), replica.calling(request("stop_at=100000 delay=0.01")) as call:
+            await call.take()
+            await replica.close()
+            while await call.take():
                 pass
 
 

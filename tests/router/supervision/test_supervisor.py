@@ -13,7 +13,7 @@ import pytest
 
 from protos import inference_pb2 as pb
 from router.config import CoreLease, LimitsConfig, ModelConfig, SupervisionConfig
-from router.dispatch import Attempt, Dispatcher, Turn
+from router.dispatch import Attempt, Dispatcher, Replies, Turn
 from router.errors import ModelFailed, ModelLoading, RequestPoisonous, Unavailable, WorkerFailed, WorkerLost
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
@@ -55,8 +55,12 @@ def dispatcher(fleet: Fleet) -> Dispatcher:
 
 
 async def text_of(dispatcher: Dispatcher, prompt: str, name: str = "a") -> str:
-    replies = dispatcher.generate(Attempt(name), request(prompt), TURN)
-    return "".join([reply.delta.text async for reply in replies])
+    return await rest(dispatcher.generate(Attempt(name), request(prompt), TURN))
+
+
+async def rest(generation: Replies) -> str:
+    """The text that is still to come."""
+    return "".join([reply.delta.text async for replies in generation for reply in replies])
 
 
 async def test_a_worker_becomes_ready_and_answers() -> None:
@@ -103,10 +107,11 @@ async def test_streams_of_a_killed_worker_go_on_where_it_comes_back() -> None:
 
         async def stream(number: int) -> str:
             texts = []
-            async for reply in calls.generate(Attempt("a"), request("stop_at=50 delay=0.01"), TURN):
-                if reply.HasField("delta"):
-                    begun[number].set()
-                    texts.append(reply.delta.text)
+            async for replies in calls.generate(Attempt("a"), request("stop_at=50 delay=0.01"), TURN):
+                for reply in replies:
+                    if reply.HasField("delta"):
+                        begun[number].set()
+                        texts.append(reply.delta.text)
             return "".join(texts)
 
         streams = [asyncio.create_task(stream(number)) for number in range(8)]
