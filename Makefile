@@ -26,7 +26,7 @@ test-slow: setup
 test-bounds: setup
 	NUMBA_BOUNDSCHECK=1 CORRAL_CACHE=$(CURDIR)/.venv/bounds $(BIN)/python -m pytest -m "not slow" \
 		tests/worker/sampling tests/worker/test_sampler.py tests/worker/rpc/test_limits.py tests/parity/test_sampling.py \
-		tests/worker/kernels tests/worker/model tests/worker/test_engine.py tests/worker/test_determinism.py
+		tests/worker/kernels tests/worker/model tests/worker/engine tests/worker/test_determinism.py
 
 check: setup
 	$(BIN)/ruff check .
