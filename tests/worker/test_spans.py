@@ -9,7 +9,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from tests.worker.rpc.test_service import generate_request, serving
+from tests.worker.rpc.serving import generate_request, serving
 from worker.errors import WorkerError
 from worker.spans import SpanTraces
 from worker.traces import exporting
