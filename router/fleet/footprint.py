@@ -22,7 +22,7 @@ from router.config import ModelConfig
 from router.fleet.ggufhead import VOCABULARY, read_numbers
 from router.fleet.modelfile import size_on_disk
 
-PROCESS_BYTES = 160 << 20
+PROCESS_BYTES = 128 << 20
 TOKEN_BYTES = 256  # of one token of the vocabulary
 BLOCK = 16  # positions
 NUM_RUNNING = 16  # sequences at once, as workers choose

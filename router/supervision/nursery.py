@@ -65,9 +65,10 @@ class Nursery:
         return await Child.begin(lambda *files: self._fork(request, files, on_line), on_line)
 
     async def close(self) -> None:
-        """Ends it, whatever it does."""
+        """Ends it, whatever it does. May be called again meanwhile: what ends already is not disturbed."""
         if self._life is not None:
-            self._life.cancel()
+            if not self._life.cancelling():
+                self._life.cancel()
             await asyncio.wait((self._life,))
 
     async def _fork(self, request: bytes, files: Sequence[int], on_line: Callable[[str], None]) -> Adopted:

@@ -209,6 +209,19 @@ async def test_closing_ends_the_nursery_even_while_it_loads_and_no_worker(tmp_pa
     await worker.stop(0)
 
 
+async def test_a_second_close_waits_for_the_end_as_the_first_one_does(tmp_path: Path) -> None:
+    large = "held = bytearray(b'x') * (256 << 20)"  # it takes the system a while to end
+    forking = nursery_of(tmp_path, large)
+    worker, source = await staying(forking)
+    first = asyncio.create_task(forking.close())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    await forking.close()
+    assert not psutil.pid_exists(source)
+    await first
+    await worker.stop(0)
+
+
 async def test_a_command_that_does_not_exist_leaks_nothing() -> None:
     before = psutil.Process().num_fds()
     absent = Nursery("m", ["/absent/command"], os.environ)
