@@ -56,7 +56,9 @@ class BytePairEncoder:
     def encode(self, text: str) -> list[int]:
         if len(text) > _LONGEST_RUN and _LONG_RUN.search(text):
             raise InvalidRequest(f"text has more than {_LONGEST_RUN} spaces in a row")
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # A batch of one: only for batches is the interpreter's lock let go, without which a long text stops the worker.
+        [encoding] = self._tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         if self._has_gaps:
             ids = [token for token in ids if token < self._num_tokens]
         return ids

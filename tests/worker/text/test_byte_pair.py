@@ -1,5 +1,7 @@
 """Merging in odd vocabularies: missing bytes, useless and repeated merges, tokens that merges cannot build."""
 
+import threading
+
 from tests.worker.text.vocabularies import byte_level, spell
 from worker.text.tokenizer import Tokenizer
 
@@ -37,3 +39,21 @@ def test_a_byte_without_a_token_is_dropped_but_keeps_its_neighbours_apart() -> N
 
 def test_bytes_that_do_not_print_are_spelled_with_other_characters() -> None:
     assert (spell(" "), spell("\n"), spell(b"\xff"), spell("A")) == ("Ġ", "Ċ", "ÿ", "A")
+
+
+def test_other_threads_go_on_while_a_long_text_is_read() -> None:
+    tokenizer = Tokenizer(byte_level([]) | {"tokenizer.ggml.merges": []})
+    turns, ended = [0], threading.Event()
+
+    def count() -> None:
+        while not ended.wait(0.001):
+            turns[0] += 1
+
+    other = threading.Thread(target=count)
+    other.start()
+    before = turns[0]
+    tokenizer.encode("a word " * 100_000)
+    during = turns[0] - before
+    ended.set()
+    other.join()
+    assert during >= 10
