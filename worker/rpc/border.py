@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import grpc
+import psutil  # type: ignore[import-untyped]
 
 from protos import inference_pb2 as pb
 from worker.errors import ContextExceeded, InvalidRequest, NotSupported, Overloaded, Unavailable
@@ -18,6 +19,7 @@ log = logging.getLogger("worker.service")
 
 ERROR_DETAIL_KEY = "corral-error-bin"
 _TOKEN_KEY = "corral-token"  # noqa: S105 (the name of a header)
+_GIB = 1 << 30
 _HEALTH = "/grpc.health.v1.Health/"
 
 _STATUS: Mapping[type[Exception], tuple[Any, grpc.StatusCode]] = {
@@ -26,6 +28,7 @@ _STATUS: Mapping[type[Exception], tuple[Any, grpc.StatusCode]] = {
     NotSupported: (pb.NOT_SUPPORTED, grpc.StatusCode.UNIMPLEMENTED),
     Overloaded: (pb.OVERLOADED, grpc.StatusCode.RESOURCE_EXHAUSTED),
     Unavailable: (pb.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE),
+    MemoryError: (pb.UNAVAILABLE, grpc.StatusCode.UNAVAILABLE),
 }
 # How grpc calls what answers a method, and makes one, by whether requests and replies are streams.
 _BEHAVIOUR = {(False, False): "unary_unary", (False, True): "unary_stream", (True, True): "stream_stream"}
@@ -79,18 +82,29 @@ def _guarded(behaviour: _Behaviour) -> _Behaviour:
 
 async def _refuse(context: Any, error: Exception) -> None:
     detail = error_detail(error)
-    status = _STATUS[type(error)][1] if type(error) in _STATUS else grpc.StatusCode.INTERNAL
+    kind = _kind(error)
+    status = _STATUS[kind][1] if kind in _STATUS else grpc.StatusCode.INTERNAL
     await context.abort(status, detail.message, ((ERROR_DETAIL_KEY, detail.SerializeToString()),))
 
 
 def error_detail(error: Exception) -> pb.ErrorDetail:
     """What a client is told of an error; the log gets those that nobody meant to raise."""
-    if type(error) not in _STATUS:
+    kind = _kind(error)
+    if kind is MemoryError:
+        taken, free = psutil.Process().memory_info().rss, psutil.virtual_memory().available
+        log.error("out of memory: %.2f GiB taken, %.2f GiB free", taken / _GIB, free / _GIB, exc_info=error)
+        return pb.ErrorDetail(code=_STATUS[kind][0], message="the worker is out of memory")
+    if kind not in _STATUS:
         log.error("a call failed", exc_info=error)
         return pb.ErrorDetail(code=pb.INTERNAL, message="internal error of the worker")
-    detail = pb.ErrorDetail(code=_STATUS[type(error)][0], message=str(error))
+    detail = pb.ErrorDetail(code=_STATUS[kind][0], message=str(error))
     if isinstance(error, ContextExceeded):
         detail.num_prompt_tokens, detail.context_length = error.num_prompt_tokens, error.context_length
     elif isinstance(error, Overloaded):
         detail.wait_seconds = error.wait_seconds
     return detail
+
+
+def _kind(error: Exception) -> type[Exception]:
+    """Its row in the table, if it has one: libraries have memory errors of their own."""
+    return MemoryError if isinstance(error, MemoryError) else type(error)

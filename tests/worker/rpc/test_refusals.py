@@ -1,6 +1,7 @@
 """Requests that cannot be served are refused by the field that says so, and the worker goes on."""
 
 import math
+import re
 
 import grpc
 import pytest
@@ -123,3 +124,16 @@ async def test_an_unexpected_exception_is_internal_and_neutral(worker):
     status, detail = detail_of(caught.value)
     assert (status, detail.code) == (grpc.StatusCode.INTERNAL, pb.INTERNAL)
     assert "secret" not in detail.message + caught.value.details()
+
+
+async def test_a_request_without_memory_for_it_fails_alone_and_the_log_has_the_sizes(worker, monkeypatch, caplog):
+    """F5."""
+    monkeypatch.setattr(FakeTokenizer, "encode", lambda *_, **__: bytearray(1 << 60))
+    request = pb.TokenizeRequest(content=pb.PromptParts(parts=[{"text": "too much"}]))
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await worker.stub.Tokenize(request, metadata=worker.metadata)
+    status, detail = detail_of(caught.value)
+    assert (status, detail.code) == (grpc.StatusCode.UNAVAILABLE, pb.UNAVAILABLE)
+    assert detail.message == "the worker is out of memory"
+    assert re.search(r"out of memory: [0-9.]+ GiB taken, [0-9.]+ GiB free", caplog.text)
+    assert len((await worker.answer(max_tokens=1))[1]) == 1
