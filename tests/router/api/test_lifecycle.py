@@ -97,6 +97,8 @@ async def test_models_are_listed_with_their_replicas() -> None:
             "open": 0,
             "restarts": 0,
             "tokens_per_second": 0.0,
+            "resident_bytes": 0,  # the mock worker does not say
+            "proportional_bytes": None,
             "reason": "",
         }
         assert isinstance(replica["pid"], int) and replica["address"].startswith("unix:")
