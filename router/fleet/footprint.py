@@ -1,14 +1,16 @@
 """How much memory a model will take when its cache is full, before it is loaded.
 
-Called by replicaset.py. A worker's memory, as Stats.resident_bytes counts it:
+Called by replicaset.py. What the machine gives, a page that several processes map counted once:
 
     weights   the file's size; packed they take as much, and the replicas map the same pages
+    loaded    interpreter, libraries and compiled kernels: measured; and the vocabulary, by its length
+    own       what a process that serves has beside that, measured: stacks, connections, pages it came to write to
     cache     keys and values of every layer, for all positions
     rotations two tables of cosines and sines, for all positions
-    step      what one step computes, for all its tokens, and each thread's copy of its inputs
-    process   interpreter, libraries and compiled kernels: measured; and the vocabulary, by its length
+    step      what one step computes, for all its tokens, each thread's copy of its inputs, logits of all sequences
 
-Invariant: it never fails; a file whose head cannot be read counts with its size and a bare process.
+Workers that are forked from a nursery share with it all that is loaded. Invariant: it never fails; a file whose head
+cannot be read counts with its size and a bare process.
 """
 
 import os
@@ -22,7 +24,8 @@ from router.config import ModelConfig
 from router.fleet.ggufhead import VOCABULARY, read_numbers
 from router.fleet.modelfile import size_on_disk
 
-PROCESS_BYTES = 128 << 20
+LOADED_BYTES = 96 << 20
+OWN_BYTES = 16 << 20
 TOKEN_BYTES = 256  # of one token of the vocabulary
 BLOCK = 16  # positions
 NUM_RUNNING = 16  # sequences at once, as workers choose
@@ -42,17 +45,22 @@ class Footprint:
         return self.shared + num_replicas * self.each
 
 
-def footprint(model: ModelConfig) -> Footprint:
-    """What a worker of the model will take here, by its file as it is now and by the worker's flags."""
+def footprint(model: ModelConfig, *, forked: bool) -> Footprint:
+    """What its workers will take here, by its file as it is now and by their flags. `forked`: from a nursery."""
     if model.path is None:  # its workers run elsewhere
         return Footprint(0, 0)
     weights, numbers = size_on_disk(model.path), _numbers(model.path)
-    each = PROCESS_BYTES + (worker_bytes(numbers, model.worker_arguments) if numbers else 0)
-    return Footprint(0, weights + each) if "--no-mmap" in model.worker_arguments else Footprint(weights, each)
+    loaded = LOADED_BYTES + numbers.get(VOCABULARY, 0) * TOKEN_BYTES
+    each = OWN_BYTES + (worker_bytes(numbers, model.worker_arguments) if numbers else 0)
+    if forked:
+        return Footprint(weights + loaded, each)
+    if "--no-mmap" in model.worker_arguments:
+        return Footprint(0, weights + loaded + each)
+    return Footprint(weights, loaded + each)
 
 
 def worker_bytes(numbers: Mapping[str, int], arguments: Sequence[str]) -> int:
-    """What a worker has beside weights and process; the numbers are those of the file's head."""
+    """What a worker computes with; the numbers are those of the file's head."""
     flags = dict(pairwise(arguments))
     num_running = int(flags.get("--parallel", 0)) or NUM_RUNNING
     context = int(flags.get("--ctx-size", 0)) or numbers.get("context_length", 0)
@@ -63,8 +71,8 @@ def worker_bytes(numbers: Mapping[str, int], arguments: Sequence[str]) -> int:
     types = (flags.get(f"--cache-type-{side}", "f16") for side in "kv")
     cache = num_positions * num_values * sum(CACHE_BYTES.get(name, CACHE_BYTES["f32"]) for name in types)
     rotations = 2 * num_positions * head_dim * 4
-    vocabulary = numbers.get(VOCABULARY, 0) * TOKEN_BYTES
-    return int(cache) + rotations + vocabulary + _step_bytes(numbers, flags, num_heads * head_dim)
+    logits = num_running * numbers.get(VOCABULARY, 0) * 4
+    return int(cache) + rotations + logits + _step_bytes(numbers, flags, num_heads * head_dim)
 
 
 def _step_bytes(numbers: Mapping[str, int], flags: Mapping[str, str], attention_width: int) -> int:

@@ -15,11 +15,12 @@ from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.changes import Changes
 from router.fleet.crew import Crew
-from router.fleet.footprint import footprint
+from router.fleet.footprint import Footprint, footprint
 from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
 from router.remotes.remote import RemoteWorker
 from router.remotes.remoteset import RemoteWorkers, World
 from router.rpc.replica import Replica
+from router.supervision.origin import are_forked
 from router.supervision.supervisor import Site
 from router.supervision.tail import Tail
 from router.supervision.workers import Workers
@@ -48,6 +49,7 @@ class ReplicaSet:
         self._config = config
         self._told = changed
         self._clock = clock
+        self._forked = are_forked(config)
         self._changes = Changes()
         self.output = Tail()  # the last lines of all its workers
         self._workers = Workers(config, site, self._worker_changed, self.output)
@@ -330,15 +332,18 @@ class ReplicaSet:
 
     def _estimate(self) -> int:
         """Bytes that it takes, or would: a cache that is still empty is no measure, so what is foretold counts too."""
-        return max(self._num_bytes or 0, footprint(self.model).of(self.model.replicas))
+        return max(self._num_bytes or 0, self._foretold().of(self.model.replicas))
 
     def _measured(self) -> int | None:
-        """Of all workers together, which share the weights; None while one has not told."""
-        told = [(worker.num_bytes, worker.description) for worker in self._workers]
-        if not told or any(num_bytes is None for num_bytes, _ in told):
+        """Of all workers together, what they share counted once; None while one has not told."""
+        told = [worker.num_bytes for worker in self._workers]
+        if not told or None in told:
             return None
-        weights = max(description.size_bytes for _, description in told if description is not None)
-        return sum(max((num_bytes or 0) - weights, 0) for num_bytes, _ in told) + weights
+        shared = self._foretold().shared
+        return sum(max((num_bytes or 0) - shared, 0) for num_bytes in told) + shared
+
+    def _foretold(self) -> Footprint:
+        return footprint(self.model, forked=self._forked)
 
     def _reference(self, asking: RemoteWorker) -> pb.DescribeReply | None:
         return self._crew.reference(asking)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from router.config import ModelConfig, SupervisionConfig
 from router.supervision.nursery import Nursery
-from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans
+from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans, can_adopt
 
 _SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
 
@@ -46,6 +46,11 @@ def origin_of(model: ModelConfig, config: SupervisionConfig) -> Origin:
         return Program(config.worker_command, environment)
     command = [*config.worker_command, "-m", str(model.path), *model.worker_arguments]
     return Nursery(model.name, command, environment)
+
+
+def are_forked(config: SupervisionConfig) -> bool:
+    """Whether workers share with a nursery, and with each other, what it has loaded."""
+    return config.nursery and can_adopt()
 
 
 def worker_environment(inherited: Mapping[str, str]) -> dict[str, str]:

@@ -159,15 +159,20 @@ class Adopted:
         self._ended.set_result(os.waitstatus_to_exitcode(status))
 
 
-def adopt_orphans() -> bool:
-    """From now on descendants whose parent ends become children of this process; whether the system can do that."""
+def can_adopt() -> bool:
+    """Whether the system lets a process take over descendants whose parent ends, and watch them."""
     if sys.platform != "linux":
         return False
     try:
         os.close(os.pidfd_open(os.getpid()))
     except OSError:
         return False
-    return bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
+    return True
+
+
+def adopt_orphans() -> bool:
+    """From now on descendants whose parent ends become children of this process; whether the system can do that."""
+    return can_adopt() and bool(ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0)
 
 
 async def _bury(group: int) -> None:

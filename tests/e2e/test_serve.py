@@ -12,7 +12,7 @@ import openai
 import psutil
 import pytest
 
-from tests.e2e.serving import Serving, command, serving, until
+from tests.e2e.serving import DEADLINE, Serving, command, serving, until
 from tests.models import smollm2
 
 pytestmark = pytest.mark.timeout(600)
@@ -272,7 +272,7 @@ def test_a_killed_gateway_leaves_no_process_behind(tmp_path: Path) -> None:
         doomed.process.kill()
         doomed.process.wait()
         stream.close()
-        gone, alive = psutil.wait_procs(family, timeout=30)
+        gone, alive = psutil.wait_procs(family, timeout=DEADLINE)
         assert (len(gone), alive) == (len(family), [])
 
 
@@ -287,8 +287,8 @@ def test_a_terminated_gateway_lets_its_streams_end(tmp_path: Path) -> None:
         leaving.process.send_signal(signal.SIGTERM)
         chunks += list(stream)
         assert chunks[-1].choices[0].finish_reason == "length"
-        assert leaving.process.wait(120) == 0
-        assert psutil.wait_procs(workers, timeout=30)[1] == []
+        assert leaving.process.wait(DEADLINE) == 0
+        assert psutil.wait_procs(workers, timeout=DEADLINE)[1] == []
 
 
 # ---- what operators ask -----------------------------------------------------------------------

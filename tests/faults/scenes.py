@@ -15,7 +15,8 @@ from tests.faults.answers import Answer, chat
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 
-WATCHFUL = replace(SUPERVISION, probe_interval=0.05, probe_timeout=0.3, probes=3, max_crashes=100)
+PATIENT = replace(SUPERVISION, max_crashes=100, probe_timeout=DEADLINE)  # a slow machine is no fault
+WATCHFUL = replace(PATIENT, probe_interval=0.05, probe_timeout=1.0, probes=3)
 SLOW = "delay=0.02"
 
 
@@ -25,7 +26,7 @@ async def gateway(
 ) -> AsyncIterator[Gateway]:
     """Mock models with so many replicas each, all ready."""
     models = tuple(ModelConfig(Path(f"/models/{name}.gguf"), (name,), (), replicas) for name in names or ("a",))
-    async with running(config(**{"supervision": WATCHFUL, **settings, "models": models})) as started:
+    async with running(config(**{"supervision": PATIENT, **settings, "models": models})) as started:
         for name in names or ("a",):
             await until(lambda name=name: all_ready(started, name, replicas))  # type: ignore[misc]
         yield started

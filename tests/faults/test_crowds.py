@@ -7,7 +7,7 @@ import pytest
 
 from router.config import LimitsConfig, ModelConfig
 from tests.faults.answers import chat
-from tests.faults.scenes import SLOW, WATCHFUL, Streams, asking, gateway, statuses, words
+from tests.faults.scenes import PATIENT, SLOW, Streams, asking, gateway, statuses, words
 from tests.router.gateways import config, running
 from tests.router.mocks import until
 
@@ -33,7 +33,7 @@ async def test_an_overfull_line_serves_whom_it_took_and_tells_the_rest_when_to_c
 async def test_many_first_requests_load_a_model_once() -> None:
     """F34."""
     model = ModelConfig(Path("/models/a.gguf"), ("a",), load_on_start=False)
-    async with running(config(models=(model,), supervision=WATCHFUL), wait=False) as started:
+    async with running(config(models=(model,), supervision=PATIENT), wait=False) as started:
         answers = await Streams(started, [asking("stop_at=2") for _ in range(50)]).answers()
         assert [answer.texts for answer in answers] == [{0: words(2)}] * 50
         assert len(statuses(started)) == 1 and statuses(started)[0].num_restarts == 0

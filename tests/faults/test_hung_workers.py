@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 async def test_a_stopped_worker_is_killed_and_its_streams_go_on() -> None:
     """F3."""
-    async with gateway(replicas=2) as started:
+    async with gateway(replicas=2, supervision=WATCHFUL) as started:
         streams = Streams(started, [asking(f"stop_at=60 {SLOW}") for _ in range(4)])
         await streams.begun()
         stopped = statuses(started)[0].pid
@@ -30,8 +30,7 @@ async def test_a_stopped_worker_is_killed_and_its_streams_go_on() -> None:
 
 async def test_a_worker_that_goes_on_in_time_is_left_alone() -> None:
     """F4."""
-    patient = replace(WATCHFUL, probe_timeout=DEADLINE)
-    async with gateway(supervision=patient) as started:
+    async with gateway(supervision=replace(WATCHFUL, probe_timeout=DEADLINE)) as started:
         streams = Streams(started, [asking(f"stop_at=30 {SLOW}")])
         await streams.begun()
         pid = statuses(started)[0].pid

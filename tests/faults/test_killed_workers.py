@@ -9,7 +9,7 @@ import pytest
 
 from router.fleet.lifecycle import ModelState
 from tests.faults.answers import chat
-from tests.faults.scenes import SLOW, WATCHFUL, Streams, all_ready, asking, gateway, statuses, words
+from tests.faults.scenes import PATIENT, SLOW, Streams, all_ready, asking, gateway, statuses, words
 from tests.router.mocks import DEADLINE, until
 
 pytestmark = pytest.mark.anyio
@@ -70,7 +70,7 @@ async def test_an_error_of_one_request_leaves_the_others_alone() -> None:
 
 async def test_a_killed_worker_is_reported_as_killed() -> None:
     """F6."""
-    slow = replace(WATCHFUL, first_delay=DEADLINE, longest_delay=DEADLINE)
+    slow = replace(PATIENT, first_delay=DEADLINE, longest_delay=DEADLINE)
     async with gateway("a", "b", supervision=slow) as started:
         pid = statuses(started)[0].pid
         assert pid is not None
@@ -92,7 +92,7 @@ async def test_a_request_that_kills_workers_is_refused_after_the_second(stream: 
 
 
 async def test_when_no_replica_can_take_it_the_client_is_told() -> None:
-    away = replace(WATCHFUL, first_delay=DEADLINE, longest_delay=DEADLINE, recovery_wait=0.2)
+    away = replace(PATIENT, first_delay=DEADLINE, longest_delay=DEADLINE, recovery_wait=0.2)
     async with gateway(supervision=away) as started:
         streams = Streams(started, [asking(f"stop_at=1000 {SLOW}")])
         await streams.begun()
@@ -106,7 +106,7 @@ async def test_when_no_replica_can_take_it_the_client_is_told() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_worker_that_is_ending_is_left_and_without_another_the_client_is_told(stream: bool) -> None:
-    async with gateway(supervision=replace(WATCHFUL, recovery_wait=0.2)) as started:
+    async with gateway(supervision=replace(PATIENT, recovery_wait=0.2)) as started:
         body = asking("refuse=UNAVAILABLE", stream=stream)
         answer = await started.client.post("/v1/chat/completions", json=body)
         assert (answer.status_code, answer.json()["error"]["type"]) == (503, "unavailable_error")

@@ -20,11 +20,6 @@ PARENT = f"00-{TRACE}-{SPAN}-01"
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
 def exporter():
     return InMemorySpanExporter()
 

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import openai
 import pytest
 
-from tests.router.api.clients import Gateway, until
+from tests.router.api.clients import DEADLINE, Gateway, until
 
 HELLO = [{"role": "user", "content": "say stop_at=3"}]
 
 
 def connect(gateway: Gateway, key: str = "none") -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=30)
+    return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key, max_retries=0, timeout=DEADLINE)
 
 
 @pytest.fixture

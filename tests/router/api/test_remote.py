@@ -20,11 +20,6 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def workers(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Remote]]:
     monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     with remotes(2) as made:

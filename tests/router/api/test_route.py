@@ -12,11 +12,6 @@ from tests.router.gateways import config
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 async def test_a_route_is_explained_without_running_anything() -> None:
     async with gateway(replicas=2) as started:
         answer = (await started.client.post("/v1/route", json=asking("hello"))).json()

@@ -90,7 +90,7 @@ def test_two_processes_do_not_fetch_one_file_at_once(store: ModelStore) -> None:
         other = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert other.stdout is not None
         assert other.stdout.readline() == "waiting\n"
-    assert other.communicate(timeout=30)[0] == "in\n"
+    assert other.communicate(timeout=120)[0] == "in\n"
 
 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:

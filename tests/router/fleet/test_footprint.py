@@ -4,12 +4,14 @@ import asyncio
 import random
 from pathlib import Path
 
+import psutil
 import pytest
 
 from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.fleet.fleet import Fleet
-from router.fleet.footprint import BLOCK, CACHE_BYTES, PROCESS_BYTES, Footprint, footprint, worker_bytes
+from router.fleet.footprint import BLOCK, CACHE_BYTES, LOADED_BYTES, OWN_BYTES, Footprint, footprint, worker_bytes
+from router.fleet.ggufhead import VOCABULARY
 from router.options.workersettings import CACHE_TYPES
 from router.rpc.replica import Replica
 from tests.models import smollm2
@@ -50,40 +52,59 @@ def test_a_step_takes_more_with_threads_tokens_and_experts() -> None:
     assert worker_bytes(experts, ("--parallel", "1", "--threads", "1")) > plain
 
 
-def test_replicas_share_the_weights_unless_each_reads_its_own(tmp_path: Path) -> None:
+def test_logits_take_a_row_for_each_sequence() -> None:
+    known = NUMBERS | {VOCABULARY: 1000}
+    for num_running in (1, 4):
+        arguments = ("--parallel", str(num_running), "--threads", "1")
+        assert worker_bytes(known, arguments) - worker_bytes(NUMBERS, arguments) == num_running * 1000 * 4
+
+
+def test_replicas_share_the_weights_and_from_a_nursery_all_that_is_loaded(tmp_path: Path) -> None:
     path = write_model(tmp_path / "tiny.gguf", MODELS["llama"])
-    size = path.stat().st_size
-    mapped = footprint(ModelConfig(path, ("a",)))
-    assert mapped.shared == size and mapped.of(3) == size + 3 * mapped.each
-    assert footprint(ModelConfig(path, ("a",), ("--no-mmap",))) == Footprint(0, mapped.each + size)
+    size, plain = path.stat().st_size, ModelConfig(path, ("a",))
+    forked, programs = footprint(plain, forked=True), footprint(plain, forked=False)
+    assert programs.shared == size and programs.of(3) == size + 3 * programs.each
+    assert forked.shared - size == programs.each - forked.each > LOADED_BYTES, "a vocabulary, too"
+    assert forked.of(1) == programs.of(1)
+    reading = ModelConfig(path, ("a",), ("--no-mmap",))
+    assert footprint(reading, forked=False) == Footprint(0, programs.each + size)
+    assert footprint(reading, forked=True) == forked
 
 
-def test_a_file_that_tells_nothing_counts_with_its_size(tmp_path: Path) -> None:
+@pytest.mark.parametrize("forked", [False, True])
+def test_a_file_that_tells_nothing_counts_with_its_size(tmp_path: Path, forked: bool) -> None:
     (tmp_path / "a.gguf").write_bytes(bytes(1000))
-    assert footprint(ModelConfig(tmp_path / "a.gguf", ("a",))) == Footprint(1000, PROCESS_BYTES)
-    assert footprint(ModelConfig(tmp_path / "absent.gguf", ("a",))) == Footprint(0, PROCESS_BYTES)
+    bare = LOADED_BYTES + OWN_BYTES
+    assert footprint(ModelConfig(tmp_path / "a.gguf", ("a",)), forked=forked).of(1) == 1000 + bare
+    assert footprint(ModelConfig(tmp_path / "absent.gguf", ("a",)), forked=forked).of(1) == bare
 
 
 def test_a_file_that_changes_is_read_again(tmp_path: Path) -> None:
     config = ModelConfig(write_model(tmp_path / "tiny.gguf", MODELS["smollm"]), ("a",))
-    before = footprint(config)
+    before = footprint(config, forked=True)
     write_model(config.path, MODELS["gemma2, 46 layers"])
-    assert footprint(config).each > before.each
+    assert footprint(config, forked=True).each > before.each
 
 
 @pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.timeout(600)
-async def test_a_worker_with_a_full_cache_takes_what_was_foretold() -> None:
-    model = ModelConfig(smollm2(), ("a",), ("--ctx-size", "2048", "--parallel", "1"))
-    async with Fleet([model], SupervisionConfig()) as fleet:
+@pytest.mark.parametrize("nursery", [False, True])
+async def test_workers_with_full_caches_take_what_was_foretold(nursery: bool) -> None:
+    model = ModelConfig(smollm2(), ("a",), ("--ctx-size", "2048", "--parallel", "1"), replicas=2)
+    async with Fleet([model], SupervisionConfig(nursery=nursery)) as fleet:
         async with asyncio.timeout(280):
-            while not fleet.open("a"):
+            while len(fleet.open("a")) < model.replicas:
                 await fleet.change()
-        [replica] = fleet.open("a")
-        await fill(replica, 2040)
-        taken = (await replica.stats(pb.StatsRequest())).resident_bytes
-    assert taken == pytest.approx(footprint(model).of(1), rel=0.2)
+        for replica in fleet.open("a"):
+            await fill(replica, 2040)
+        taken = sum(map(proportional_bytes, psutil.Process().children()))
+    assert taken == pytest.approx(footprint(model, forked=nursery).of(model.replicas), rel=0.2)
+
+
+def proportional_bytes(process: psutil.Process) -> int:
+    """Its part of the machine's memory: a page that n processes map counts as 1/n."""
+    return int(process.memory_full_info().pss)
 
 
 async def fill(replica: Replica, num_tokens: int) -> None:

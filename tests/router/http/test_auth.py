@@ -11,11 +11,6 @@ REFUSED = b'{"error":{"message":"Invalid API Key","type":"authentication_error",
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def gateway():
     async with running(config("a", keys=KEYS)) as started:
         yield started

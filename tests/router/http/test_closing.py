@@ -2,17 +2,18 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import wraps
+from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.types import Receive, Scope, Send
 
 from router.http import closing
 from router.http.closing import close_port
-
-pytestmark = pytest.mark.anyio
 
 REQUEST = b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\n\r\n{}"
 
@@ -22,10 +23,15 @@ async def answering(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": b"ok"})
 
 
-@pytest.fixture
-def anyio_backend() -> tuple[str, dict[str, bool]]:
-    """The gateway's loop."""
-    return "asyncio", {"use_uvloop": True}
+def on_gateways_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Each test has one of its own, of the kind that the gateway runs on."""
+
+    @wraps(test)
+    def run(**fixtures: Any) -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(test(**fixtures))
+
+    return run
 
 
 class Port:
@@ -66,6 +72,7 @@ async def answer(caller: socket.socket) -> bytes:
     return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(caller, 1 << 16), 30)
 
 
+@on_gateways_loop
 async def test_callers_that_nobody_has_accepted_yet_are_answered() -> None:
     async with listening() as port:
         callers = [port.call(REQUEST) for _ in range(50)]
@@ -75,6 +82,7 @@ async def test_callers_that_nobody_has_accepted_yet_are_answered() -> None:
             caller.close()
 
 
+@on_gateways_loop
 async def test_a_request_that_comes_just_before_an_open_connection_is_ended_is_answered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -90,6 +98,7 @@ async def test_a_request_that_comes_just_before_an_open_connection_is_ended_is_a
             caller.close()
 
 
+@on_gateways_loop
 async def test_who_has_connected_may_still_send_the_request_but_nobody_connects_any_more() -> None:
     async with listening() as port:
         caller = port.call(b"")
@@ -106,6 +115,7 @@ async def test_who_has_connected_may_still_send_the_request_but_nobody_connects_
         await ended
 
 
+@on_gateways_loop
 async def test_idle_connections_are_ended() -> None:
     async with listening() as port:
         caller = port.call(REQUEST)
@@ -115,6 +125,7 @@ async def test_idle_connections_are_ended() -> None:
         caller.close()
 
 
+@on_gateways_loop
 async def test_nobody_is_waited_for_in_a_hurry() -> None:
     looks: list[bool] = []
     async with listening() as port:

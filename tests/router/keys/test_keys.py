@@ -157,11 +157,6 @@ REAL = [(method, route) for route in create_app(config("a")).routes for method i
 
 
 @pytest.fixture(scope="module")
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture(scope="module")
 async def gateway() -> AsyncIterator[Gateway]:
     keys = tuple(key(scope, scopes=frozenset({scope})) for scope in Scope)
     async with running(config("a", keys=keys, metrics=True)) as started:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protos import inference_pb2 as pb
-from router.config import ModelConfig, ResidencyConfig
+from router.config import ModelConfig, ResidencyConfig, SupervisionConfig
 from router.dispatch import Attempt
 from router.errors import Unavailable
 from router.fleet.fleet import Fleet
@@ -23,12 +23,17 @@ from tests.secretfiles import write_secret
 
 pytestmark = pytest.mark.anyio
 
-QUICK = replace(SUPERVISION, longest_reconnect=0.2, resolve_interval=0.05, probe_interval=0.05, probe_timeout=0.3)
+QUICK = replace(
+    SUPERVISION, longest_reconnect=0.2, resolve_interval=0.05, probe_interval=0.05, probe_timeout=DEADLINE
+)
+IMPATIENT = replace(QUICK, probe_timeout=1.0)
 
 
 @asynccontextmanager
-async def fleet(*models: ModelConfig, world: World | None = None, wait: bool = True) -> AsyncIterator[Fleet]:
-    async with Fleet(models, QUICK, world=world or Names().world) as started:
+async def fleet(
+    *models: ModelConfig, world: World | None = None, wait: bool = True, config: SupervisionConfig = QUICK
+) -> AsyncIterator[Fleet]:
+    async with Fleet(models, config, world=world or Names().world) as started:
         if wait:
             await until(lambda: started.settled)
         yield started
@@ -155,7 +160,7 @@ async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
 
 async def test_a_worker_that_hangs_is_left_and_taken_back_as_a_new_one_but_never_killed() -> None:
     with remotes(2) as (first, second):
-        async with fleet(model(first.address, second.address)) as started:
+        async with fleet(model(first.address, second.address), config=IMPATIENT) as started:
             await until_ready(started, first.address, second.address)
             before = next(replica for replica in started.open("a") if replica.address == first.address)
             first.signal(signal.SIGSTOP)

@@ -4,11 +4,6 @@ from tests.worker.rpc.serving import serving
 
 
 @pytest.fixture
-def anyio_backend():
-    return "asyncio"
-
-
-@pytest.fixture
 async def worker(tmp_path):
     async with serving(tmp_path) as worker:
         yield worker

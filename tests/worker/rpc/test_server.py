@@ -9,7 +9,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from tests.certificates import Authority
-from tests.worker.rpc.serving import generate_request, serving
+from tests.worker.rpc.serving import DEADLINE, generate_request, serving
 from worker.rpc.access import Access, AccessError, read_tls
 from worker.rpc.server import ListenError, Server
 
@@ -91,7 +91,8 @@ async def test_with_mutual_tls_only_those_with_a_certificate_get_in_but_all_may_
 
     async def ask(channel):
         async with channel:
-            return (await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)).status
+            health = health_pb2_grpc.HealthStub(channel)
+            return (await health.Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE)).status
 
     trusting = {"root_certificates": authority.certificate.read_bytes()}
     own = {"certificate_chain": client[0].read_bytes(), "private_key": client[1].read_bytes()}
