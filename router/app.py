@@ -16,7 +16,9 @@ from contextlib import asynccontextmanager, nullcontext
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from router.api import admin, chat, completions, fleet, lifecycle, metrics, models, native, route, slots, status, text
 from router.api.routed import check_overlays
@@ -72,6 +74,16 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
 OPEN_PATHS = frozenset(path for _, path, scope, _ in ROUTES if scope is OPEN)
 
 
+class Gateway(FastAPI):
+    """The framework's application with no layers but ours: what its own would do for a request, ours do."""
+
+    def build_middleware_stack(self) -> ASGIApp:
+        app: ASGIApp = ExceptionMiddleware(self.router, self.exception_handlers)
+        for layer, args, kwargs in reversed(self.user_middleware):
+            app = layer(app, *args, **kwargs)
+        return app
+
+
 def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Traces | None = None) -> FastAPI:
     """The application over running workers, or over its own, whose lives are its lifespan.
 
@@ -87,7 +99,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
             yield
 
     rows = [(method, path, Guarded(endpoint, scope).answer) for method, path, scope, endpoint in ROUTES]
-    app = FastAPI(
+    app = Gateway(
         title="Corral",
         lifespan=lifespan,
         docs_url=None,

@@ -9,8 +9,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -101,7 +101,9 @@ class Dispatcher:
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
-        async with self._place(attempt, turn):
+        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, turn) as place:
+            if place.position:
+                turn.trace.waited("queue", place.waited)
             while True:
                 replica, wish = await self._chosen(attempt, request, turn, left)
                 try:
@@ -116,20 +118,13 @@ class Dispatcher:
                 left.append(replica)
                 attempt.num_moves = len(left)
 
-    @asynccontextmanager
-    async def _place(self, attempt: Attempt, turn: Turn) -> AsyncIterator[None]:
-        """Keeps the model loaded and holds a place of it; in the end the line learns how many tokens were used."""
+    async def _place(self, attempt: Attempt, turn: Turn) -> Place:
+        """A place of the model, whose line learns in the end how many tokens were used."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
-        with self._fleet.using(attempt.model, turn.keep_alive):
-            async with self._admission.place(
-                attempt.model, turn.key, turn.cost, capacity, turn.limits, patient=turn.patient
-            ) as attempt.place:
-                if attempt.place.position:
-                    turn.trace.waited("queue", attempt.place.waited)
-                try:
-                    yield
-                finally:
-                    attempt.place.num_tokens = attempt.num_used
+        place = attempt.place = await self._admission.place(
+            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: attempt.num_used, patient=turn.patient
+        )
+        return place
 
     async def _chosen(
         self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]

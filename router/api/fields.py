@@ -77,8 +77,10 @@ class Fields(tuple[Field, ...]):
 def read(fields: Fields, body: Body) -> dict[str, Any]:
     """Every field's value, by its first name."""
     values = dict(fields.defaults)
-    given = {fields.rows[name] for name in body if name in fields.rows}
-    for row in sorted(given):
+    given = fields.rows.keys() & body.keys()
+    if not given:
+        return values
+    for row in sorted({fields.rows[name] for name in given}):
         values[fields[row].name] = _value(fields, fields[row], body)
     return values
 

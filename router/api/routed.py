@@ -22,6 +22,7 @@ from router.policy.aliases import Route, matches
 from router.policy.table import Table
 
 MODEL = Fields(Field("model", string))
+_ROUTING = Fields(*MODEL, *KEEP_ALIVE)
 SESSION_FIELDS = ("prompt_cache_key", "user")
 DEBUG_HEADER = b"x-route-debug"
 NEVER_OVERLAID = frozenset({"model", "stream", "messages", "prompt"})  # what the request is, not how it is answered
@@ -32,11 +33,12 @@ _SPELLINGS: Mapping[str, Sequence[str]] = {name: field.names for field in _OVERL
 async def routed(request: Request) -> tuple[Call, dict[str, Any]]:
     """The request's call and its JSON body, with the defaults and forced fields of the alias it asks for."""
     body = await json_body(request)
-    call = call_to(request, read(MODEL, body)["model"])
-    headers: Mapping[bytes, bytes] = dict(reversed(request.scope["headers"]))  # the first of several counts
+    given = read(_ROUTING, body)
+    call = call_to(request, given["model"])
+    headers: Mapping[bytes, bytes] = request.scope["state"]["headers"]
     call.session = _session(call.table, headers, body)
     call.debug = headers.get(DEBUG_HEADER, b"0") not in (b"", b"0")
-    call.keep_alive = read(KEEP_ALIVE, body)["keep_alive"]
+    call.keep_alive = given["keep_alive"]
     return call, overlaid(body, call.route)
 
 

@@ -222,5 +222,7 @@ class Fleet:
 
 def _is_over(model: ReplicaSet) -> bool:
     """Whether a model that was taken away has ended."""
+    if not model.removed:
+        return False
     standing = model.standing()
-    return model.removed and not standing.num_users and standing.state in _GONE and not model.replicas()
+    return not standing.num_users and standing.state in _GONE and not model.replicas()

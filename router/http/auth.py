@@ -5,7 +5,7 @@ end. Invariant: without a valid key nothing passes but the open paths, and what 
 header can change; a route is reached only by keys that have its scope.
 """
 
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from starlette.requests import Request
@@ -56,8 +56,8 @@ class Guarded:
 
 def _presented(scope: Connection) -> bytes:
     """The key of a request: Authorization, with or without "Bearer", else x-api-key, else api-key."""
-    headers = dict(reversed(scope["headers"]))  # the first of several counts
-    key: bytes = next((headers[name] for name in KEY_HEADERS if headers.get(name)), b"")
+    headers: Mapping[bytes, bytes] = scope["state"]["headers"]
+    key = next((headers[name] for name in KEY_HEADERS if headers.get(name)), b"")
     if key[: len(_BEARER)].lower() == _BEARER:
         key = key[len(_BEARER) :]
     return key.strip()

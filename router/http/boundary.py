@@ -34,6 +34,8 @@ _VALID_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 class Envelope:
     """Opens the Answer of a request and names both: by the request's own x-request-id if that is harmless.
 
+    Puts the request's headers by their names beside it, for all who look one up.
+
     While the gateway drains it lets connections go, one by one, each after the answer it carries: a reverse proxy that
     keeps connections would otherwise send its next request into one that is being closed.
     """
@@ -46,11 +48,12 @@ class Envelope:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = dict(scope["headers"]).get(b"x-request-id", b"")
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of several counts
+        given = headers.get(b"x-request-id", b"")
         identity = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16).encode()
         answer = Answer(send, self._farewell)
         answer.headers.append((b"x-request-id", identity))
-        scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer)
+        scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer, headers=headers)
         await self._app(scope, receive, answer.send)
 
     def _farewell(self) -> Sequence[Header]:
@@ -94,7 +97,7 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        declared = scope["state"]["headers"].get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > self._limit:
             raise BodyTooLarge(self._limit)
         num_bytes = 0

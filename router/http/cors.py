@@ -4,7 +4,7 @@ Made by app.py. Every OPTIONS request ends here with an empty 200, as llama-serv
 Invariant: "*" is never sent together with credentials, and an origin that is not listed is never named.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -25,7 +25,7 @@ class Cors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        requested = dict(scope["headers"])
+        requested: Mapping[bytes, bytes] = scope["state"]["headers"]
         headers = list(self._headers(requested.get(b"origin")))
         if scope["method"] == "OPTIONS":
             headers += self._preflight(requested) if headers else []
@@ -50,7 +50,7 @@ class Cors:
                 yield b"access-control-allow-credentials", b"true"
         yield b"access-control-expose-headers", b"x-request-id"
 
-    def _preflight(self, requested: dict[bytes, bytes]) -> Iterator[Header]:
+    def _preflight(self, requested: Mapping[bytes, bytes]) -> Iterator[Header]:
         """What may be asked. A "*" does not cover Authorization in browsers, so the headers asked for are named."""
         config = self._config
         asked = requested.get(b"access-control-request-headers")

@@ -46,7 +46,7 @@ class Access:
         is_traced = scope["path"] not in QUIET
         scope["state"]["trace"] = self._traces.begin(scope["method"], scope["headers"]) if is_traced else UNTRACED
         began = time.perf_counter()
-        self._metrics.in_flight.inc()
+        self._metrics.num_in_flight += 1
         try:
             await self._app(scope, receive, send)
         except Exception as error:
@@ -54,7 +54,7 @@ class Access:
             self._count_refusal(error)
             raise
         finally:
-            self._metrics.in_flight.dec()
+            self._metrics.num_in_flight -= 1
             self._ended(scope, answer, failure, time.perf_counter() - began)
 
     def _ended(self, scope: Scope, answer: Answer, failure: Exception | None, seconds: float) -> None:

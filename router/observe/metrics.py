@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, generate_latest
+from prometheus_client import Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
 
 from protos import inference_pb2 as pb
+from router.observe.counter import Count, Counter
 from router.observe.histogram import Histogram, Series
 
 _FAST = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -20,7 +22,6 @@ _SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
 _PER_TOKEN = (*_FAST, *_SLOW[:9])
 _PER_REQUEST = (*_FAST[::2], *_SLOW)
 _FINISHES = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
-_CREATED = "_created"  # series the client library adds that nobody reads
 
 Clock = Callable[[], float]
 
@@ -33,9 +34,9 @@ class _ModelSeries:
     between_tokens: Series
     whole: Series
     queued: Series
-    prompt_tokens: Counter
-    tokens: Counter
-    ends: Mapping[str, Counter]  # by the reason
+    prompt_tokens: Count
+    tokens: Count
+    ends: Mapping[str, Count]  # by the reason
 
 
 @dataclass(slots=True)
@@ -85,11 +86,11 @@ class Metrics:
     """The counts of this gateway."""
 
     def __init__(self, clock: Clock = time.perf_counter) -> None:
-        self.registry = CollectorRegistry()
         self._clock = clock
         self._models: dict[str, _ModelSeries] = {}
-        self._by_request: dict[tuple[str, int, str], tuple[Counter, Counter]] = {}
-        self._histograms: list[Histogram] = []
+        self._by_request: dict[tuple[str, int, str], tuple[Count, Count]] = {}
+        self._kept: list[Histogram | Counter] = []  # in the order in which they are told
+        self.num_in_flight = 0  # HTTP requests; access.py counts them
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
         self._whole = self._histogram("vllm:e2e_request_latency_seconds", "Time of whole generations", _PER_REQUEST)
@@ -100,7 +101,6 @@ class Metrics:
         self._requests = self._counter("corral_requests", "HTTP requests that ended", "route", "status", "model")
         self._refused = self._counter("corral_refused", "Requests refused for a limit", "limit")
         self._seconds = self._counter("corral_request_seconds", "Time in HTTP requests", "route")
-        self.in_flight = Gauge("corral_requests_in_flight", "HTTP requests being answered", registry=self.registry)
 
     def watch(self) -> Watch:
         """Begins to follow a generation."""
@@ -115,33 +115,31 @@ class Metrics:
         series = watch.series
         if series is None:
             return
-        series.prompt_tokens.inc(watch.num_prompt_tokens)
-        series.tokens.inc(watch.num_tokens)
+        series.prompt_tokens.value += watch.num_prompt_tokens
+        series.tokens.value += watch.num_tokens
         series.queued.observe(watch.waited)
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
-            series.ends[watch.finish].inc()
+            series.ends[watch.finish].value += 1
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
         requests, total = self._by_request.get((route, status, model)) or self._request_series(route, status, model)
-        requests.inc()
-        total.inc(seconds)
+        requests.value += 1
+        total.value += seconds
 
     def refused(self, limit: str) -> None:
         """Counts a 429: "key" for a limit of the key, "queue" for a full or slow line."""
-        self._refused.labels(limit).inc()
+        self._refused.labels(limit).value += 1
 
     def text(self) -> str:
         """Everything counted here, in Prometheus' text format."""
         return generate_latest(self).decode()
 
     def collect(self) -> Iterable[Metric]:
-        """The histograms, and the registry's metrics without the times at which their series began."""
-        yield from (each.family() for each in self._histograms)
-        for metric in self.registry.collect():
-            metric.samples = [sample for sample in metric.samples if not sample.name.endswith(_CREATED)]
-            yield metric
+        """Everything counted here, as it stands."""
+        yield from (each.family() for each in self._kept)
+        yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered", self.num_in_flight)
 
     def _series(self, model: str) -> _ModelSeries:
         series = self._models.get(model)
@@ -158,15 +156,17 @@ class Metrics:
             self._models[model] = series
         return series
 
-    def _request_series(self, route: str, status: int, model: str) -> tuple[Counter, Counter]:
+    def _request_series(self, route: str, status: int, model: str) -> tuple[Count, Count]:
         found = self._requests.labels(route, str(status), model), self._seconds.labels(route)
         self._by_request[route, status, model] = found
         return found
 
     def _histogram(self, name: str, text: str, bounds: tuple[float, ...]) -> Histogram:
         made = Histogram(name, f"{text} in seconds.", "model_name", bounds)
-        self._histograms.append(made)
+        self._kept.append(made)
         return made
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(name, f"{text}.", labels, registry=self.registry)
+        made = Counter(name, f"{text}.", *labels)
+        self._kept.append(made)
+        return made

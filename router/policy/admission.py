@@ -6,9 +6,8 @@ away does. Invariant: a place that was given is given back, however the work in 
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Self
 
 from router.config import KeyConfig, LimitsConfig
 from router.errors import Overloaded
@@ -17,13 +16,21 @@ from router.policy.fairqueue import FairQueue, Ticket
 Clock = Callable[[], float]
 
 
-@dataclass(slots=True)
 class Place:
-    """A place in front of a model's worker. Its holder says how many tokens it really used."""
+    """A place in front of a model's worker; leaving it gives it back."""
 
-    position: int  # of how many it had to wait for
-    waited: float  # seconds
-    num_tokens: float | None = None  # None: as estimated
+    __slots__ = ("_finish", "position", "waited")
+
+    def __init__(self, position: int, waited: float, finish: Callable[[], None]) -> None:
+        self.position = position  # of how many it had to wait for
+        self.waited = waited  # seconds
+        self._finish = finish
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._finish()
 
 
 class Admission:
@@ -34,14 +41,22 @@ class Admission:
         self._queues: dict[str, FairQueue] = {}
         self._waiters: dict[Ticket, asyncio.Future[None]] = {}
 
-    @asynccontextmanager
     async def place(
-        self, model: str, key: KeyConfig, cost: float, capacity: int, limits: LimitsConfig, *, patient: bool = False
-    ) -> AsyncIterator[Place]:
-        """Holds a place of the model, waiting for it in line. Raises Overloaded if the line is full or too slow.
+        self,
+        model: str,
+        key: KeyConfig,
+        cost: float,
+        capacity: int,
+        limits: LimitsConfig,
+        used: Callable[[], float],
+        *,
+        patient: bool = False,
+    ) -> Place:
+        """A place of the model, waiting for it in line; to be entered at once.
 
-        `capacity` is how many may be at the model at once. A `patient` request joins even a full line: it belongs to
-        one that was admitted already.
+        `capacity` is how many may be at the model at once; `used` says, in the end, how many tokens the request took.
+        A `patient` request joins even a full line: it belongs to one that was admitted already. Raises Overloaded if
+        the line is full or too slow.
         """
         queue = self._queues.setdefault(model, FairQueue())
         queue.capacity = capacity
@@ -50,12 +65,12 @@ class Admission:
             raise full(model, queue, limits)
         arrived = self._clock()
         position = await self._admitted(model, queue, ticket, limits)
-        place = Place(position, self._clock() - arrived)
-        try:
-            yield place
-        finally:
-            queue.finish(ticket, cost if place.num_tokens is None else place.num_tokens, self._clock())
+
+        def finish() -> None:
+            queue.finish(ticket, used(), self._clock())
             self._wake(queue)
+
+        return Place(position, self._clock() - arrived, finish)
 
     def is_idle(self, model: str) -> bool:
         """Whether nobody waits in front of the model."""

@@ -8,10 +8,10 @@ lowest counter among those that wait or are being served, so that idleness is no
 Owned by admission.py. Invariant: while a place is free nobody waits, and a request of higher priority goes first.
 """
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from operator import itemgetter
 
 SMOOTHING = 0.2  # weight of the newest service time in their average
 FIRST_GUESS = 1.0  # seconds a request is thought to take before any has ended
@@ -54,8 +54,8 @@ class FairQueue:
     def join(self, ticket: Ticket) -> None:
         """Puts a ticket at the end of its key's line."""
         tenant = self._tenants.setdefault(ticket.key, _Tenant())
-        if not tenant.num_waiting and not tenant.num_running:
-            active = [each.counter for each in self._tenants.values() if each.num_waiting or each.num_running]
+        if not tenant.num_running and not tenant.num_waiting:
+            active = [each.counter for each in self._tenants.values() if each.num_running or each.num_waiting]
             tenant.counter = max(tenant.counter, min(active, default=0.0))
         tenant.waiting.setdefault(ticket.priority, deque()).append(ticket)
         self.num_waiting += 1
@@ -107,14 +107,14 @@ class FairQueue:
 
     def _first(self) -> tuple[_Tenant, deque[Ticket]]:
         """Whose line is next, as `_order` has it, and that line. Somebody must wait."""
-        lines = (
-            (priority, -tenant.counter, tenant, line)
-            for tenant in self._tenants.values()
-            for priority, line in tenant.waiting.items()
-            if line
-        )
-        *_, tenant, line = max(lines, key=itemgetter(0, 1))
-        return tenant, line
+        first: tuple[_Tenant, deque[Ticket]] | None = None
+        best = (-math.inf, 0.0)
+        for tenant in self._tenants.values():
+            for priority, line in tenant.waiting.items():
+                if line and (priority, -tenant.counter) > best:
+                    first, best = (tenant, line), (priority, -tenant.counter)
+        assert first is not None
+        return first
 
     def _order(self) -> Iterator[Ticket]:
         """All waiting tickets in the order in which they go, found by playing it through."""

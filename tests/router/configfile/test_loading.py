@@ -159,7 +159,7 @@ def test_check_prints_every_mistake(files: Path, capsys: pytest.CaptureFixture[s
 def test_check_prints_mistakes_of_every_kind_at_once(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Settings, names that lead nowhere, fields of requests, values of flags."""
     (files / "corral.toml").write_text(
-        TOML.replace("port = 1111", "port = 111111").replace("path = \"b.gguf\"", "path = \"b.gguf\"\nreplica = 2")
+        TOML.replace("port = 1111", "port = 111111").replace('path = "b.gguf"', 'path = "b.gguf"\nreplica = 2')
         + '[aliases.x]\ntarget = "smal"\ndefaults = { temprature = 1 }\n'
     )
     assert main(["check"]) == 2
@@ -170,7 +170,7 @@ def test_check_prints_mistakes_of_every_kind_at_once(files: Path, capsys: pytest
         "corral.toml:14: aliases.x.defaults: no such field of a request: 'temprature'",
     ):
         assert mistake in told
-    (files / "corral.toml").write_text((files / "corral.toml").read_text().replace("smal\"", "small\""))
+    (files / "corral.toml").write_text((files / "corral.toml").read_text().replace('smal"', 'small"'))
     assert main(["check"]) == 2
     told = capsys.readouterr().err
     assert "corral.toml:3: server.port must be between 0 and 65535" in told and "replica" in told

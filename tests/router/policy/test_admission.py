@@ -34,7 +34,8 @@ class Client:
     async def _run(
         self, admission: Admission, key: KeyConfig, limits: LimitsConfig | None = None, **options: object
     ) -> None:
-        async with admission.place("m", key, 10, 1, limits or LimitsConfig(), **options) as self.place:  # type: ignore[arg-type]
+        place = admission.place("m", key, 10, 1, limits or LimitsConfig(), lambda: 10, **options)  # type: ignore[arg-type]
+        with await place as self.place:
             await self._end.wait()
 
     async def end(self) -> None:
@@ -44,6 +45,11 @@ class Client:
     async def leave(self) -> None:
         self.task.cancel()
         await asyncio.gather(self.task, return_exceptions=True)
+
+
+def standing(client: Client) -> tuple[int, float]:
+    assert client.place is not None
+    return client.place.position, client.place.waited
 
 
 async def settle() -> None:
@@ -66,7 +72,7 @@ async def line(*keys: KeyConfig) -> AsyncIterator[tuple[Admission, list[Client],
 
 async def test_a_free_place_is_given_at_once() -> None:
     async with line(A) as (_, [client], _):
-        assert client.place == Place(0, 0.0)
+        assert standing(client) == (0, 0.0)
 
 
 async def test_waiters_go_in_turn_and_learn_how_long_they_waited() -> None:
@@ -75,12 +81,12 @@ async def test_waiters_go_in_turn_and_learn_how_long_they_waited() -> None:
         clock.now = 3.0
         await first.end()
         await settle()
-        assert second.place == Place(1, 3.0)
+        assert standing(second) == (1, 3.0)
         assert third.place is None
         clock.now = 5.0
         await second.end()
         await settle()
-        assert third.place == Place(2, 5.0)
+        assert standing(third) == (2, 5.0)
 
 
 async def test_who_leaves_the_line_is_not_waited_for() -> None:
@@ -104,10 +110,9 @@ async def test_a_place_given_to_somebody_who_leaves_at_that_moment_goes_to_the_n
 
 async def test_a_place_is_given_back_by_work_that_fails() -> None:
     admission = Admission(Clock())
-    with pytest.raises(KeyError):
-        async with admission.place("m", A, 1, 1, LimitsConfig()):
-            raise KeyError
-    async with admission.place("m", A, 1, 1, LimitsConfig()) as place:
+    with pytest.raises(KeyError), await admission.place("m", A, 1, 1, LimitsConfig(), lambda: 1):
+        raise KeyError
+    with await admission.place("m", A, 1, 1, LimitsConfig(), lambda: 1) as place:
         assert place.position == 0
 
 
@@ -152,5 +157,6 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_the_line() -> None:
 
 
 async def test_models_have_lines_of_their_own() -> None:
-    async with line(A) as (admission, _, _), admission.place("other", A, 1, 1, LimitsConfig()) as place:
-        assert place.position == 0
+    async with line(A) as (admission, _, _):
+        with await admission.place("other", A, 1, 1, LimitsConfig(), lambda: 1) as place:
+            assert place.position == 0
