@@ -3,7 +3,7 @@ import struct
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from worker.cache.kv_cache import BlockPool, block_digest, chain
 from worker.sequence import Sequence
@@ -313,7 +313,8 @@ class PoolLife(RuleBasedStateMachine):
                 assert self.content[int(sequence.blocks[i])] == tuple(sequence.tokens[: 2 * (i + 1)].tolist())
 
 
-TestPoolLife = PoolLife.TestCase
+def test_blocks_are_free_cached_or_held_whatever_happens_in_whatever_order():
+    run_state_machine_as_test(PoolLife)
 
 
 @pytest.mark.parametrize("num_tokens", [1, 15, 16, 17, 500])
