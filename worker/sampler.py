@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.errors import InvalidRequest, WorkerError
-from worker.sampling import ranking, vocabulary
+from worker.sampling import ranking, thinning, vocabulary
 from worker.sampling.candidates import Candidates
 from worker.sampling.chain import Chain
 from worker.sampling.penalties import add_biases
@@ -24,7 +24,7 @@ from worker.sampling.settings import NOTHING_YET, Memory, Sampling
 FloatArray = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int32]
 
-KERNELS = (*vocabulary.KERNELS, *ranking.KERNELS)  # to be compiled before the first request
+KERNELS = (*vocabulary.KERNELS, *thinning.KERNELS, *ranking.KERNELS)  # to be compiled before the first request
 
 _LEAST = float(np.finfo(np.float64).tiny)
 _LARGEST = float(np.finfo(np.float32).max)

@@ -17,11 +17,11 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from worker.sampling.ranking import NUM_BUCKETS, divide_at, rank_typical, reach
+from worker.sampling.ranking import NUM_BUCKETS, rank_typical, reach
+from worker.sampling.thinning import collect, divide_at
 from worker.sampling.vocabulary import (
     GROUP,
     MOST_INSERTED,
-    collect,
     deviation,
     exponentials,
     favour,
@@ -62,6 +62,7 @@ class Candidates:
         self.num = 0
         self.num_dead = 0
         self.is_sorted = False  # their order is descending
+        self._all_have_a_chance = False  # is known for certain
         self._ranks: Floats | None = None
         self._total: float | None = None  # of the weights, while they are those of the logits
 
@@ -73,7 +74,9 @@ class Candidates:
         self._logits, self._ids = logits, self._tokens
         self.num, self.num_dead = self.vocab_size, 0
         self.is_sorted, self._ranks, self._total = False, None, None
-        return bool(survey(logits, self.peaks))
+        least = float(survey(logits, self.peaks))
+        self._all_have_a_chance = least > -math.inf
+        return not math.isnan(least)
 
     @property
     def is_whole(self) -> bool:
@@ -203,7 +206,7 @@ class Candidates:
 
     def drop_impossible(self) -> None:
         """Leaves out the tokens that have no chance left."""
-        if self.is_whole:
+        if self.is_whole and not self._all_have_a_chance:
             size = self.num
             if np.count_nonzero(self.logits >= np.float32(_LOWEST)) < size:
                 self.keep_from(_LOWEST)
@@ -292,7 +295,8 @@ class Candidates:
         assert self._ranks is not None
         logits, ids = self._listed
         keys = logits if self._goes_by_logits else self._keys
-        num = divide_at(self._ranks, self._logits, self._ids, self.num, place, keeps_last, keys, logits, ids)
+        candidates, kept = (self._ranks, self._logits, self._ids), (keys, logits, ids)
+        num = divide_at(*candidates, self.num, place, keeps_last, *kept, self._members)
         self._become_list(num, keys)
 
     def _keep_places(self, places: Places) -> None:
@@ -353,7 +357,7 @@ class Candidates:
 
     def _begin_change(self) -> Floats:
         """Where new logits are written to, (padded vocabulary,) or (num,). The order stays as it is."""
-        self._total = None
+        self._total, self._all_have_a_chance = None, False
         if self.is_whole and self._logits is not self._changed:
             self._logits = self._changed
         elif self._ranks is self._logits:

@@ -7,21 +7,22 @@ Invariant: as in vocabulary.py.
 """
 
 import numpy as np
-from numba import boolean, float32, float64, int32, int64, void
+from numba import float32, float64, int32, int64, void
 
 from worker.kernels.jit import entry, kernel
-from worker.kernels.memory import load, load_scalar, load_scalar_i32, store, store_scalar, store_scalar_i32
+from worker.kernels.memory import load, load_scalar, load_scalar_i32, store
 from worker.kernels.simd import (
     LANES,
     absolute,
     bits_to_float,
     minimum,
     round_even,
+    select_below,
     splat,
-    sum_lanes,
     to_float,
     where_below,
 )
+from worker.sampling.thinning import append_places, marks
 from worker.sampling.vocabulary import GROUP, address
 
 _DIGIT_BITS = 12
@@ -109,19 +110,15 @@ def _spread(keys, weights, parts, num, top, least, buckets, sums):
 
 @kernel
 def _gather(keys, parts, num, top, least, bucket, members):
-    """Puts the candidates of a bucket where the buckets are."""
-    key_at, num_found, wanted = address(keys), 0, splat(np.float32(bucket))
+    """Puts the candidates of a bucket into `members`: how many."""
+    key_at, members_at, num_found, wanted = address(keys), address(members), 0, splat(np.float32(bucket))
     for first in range(0, num, GROUP):
         if parts[first // GROUP] >= least:
-            last, found = min(first + GROUP, num), splat(_ZERO)
-            for i in range(first, last, LANES):
+            for i in range(first, min(first + GROUP, num), LANES):
                 away = absolute(to_float(_bucket(key_at + 4 * i, top)) - wanted)
-                found = where_below(away, splat(_ONE), splat(_ONE), found)
-            if sum_lanes(found) > _ZERO:
-                for i in range(first, last):
-                    if members[i] == bucket:
-                        members[num_found] = i
-                        num_found += 1
+                found = where_below(away, splat(_ONE), splat(_ONE), splat(_ZERO))
+                found = select_below(np.int32(num - i), found, splat(_ZERO))
+                num_found = append_places(members_at, num_found, i, marks(found))
     return num_found
 
 
@@ -151,25 +148,4 @@ def reach(keys, top, logits, weights, parts, num, target, least, members, sums):
     return found
 
 
-@entry(int64(float32[::1], float32[::1], int32[::1], int64, int64, boolean, float32[::1], float32[::1], int32[::1]))
-def divide_at(keys, logits, ids, num, place, keeps_last, kept_keys, kept_logits, kept_ids):
-    """Of [num] candidates, keeps those up to the one at `place` in order or, with keeps_last, that one and those behind
-    it; they stay as they stand. How many. What is kept may be written over what it is taken from."""
-    edge_key, edge_logit, num_kept = keys[place], logits[place], 0
-    sources = address(keys), address(logits), address(ids)
-    targets = address(kept_keys), address(kept_logits), address(kept_ids)
-    for i in range(num):
-        key, logit = load_scalar(sources[0] + 4 * i), load_scalar(sources[1] + 4 * i)
-        token = load_scalar_i32(sources[2] + 4 * i)
-        store_scalar(targets[0] + 4 * num_kept, key)
-        store_scalar(targets[1] + 4 * num_kept, logit)
-        store_scalar_i32(targets[2] + 4 * num_kept, token)
-        is_kept = (key > edge_key) != keeps_last
-        if key == edge_key:  # is rare, or the rule
-            is_before = (logit > edge_logit) or (logit == edge_logit and i < place)
-            is_kept = i == place or is_before != keeps_last
-        num_kept += np.int64(is_kept)  # without a branch: what is kept cannot be foretold
-    return num_kept
-
-
-KERNELS = (rank_typical, reach, divide_at)
+KERNELS = (rank_typical, reach)

@@ -5,12 +5,12 @@ has one order of evaluation, so a row of logits gives the same bits whatever els
 """
 
 import numpy as np
-from numba import boolean, float32, float64, int32, int64, void
+from numba import float32, float64, int32, int64, void
 
 from worker.kernels.jit import entry, kernel
-from worker.kernels.memory import load, load_scalar, store, store_scalar, store_scalar_i32
+from worker.kernels.memory import load, store
 from worker.kernels.ops import exp
-from worker.kernels.simd import LANES, fma, max_lanes, select_below, splat, sum_lanes, where_below
+from worker.kernels.simd import LANES, fma, max_lanes, minimum, select_below, splat, sum_lanes, where_below
 
 GROUP = 64  # logits summarised by one peak
 MOST_INSERTED = 128  # `select_largest` moves up to this many numbers for each that it takes
@@ -25,19 +25,20 @@ def address(array):
     return np.int64(array.ctypes.data)
 
 
-@entry(boolean(float32[::1], float32[::1]))
+@entry(float32(float32[::1], float32[::1]))
 def survey(values, peaks):
-    """Puts the largest of each group into `peaks`. False if any value is NaN or plus infinity."""
-    at, bad = address(values), splat(_ZERO)
+    """Puts the largest of each group into `peaks`. The least of all; NaN if one is NaN or plus infinity."""
+    at, bad, least = address(values), splat(_ZERO), splat(_INFINITY)
     for group in range(peaks.size):
         peak = splat(-_INFINITY)
         for _ in range(GROUP // LANES):
             value = load(at)
             bad = where_below(value, splat(_INFINITY), bad, splat(_ONE))
             peak = where_below(peak, value, value, peak)
+            least = minimum(value, least)
             at += _VECTOR
         peaks[group] = max_lanes(peak)
-    return sum_lanes(bad) == _ZERO
+    return -max_lanes(splat(_ZERO) - least) if sum_lanes(bad) == _ZERO else np.float32(np.nan)
 
 
 @entry(void(float32[::1], float32[::1], int64, float32[::1], int32[::1]))
@@ -62,24 +63,6 @@ def select_largest(values, peaks, num, picked, ids):
             picked[place] = value
             ids[place] = i
             filled += 1
-
-
-@entry(int64(float32[::1], float32[::1], float32, int64, float32[::1], int32[::1]))
-def collect(values, peaks, lowest, last, picked, ids):
-    """Puts all values above `lowest`, and those that equal it up to place `last`, into `picked`, in their order, and
-    where they stood into `ids`. How many."""
-    source, numbers, places, num = address(values), address(picked), address(ids), 0
-    for group in range(peaks.size):
-        if peaks[group] >= lowest:
-            for i in range(group * GROUP, group * GROUP + GROUP):
-                value = load_scalar(source + 4 * i)
-                store_scalar(numbers + 4 * num, value)
-                store_scalar_i32(places + 4 * num, np.int32(i))
-                is_kept = value > lowest
-                if value == lowest:  # is rare, or the rule
-                    is_kept = i <= last
-                num += np.int64(is_kept)  # without a branch: what is kept cannot be foretold
-    return num
 
 
 @entry(float64(float32[::1], float32[::1], float64[::1], int64, float32))
@@ -226,5 +209,5 @@ def repeat_lengths(tokens, limit, lengths):
             left, right = place, place + length - 1
 
 
-KERNELS = (survey, select_largest, collect, exponentials, weighted_distance, deviation, first_reaching, favour, add_at,
+KERNELS = (survey, select_largest, exponentials, weighted_distance, deviation, first_reaching, favour, add_at,
            penalise, repeat_lengths)  # fmt: skip

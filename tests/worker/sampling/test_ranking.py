@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from worker.sampling.ranking import KERNELS, NUM_BUCKETS, divide_at, rank_typical, reach
+from worker.sampling.ranking import KERNELS, NUM_BUCKETS, rank_typical, reach
 from worker.sampling.vocabulary import GROUP
 
 for compiled in KERNELS:
@@ -67,18 +67,3 @@ def test_groups_that_cannot_matter_need_not_be_looked_at(share):
     total = float(weights.sum(dtype=np.float64))
     least = 0.5 * (1 - share) * total / weights.size
     assert reached(logits, logits, weights, share * total, least) == reached(logits, logits, weights, share * total)
-
-
-@pytest.mark.parametrize("has_keys", [False, True])
-@pytest.mark.parametrize("seed", range(5))
-def test_candidates_are_divided_at_one_of_them_and_stay_as_they_stand(seed, has_keys):
-    logits = numbers_of(seed, 300)
-    keys = np.round(numbers_of(seed + 9, 300)) if has_keys else logits
-    order = ordered(keys, logits)
-    for rank in (0, 7, 150, 299):
-        for keeps_last, expected in ((False, order[: rank + 1]), (True, order[rank:])):
-            parts = keys.copy(), logits.copy(), np.arange(300, dtype=np.int32)
-            num = divide_at(*parts, 300, order[rank], keeps_last, *parts)
-            assert parts[2][:num].tolist() == sorted(expected)
-            assert (parts[0][:num] == keys[sorted(expected)]).all()
-            assert (parts[1][:num] == logits[sorted(expected)]).all()
