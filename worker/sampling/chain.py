@@ -29,6 +29,8 @@ class Chain:
         steps = [(name, step) for name in names if (step := _step(name, sampling, self._xtc)) is not None]
         if isinstance(self._choice, Best):
             _drop_idle(steps)
+        if sampling.min_keep <= 1:
+            _join_limits(steps, sampling)
         self._steps = [step for _, step in steps]
 
     def choose(self, candidates: Candidates, history: Ints) -> int:
@@ -60,6 +62,14 @@ def _drop_idle(steps: list[tuple[str, _Step]]) -> None:
     """Takes those off the end that have no say in which candidate is the most likely."""
     while steps and steps[-1][0] in _KEEPS_BEST:
         steps.pop()
+
+
+def _join_limits(steps: list[tuple[str, _Step]], s: Sampling) -> None:
+    """Makes one step of each top-p with a min-p behind it: the second spares the first most of its search."""
+    both = partial(truncation.keep_top_p_then_min_p, top_p=s.top_p, min_p=s.min_p)
+    for i in reversed(range(len(steps) - 1)):
+        if [name for name, _ in steps[i : i + 2]] == ["top_p", "min_p"]:
+            steps[i : i + 2] = [("top_p", lambda candidates, history: both(candidates))]
 
 
 def _step(name: str, s: Sampling, xtc: Generator) -> _Step | None:

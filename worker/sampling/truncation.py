@@ -52,6 +52,16 @@ def keep_min_p(candidates: Candidates, min_p: float, min_keep: int) -> None:
     _drop_dead(candidates, min_keep)
 
 
+def keep_top_p_then_min_p(candidates: Candidates, top_p: float, min_p: float) -> None:
+    """The one and then the other, if no number must be kept. Both keep those that come first, so the order matters to
+    the mass alone; and where it ends need not be found among those that are too unlikely anyway."""
+    candidates.sort()
+    mass = top_p * candidates.weigh()[1]
+    keep_min_p(candidates, min_p, min_keep=0)
+    candidates.keep_mass(mass, min_keep=0)
+    _drop_dead(candidates, min_keep=0)
+
+
 def keep_top_n_sigma(candidates: Candidates, num_sigma: float) -> None:
     """Logits within that many standard deviations of the largest (Tang et al. 2024, arXiv:2411.07641). Tokens without
     a chance do not count; the others stay candidates, without one."""
