@@ -62,7 +62,7 @@ class Candidates:
         self.num = 0
         self.num_dead = 0
         self.is_sorted = False  # their order is descending
-        self._all_have_a_chance = False  # is known for certain
+        self._least = -math.inf  # while they are whole, no logit is below it
         self._ranks: Floats | None = None
         self._total: float | None = None  # of the weights, while they are those of the logits
 
@@ -74,9 +74,8 @@ class Candidates:
         self._logits, self._ids = logits, self._tokens
         self.num, self.num_dead = self.vocab_size, 0
         self.is_sorted, self._ranks, self._total = False, None, None
-        least = float(survey(logits, self.peaks))
-        self._all_have_a_chance = least > -math.inf
-        return not math.isnan(least)
+        self._least = float(survey(logits, self.peaks))
+        return not math.isnan(self._least)
 
     @property
     def is_whole(self) -> bool:
@@ -163,6 +162,8 @@ class Candidates:
     def keep_from(self, lowest: float) -> None:
         """Keeps the logits from `lowest` up, in their order, and none of those without a chance."""
         least = np.float32(max(lowest, _LOWEST))
+        if self.is_whole and least <= self._least:
+            return
         if self.is_whole and self._goes_by_logits:
             self._collect(least, self.num)
         elif self.is_sorted and self._ranks is None:
@@ -206,7 +207,7 @@ class Candidates:
 
     def drop_impossible(self) -> None:
         """Leaves out the tokens that have no chance left."""
-        if self.is_whole and not self._all_have_a_chance:
+        if self.is_whole and self._least == -math.inf:
             size = self.num
             if np.count_nonzero(self.logits >= np.float32(_LOWEST)) < size:
                 self.keep_from(_LOWEST)
@@ -357,7 +358,7 @@ class Candidates:
 
     def _begin_change(self) -> Floats:
         """Where new logits are written to, (padded vocabulary,) or (num,). The order stays as it is."""
-        self._total, self._all_have_a_chance = None, False
+        self._total, self._least = None, -math.inf
         if self.is_whole and self._logits is not self._changed:
             self._logits = self._changed
         elif self._ranks is self._logits:
