@@ -17,23 +17,12 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from worker.sampling.ranking import NUM_BUCKETS, rank_typical, reach
+from worker.sampling.ranking import Places, descending, rank_typical
 from worker.sampling.thinning import collect, divide_at
-from worker.sampling.vocabulary import (
-    GROUP,
-    MOST_INSERTED,
-    deviation,
-    exponentials,
-    favour,
-    first_reaching,
-    select_largest,
-    survey,
-    weighted_distance,
-)
+from worker.sampling.vocabulary import GROUP, MOST_INSERTED, deviation, favour, select_largest, survey
+from worker.sampling.weights import Floats, Weights
 
-Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
-Places = npt.NDArray[np.int64]
 
 _LOWEST = float(np.finfo(np.float32).min)
 _MOST_SORTED = 1024  # candidates; more of them are ranked
@@ -43,28 +32,23 @@ class Candidates:
     """Owns scratch memory of the vocabulary's size; one thread at a time."""
 
     def __init__(self, vocab_size: int) -> None:
-        num_groups = -(-vocab_size // GROUP)
-        size = num_groups * GROUP
+        size = -(-vocab_size // GROUP) * GROUP
         self.vocab_size = vocab_size
-        self.peaks = np.zeros(num_groups, np.float32)
+        self.peaks = np.zeros(size // GROUP, np.float32)
         self.counts = np.zeros(size, np.int32)
         self._padded = np.full(size, -np.inf, np.float32)
         self._tokens = np.arange(size, dtype=np.int32)
         self._changed = np.zeros(size, np.float32)  # the whole vocabulary's logits, where they are not as given
         self._listed = np.zeros(size, np.float32), np.zeros(size, np.int32)
-        self._weights, self._spare = np.zeros(size, np.float32), np.zeros(size, np.float32)
-        self._sums = np.zeros(num_groups, np.float64)
-        self._ones = np.ones(size, np.float32)
         self._keys = np.zeros(size, np.float32)
-        self._members = np.zeros(size, np.int32)
-        self._masses = np.zeros(NUM_BUCKETS, np.float64)
+        self._places = np.zeros(size, np.int32)
+        self._weights = Weights(size)
         self._logits, self._ids = self._padded, self._tokens
         self.num = 0
         self.num_dead = 0
         self.is_sorted = False  # their order is descending
         self._least = -math.inf  # while they are whole, no logit is below it
         self._ranks: Floats | None = None
-        self._total: float | None = None  # of the weights, while they are those of the logits
 
     def start(self, logits: Floats) -> bool:
         """Begins with all of a row of logits, which stays as it is; False if one of them is not a number."""
@@ -73,7 +57,8 @@ class Candidates:
             logits = self._padded
         self._logits, self._ids = logits, self._tokens
         self.num, self.num_dead = self.vocab_size, 0
-        self.is_sorted, self._ranks, self._total = False, None, None
+        self.is_sorted, self._ranks = False, None
+        self._weights.forget()
         self._least = float(survey(logits, self.peaks))
         return not math.isnan(self._least)
 
@@ -108,14 +93,11 @@ class Candidates:
 
     def weigh(self) -> tuple[Floats, float]:
         """Exponentials of logit - peak, (num,), valid until something changes, and their sum."""
-        if self._total is None:
-            self._total = float(exponentials(self._logits, self._weights, self._sums, self.num, self.peak))
-        return self._weights[: self.num], self._total
+        return self._weights.take(self._logits, self.num, self.peak)
 
     def entropy(self) -> float:
         """In nats."""
-        weights, total = self.weigh()
-        return float(weighted_distance(weights, self._logits, self.num, self.peak)) / total + math.log(total)
+        return self._weights.entropy(self._logits, self.num, self.peak)
 
     def deviation(self) -> float:
         """The standard deviation of the logits, of those that have a chance."""
@@ -124,18 +106,12 @@ class Candidates:
     def draw(self, share: float) -> int:
         """The first at which the running sum of weights reaches that share of the whole, in [0, 1), and that has a
         weight."""
-        weights, total = self.weigh()
-        return self._reach(weights, total, share * total)
+        return self._reach(share * self.weigh()[1])
 
     def most_likely(self, num: int) -> Places:
         """Where the `num` largest weights are, in descending order, the first of equals first; none that are 0."""
-        weights, _ = self.weigh()
-        places = np.arange(self.num)
-        if 0 < num <= self.num // GROUP:
-            peaks = weights[: self.num // GROUP * GROUP].reshape(-1, GROUP).max(axis=1)
-            places = np.flatnonzero(weights >= np.partition(peaks, -num)[-num])
-        places = places[weights[places] > 0]
-        return places[descending(weights[places])[:num]]
+        self.weigh()
+        return self._weights.most_likely(self.num, num)
 
     def largest(self, num: int) -> Floats:
         """The largest logits of the whole vocabulary, descending, (num,); at most MOST_INSERTED."""
@@ -179,7 +155,7 @@ class Candidates:
     def keep_mass(self, mass: float, min_keep: int) -> None:
         """Of candidates that have been sorted or ranked, keeps the first that hold the mass, in sums of weights as
         `weigh` gives them, or all; and not less than `min_keep`."""
-        place = self._reach(*self.weigh(), mass)
+        place = self._reach(mass)
         if min_keep > 1:
             place = self.last_of(np.sort([place, self._at_rank(min(min_keep, self.num))]))
         self._cut_behind(place)
@@ -263,19 +239,25 @@ class Candidates:
         """Whether they stand in order, or would if their logits were sorted."""
         return self._ranks is None or self._ranks is self._logits
 
-    def _reach(self, weights: Floats, total: float, target: float) -> int:
-        """Where, in order, the running sum of weights of that total reaches the target."""
+    def _reach(self, mass: float) -> int:
+        """Where, in order, the running sum of weights reaches the mass."""
+        _, total = self.weigh()
         if self._ranks is None:
-            return int(first_reaching(weights, self._sums, self.num, target))
-        # Groups that weigh so little have half of what is beyond the target, or less, so all in them comes behind it.
-        least = 0.5 * (total - target) / self.num if self.is_sorted and weights is not self._ones else -1.0
-        top = self.peak if self._ranks is self._logits else float(self._ranks[: self.num].max())
-        scratch = self._members, self._masses
-        return int(reach(self._ranks, top, self._logits, weights, self._sums, self.num, target, least, *scratch))
+            return self._weights.first_reaching(self.num, mass)
+        # Groups that weigh so little have half of what is beyond the mass, or less, so all in them comes behind it.
+        least = 0.5 * (total - mass) / self.num if self.is_sorted else -1.0
+        return self._weights.reach(self._ranks, self._highest_rank, self._logits, self.num, mass, least)
 
-    def _at_rank(self, num: int) -> int:
+    def _at_rank(self, rank: int) -> int:
         """Which of the candidates has so many up to and with it."""
-        return num - 1 if self._ranks is None else self._reach(self._ones, self.num, num)
+        if self._ranks is None:
+            return rank - 1
+        return self._weights.at_rank(self._ranks, self._highest_rank, self._logits, self.num, rank)
+
+    @property
+    def _highest_rank(self) -> float:
+        assert self._ranks is not None
+        return self.peak if self._ranks is self._logits else float(self._ranks[: self.num].max())
 
     # Moving them
 
@@ -297,7 +279,7 @@ class Candidates:
         logits, ids = self._listed
         keys = logits if self._goes_by_logits else self._keys
         candidates, kept = (self._ranks, self._logits, self._ids), (keys, logits, ids)
-        num = divide_at(*candidates, self.num, place, keeps_last, *kept, self._members)
+        num = divide_at(*candidates, self.num, place, keeps_last, *kept, self._places)
         self._become_list(num, keys)
 
     def _keep_places(self, places: Places) -> None:
@@ -317,8 +299,8 @@ class Candidates:
 
     def _become_list(self, num: int, ranks: Floats | None) -> None:
         """With what has been put into `_listed`."""
-        (self._logits, self._ids), self.num, self._total = self._listed, num, None
-        self._ranks = ranks
+        (self._logits, self._ids), self.num, self._ranks = self._listed, num, ranks
+        self._weights.forget()
         if num <= _MOST_SORTED:
             self.settle()
 
@@ -348,30 +330,22 @@ class Candidates:
     def favour(self, target: float, curve: Floats) -> None:
         """Gives new logits, the higher the nearer the probability is to the target, by the curve that vocabulary.py
         tells of. What `weigh` gave before stays valid once more."""
-        weights, (_, total) = self._weights, self.weigh()
+        weights, total = self.weigh()
         given, written = self._logits, self._begin_change()
-        favour(weights[: written.size], given[: written.size], curve, total, target, written)
+        favour(weights, given, curve, total, target, written)
         if self.is_whole:
+            written[self.num :] = -np.inf
             survey(written, self.peaks)
-        self._weights, self._spare = self._spare, weights
+        self._weights.set_aside()
         self.is_sorted = False
 
     def _begin_change(self) -> Floats:
         """Where new logits are written to, (padded vocabulary,) or (num,). The order stays as it is."""
-        self._total, self._least = None, -math.inf
+        self._weights.forget()
+        self._least = -math.inf
         if self.is_whole and self._logits is not self._changed:
             self._logits = self._changed
         elif self._ranks is self._logits:
             self._keys[: self.num] = self.logits
             self._ranks = self._keys
         return self._logits if self.is_whole else self.logits
-
-
-def descending(values: Floats) -> Places:
-    """The order that sorts values downwards, equals as they stand: bits of a float, made to sort as it does, above its
-    place, in one integer, for which there is a fast sort."""
-    bits = (values + np.float32(0)).view(np.int32)  # no -0, which would sort below 0
-    order = ~(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF)))
-    keys = (order.astype(np.int64) << 32) | np.arange(values.size)
-    keys.sort()
-    return keys & 0xFFFFFFFF

@@ -9,8 +9,9 @@ import math
 import numpy as np
 
 from worker.sampling.breakers import Breakers
-from worker.sampling.candidates import Candidates, Floats, Ints
+from worker.sampling.candidates import Candidates, Ints
 from worker.sampling.vocabulary import add_at, penalise, repeat_lengths
+from worker.sampling.weights import Floats
 
 _LOG_FLOAT_MAX = 88.7228391
 _MOST = 1e30  # of a penalty

@@ -1,12 +1,14 @@
-"""Kernels for candidates in an order that nobody has sorted them by, and places in it where their weight lies.
+"""The order of candidates: a sort for few; for many, places in an order that nobody has sorted them by.
 
-candidates.py calls them. Each candidate has a key: the largest comes first, of equal ones that with the larger logit,
-and then the one that stands first. Where in that order a share of the weight is reached is found by adding up weights
-by how far below the largest the keys are, and among those about as far by their bits: linear, whatever they are.
+candidates.py and weights.py call it. Each candidate has a key: the largest comes first, of equal ones that with the
+larger logit, and then the one that stands first. Where in that order a share of the weight is reached is found by
+adding up weights by how far below the largest the keys are, and among those about as far by their bits: linear,
+whatever they are.
 Invariant: as in vocabulary.py.
 """
 
 import numpy as np
+import numpy.typing as npt
 from numba import float32, float64, int32, int64, void
 
 from worker.kernels.jit import entry, kernel
@@ -25,6 +27,8 @@ from worker.kernels.simd import (
 from worker.sampling.thinning import append_places, marks
 from worker.sampling.vocabulary import GROUP, address
 
+Places = npt.NDArray[np.int64]
+
 _DIGIT_BITS = 12
 NUM_BUCKETS = 1 << _DIGIT_BITS
 _SHIFTS = (20, 8, 0)  # of the digits of a number's bits; the last overlaps the one before it
@@ -33,6 +37,16 @@ _BUCKETS_PER_UNIT = np.float32(160)
 _MAGNITUDE, _HALF = 0x7FFFFFFF, 1 << 31
 _ZERO, _ONE = np.float32(0), np.float32(1)
 _MOST_SURPRISING = np.float32(87.33655)  # of the least probability that is a normal f32
+
+
+def descending(values: npt.NDArray[np.float32]) -> Places:
+    """The order that sorts values downwards, equals as they stand: bits of a float, made to sort as it does, above its
+    place, in one integer, for which there is a fast sort."""
+    bits = (values + np.float32(0)).view(np.int32)  # no -0, which would sort below 0
+    order = ~(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF)))
+    keys = (order.astype(np.int64) << 32) | np.arange(values.size)
+    keys.sort()
+    return keys & 0xFFFFFFFF
 
 
 @entry(void(float32[::1], int64, float32, float32, float32[::1]))

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from worker.sampling.ranking import KERNELS, NUM_BUCKETS, rank_typical, reach
+from worker.sampling.ranking import KERNELS, NUM_BUCKETS, descending, rank_typical, reach
 from worker.sampling.vocabulary import GROUP
 
 for compiled in KERNELS:
@@ -31,6 +33,13 @@ def reached(keys: np.ndarray, logits: np.ndarray, weights: np.ndarray, target: f
     scratch = np.zeros(numbers.size, np.int32), np.zeros(NUM_BUCKETS)
     others = numbers if logits is keys else padded(logits)
     return reach(numbers, keys.max(), others, weights, parts, num, target, least, *scratch)
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from([-np.inf, -3.5, -0.0, 0.0, 1e-30, 2.0, 1e30]), max_size=50))
+def test_sorting_keeps_equals_as_they_stand(values):
+    array = np.array(values, np.float32)
+    assert descending(array).tolist() == np.argsort(-array, kind="stable").tolist()
 
 
 @pytest.mark.parametrize("size", [4, 16, 500])
