@@ -13,12 +13,12 @@ from worker.config import DraftConfig, RopeConfig, WorkerConfig
 from worker.cores.lease import LEAST_WEIGHT, MOST_WEIGHT, host_path
 from worker.errors import WorkerError
 from worker.rpc.access import Access, read_secret, read_tls
+from worker.values import MOST_THREADS, MOST_WHOLE, Real, Whole
 
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (a name)
-_MOST_THREADS = 512
 _BATCH, _UBATCH = 2048, 512
 _DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(WorkerConfig)}
-_TINY, _HUGE = 1e-6, 1e12
+_TINY = 1e-6
 _ROPE_SCALINGS = ("none", "linear", "yarn")
 _NO_DRAFTS, _LOOKUP, _MODEL = SPEC_TYPES = ("none", "ngram-simple", "draft-simple")
 _MOST_DRAFTS = 64
@@ -104,13 +104,6 @@ def _core_lease(text: str) -> Path | None:
     return None if text == "off" else host_path() if text == "host" else Path(text)
 
 
-def _weight(text: str) -> float:
-    weight = float(text)
-    if not LEAST_WEIGHT <= weight <= MOST_WEIGHT:
-        raise ValueError
-    return weight
-
-
 def _add_process(made: argparse.ArgumentParser) -> None:
     add = made.add_argument
     add("-m", "--model", type=Path, required=True, metavar="FILE", help="a GGUF file, or the first part of a split one")
@@ -123,19 +116,20 @@ def _add_process(made: argparse.ArgumentParser) -> None:
     add("--tls-client-ca", type=Path, metavar="FILE", help="callers must present a certificate signed by this one, PEM")
     add("--health-listen", metavar="HOST:PORT", help="tell one's health there too, without TLS: for probes of pods")
     add("--insecure-no-auth", action="store_true", help="listen beyond this host though callers need neither")
-    add("--grace", type=float, default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
+    add("--grace", type=Real(0), default=60.0, metavar="SECONDS", help="for open requests to finish after SIGTERM")
     add("--parent-fd", type=int, metavar="N", help="end when this pipe does")
     add("--core-lease", default="host", metavar="FILE|host|off", help="workers with the same file take turns computing")
-    add("--core-weight", type=_weight, default=1.0, metavar="W", help="share of the cores relative to other workers'")
+    add("--core-weight", type=Real(LEAST_WEIGHT, MOST_WEIGHT), default=1.0, metavar="W",
+        help="share of the cores relative to other workers'")  # fmt: skip
 
 
 def _add_capacity(made: argparse.ArgumentParser) -> None:
-    def add(*names: str, default: int = 0, most: int = (1 << 24) - 1, help: str) -> None:
-        made.add_argument(*names, type=_Whole(most), default=default, metavar="N", help=help)
+    def add(*names: str, default: int = 0, most: int = MOST_WHOLE, help: str) -> None:
+        made.add_argument(*names, type=Whole(most), default=default, metavar="N", help=help)
 
     add("-c", "--ctx-size", help="positions shared by all sequences; 0: what the model was trained for")
-    add("-t", "--threads", most=_MOST_THREADS, help="for generating; 0: one per usable core")
-    add("-tb", "--threads-batch", most=_MOST_THREADS, help="for steps that read prompts; 0: as --threads")
+    add("-t", "--threads", most=MOST_THREADS, help="for generating; 0: one per usable core")
+    add("-tb", "--threads-batch", most=MOST_THREADS, help="for steps that read prompts; 0: as --threads")
     add("-np", "--parallel", help="sequences computed at once; 0: chosen by the worker")
     add("-b", "--batch-size", default=_BATCH, help="tokens computed in one step: the smaller of this and the next")
     add("-ub", "--ubatch-size", default=_UBATCH, help="but at least one for each sequence computed at once")
@@ -145,14 +139,14 @@ def _add_capacity(made: argparse.ArgumentParser) -> None:
 
 def _add_rope(made: argparse.ArgumentParser) -> None:
     def add(name: str, least: float, *, dest: str | None = None, inverse: bool = False, help: str) -> None:
-        kind = _Real(least, inverse=inverse)
+        kind = Real(least, inverse=inverse)
         made.add_argument(name, type=kind, dest=dest or name[2:].replace("-", "_"), metavar="X", help=help)
 
     made.add_argument("--rope-scaling", choices=_ROPE_SCALINGS, help="how positions are stretched")
     add("--rope-scale", _TINY, dest="rope_freq_scale", inverse=True, help="room for X times the context")
     add("--rope-freq-scale", _TINY, help="the same as --rope-scale 1/X")
     add("--rope-freq-base", 2, help="base of the frequencies")
-    made.add_argument("--yarn-orig-ctx", type=_Whole((1 << 24) - 1), metavar="N", help="context before stretching")
+    made.add_argument("--yarn-orig-ctx", type=Whole(), metavar="N", help="context before stretching")
     add("--yarn-ext-factor", 0, help="0: stretch all frequencies alike; 1: leave the high ones alone")
     add("--yarn-attn-factor", 0, help="magnitude, where nothing is extrapolated")
     add("--yarn-beta-fast", _TINY, help="turns from which a frequency is left alone (32)")
@@ -170,7 +164,7 @@ def _add_memory(made: argparse.ArgumentParser) -> None:
 
 
 def _add_prefixes(made: argparse.ArgumentParser) -> None:
-    add, most = made.add_argument, _Whole((1 << 24) - 1)
+    add, most = made.add_argument, Whole()
     add("--context-shift", action="store_true", help="make room in a full context instead of ending the answer")
     add("--slot-save-path", type=Path, metavar="DIR", help="where clients may save computed prefixes")
     add("--kv-store", type=Path, metavar="DIR", help="keep computed prefixes here over a restart")
@@ -179,18 +173,18 @@ def _add_prefixes(made: argparse.ArgumentParser) -> None:
 
 def _add_speculation(made: argparse.ArgumentParser) -> None:
     def whole(*names: str, most: int, help: str) -> None:
-        made.add_argument(*names, type=_Whole(most), default=0, metavar="N", help=help)
+        made.add_argument(*names, type=Whole(most), default=0, metavar="N", help=help)
 
-    add, most = made.add_argument, (1 << 24) - 1
+    add = made.add_argument
     add("--spec-type", type=_spec_types, default={_LOOKUP, _MODEL}, metavar="TYPE,...",
         help=f"how tokens are guessed ahead: {', '.join(SPEC_TYPES)}; all ways there are if not given")  # fmt: skip
     whole("--spec-draft-n-max", most=_MOST_DRAFTS, help="tokens guessed ahead at once; 0: chosen by the worker")
     whole("--spec-draft-n-min", most=_MOST_DRAFTS, help="fewer guesses of a model than this are not tried")
-    add("--spec-draft-p-min", type=_probability, default=0.0, metavar="P", help="of a guess of a model, at least")
+    add("--spec-draft-p-min", type=Real(0, 1), default=0.0, metavar="P", help="of a guess of a model, at least")
     add("-md", "--model-draft", type=Path, metavar="FILE", help="a small model of the same vocabulary that guesses")
-    whole("-cd", "--ctx-size-draft", most=most, help="its positions, shared by all sequences; 0: as --ctx-size")
-    whole("-td", "--threads-draft", most=_MOST_THREADS, help="its threads; 0: as --threads")
-    whole("-tbd", "--threads-batch-draft", most=_MOST_THREADS, help="for prompts; 0: as --threads-batch")
+    whole("-cd", "--ctx-size-draft", most=MOST_WHOLE, help="its positions, shared by all sequences; 0: as --ctx-size")
+    whole("-td", "--threads-draft", most=MOST_THREADS, help="its threads; 0: as --threads")
+    whole("-tbd", "--threads-batch-draft", most=MOST_THREADS, help="for prompts; 0: as --threads-batch")
     add("-ctkd", "--cache-type-k-draft", default=_DEFAULTS["kv_type_k"], metavar="TYPE", help="as --cache-type-k")
     add("-ctvd", "--cache-type-v-draft", default=_DEFAULTS["kv_type_v"], metavar="TYPE", help="as --cache-type-v")
 
@@ -200,36 +194,3 @@ def _spec_types(text: str) -> set[str]:
     if unknown := types.difference(SPEC_TYPES):
         raise argparse.ArgumentTypeError(f"{min(unknown)!r} is none of {', '.join(SPEC_TYPES)}")
     return types
-
-
-def _probability(text: str) -> float:
-    probability = float(text)
-    if not 0 <= probability <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
-    return probability
-
-
-class _Whole:
-    """Reads a whole number up to `most`."""
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-
-    def __call__(self, text: str) -> int:
-        number = int(text)
-        if not 0 <= number <= self._most:
-            raise argparse.ArgumentTypeError(f"{number} is not between 0 and {self._most}")
-        return number
-
-
-class _Real:
-    """Reads a number from `least` on, or one divided by it."""
-
-    def __init__(self, least: float, *, inverse: bool) -> None:
-        self._least, self._inverse = least, inverse
-
-    def __call__(self, text: str) -> float:
-        number = float(text)
-        if not self._least <= number < _HUGE:
-            raise argparse.ArgumentTypeError(f"{text} is not at least {self._least:g}")
-        return 1 / number if self._inverse else number

@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worker.bench.loading import Loaded, Setup, loaded, say
+from worker.bench.loading import Loaded, Setup, loaded, say, status_of
 from worker.bench.workload import Forward
-from worker.errors import InvalidRequest, WorkerError
+from worker.errors import InvalidRequest
 from worker.model.decoder import BLOCK_SIZE
 from worker.text.tokenizer import Tokenizer
+from worker.values import MOST_THREADS, Whole
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -59,15 +60,14 @@ class Estimate:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Status 0, or 1 with one line about a model or text that will not do; argparse ends with 2."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def run() -> None:
         text = _text(options.file)
         wanted = Setup(options.threads, options.cache_type_k, options.cache_type_v)
         with loaded(options.model, wanted, say) as model:
             _run(model, text, options)
-    except (WorkerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return status_of(run)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,20 +76,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-m", "--model", type=Path, required=True, metavar="FILE")
     parser.add_argument("-f", "--file", type=Path, required=True, metavar="FILE", help="UTF-8 text")
-    parser.add_argument("-c", "--ctx-size", type=_positive, default=512, metavar="N", help="tokens of a window")
+    parser.add_argument("-c", "--ctx-size", type=Whole(least=3), default=512, metavar="N",
+                        help="tokens of a window")  # fmt: skip
     parser.add_argument("--chunks", type=int, default=-1, metavar="N", help="windows to read (default: all)")
-    parser.add_argument("-b", "--batch-size", type=_positive, default=2048, metavar="N")
-    parser.add_argument("-ub", "--ubatch-size", type=_positive, default=512, metavar="N", help="tokens of a step")
-    parser.add_argument("-t", "--threads", type=int, default=0, metavar="N", help="0: one for each usable core")
+    parser.add_argument("-b", "--batch-size", type=Whole(least=1), default=2048, metavar="N")
+    parser.add_argument("-ub", "--ubatch-size", type=Whole(least=1), default=512, metavar="N", help="tokens of a step")
+    parser.add_argument("-t", "--threads", type=Whole(MOST_THREADS), default=0, metavar="N",
+                        help="0: one for each usable core")  # fmt: skip
     parser.add_argument("-ctk", "--cache-type-k", default="f16", metavar="TYPE")
     parser.add_argument("-ctv", "--cache-type-v", default="f16", metavar="TYPE")
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
 
 
 def _text(path: Path) -> str:
@@ -106,7 +102,7 @@ def _run(model: Loaded, text: str, options: argparse.Namespace) -> None:
     if size > decoder.context_length:
         print(f"note: the model was trained on {decoder.context_length} tokens, not {size}", file=sys.stderr)
     step_tokens = min(options.batch_size, options.ubatch_size)
-    decoder.reserve(-(-size // BLOCK_SIZE), step_tokens, min(step_tokens, _SCORED_AT_ONCE))
+    model.reserve(-(-size // BLOCK_SIZE), step_tokens, min(step_tokens, _SCORED_AT_ONCE))
     print(f"perplexity: calculating perplexity over {len(cut)} chunks, n_ctx={size}", file=sys.stderr)
     estimate, started = Estimate(), time.monotonic()
     for number, window in enumerate(cut, 1):

@@ -50,7 +50,11 @@ def test_memory_flags_are_kept():
 
 
 @pytest.mark.parametrize(
-    "line", ["-t 513", "-c -1", "--rope-scale 0", "--rope-freq-base 1", "--rope-scale nan", "--rope-scaling longrope"]
+    "line",
+    [
+        *("-t 513", "-c -1", "--rope-scale 0", "--rope-freq-base 1", "--rope-scale nan", "--rope-scaling longrope"),
+        *("--core-weight 1e9", "--spec-draft-p-min nan", "--grace -1", "--grace nan"),
+    ],
 )
 def test_a_value_outside_its_range_is_refused(line, capsys):
     with pytest.raises(SystemExit):

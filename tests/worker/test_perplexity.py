@@ -141,3 +141,13 @@ def test_a_text_that_will_not_do_is_one_line(
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert said in told
+
+
+@pytest.mark.parametrize("flags", [["-c", "2"], ["-t", "-5"], ["-b", "0"]], ids=str)
+def test_a_number_that_leaves_nothing_to_score_is_refused(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        perplexity.main(["-m", "x.gguf", "-f", "x.txt", *flags])
+    assert ended.value.code == 2
+    assert f"{flags[-1]} is not between" in capsys.readouterr().err

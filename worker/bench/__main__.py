@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from worker.bench import batched
-from worker.bench.loading import Loaded, loaded, say
+from worker.bench.loading import Loaded, loaded, say, status_of
 from worker.bench.options import DEFAULTS, Measurement, parse, plan
 from worker.bench.report import FORMATS, OPTIONAL, Row, facts, row
 from worker.bench.workload import measure
-from worker.errors import WorkerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,13 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.without_effect:
         print(f"note: without effect here: {', '.join(options.without_effect)}", file=sys.stderr)
     optional = [name for name in OPTIONAL if getattr(options, name) != list(DEFAULTS[name])]
-    try:
+
+    def run() -> None:
         for text in FORMATS[options.output](_rows(options), optional):
             print(text, end="", flush=True)
-    except (WorkerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return status_of(run)
 
 
 def _rows(options: argparse.Namespace) -> Iterator[Row]:
@@ -56,7 +54,7 @@ def _rows(options: argparse.Namespace) -> Iterator[Row]:
 def _reserve(model: Loaded, planned: Sequence[Measurement]) -> None:
     """Room for the largest of the tests."""
     trials = [test.trial for test in planned]
-    model.decoder.reserve(
+    model.reserve(
         num_blocks=max(trial.num_blocks for trial in trials),
         max_tokens=max(trial.step_tokens for trial in trials),
         max_sequences=1,

@@ -12,10 +12,11 @@ from typing import Any
 
 import orjson
 
-from worker.bench.loading import Loaded, Setup, loaded, say
+from worker.bench.loading import Loaded, Setup, loaded, say, status_of
 from worker.bench.options import counts, numbers, paths
 from worker.bench.workload import Trial, measure_phases
-from worker.errors import InvalidRequest, WorkerError
+from worker.errors import InvalidRequest
+from worker.values import MOST_THREADS, Whole
 
 Row = Mapping[str, Any]
 
@@ -26,17 +27,16 @@ _TITLES = ("PP", "TG", "B", "N_KV", "T_PP s", "S_PP t/s", "T_TG s", "S_TG t/s", 
 
 def main(arguments: Sequence[str]) -> int:
     options = _parser().parse_args(arguments)
-    try:
-        trials = _trials(options)
-        wanted = Setup(options.threads, options.cache_type_k, options.cache_type_v)
-        for model in options.model:
-            with loaded(model, wanted, say) as found:
-                for text in FORMATS[options.output](_rows(found, trials, options.ctx_size)):
-                    print(text, flush=True)
-    except (WorkerError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return status_of(lambda: _run(options))
+
+
+def _run(options: argparse.Namespace) -> None:
+    trials = _trials(options)
+    wanted = Setup(options.threads, options.cache_type_k, options.cache_type_v)
+    for model in options.model:
+        with loaded(model, wanted, say) as found:
+            for text in FORMATS[options.output](_rows(found, trials, options.ctx_size)):
+                print(text, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,11 +52,11 @@ def _parser() -> argparse.ArgumentParser:
                         help="answer lengths (default: 128)")  # fmt: skip
     parser.add_argument("-npl", type=counts, default=[1, 2, 4, 8, 16, 32], metavar="N,N",
                         help="sequences at once (default: 1,2,4,8,16,32)")  # fmt: skip
-    parser.add_argument("-c", "--ctx-size", type=int, default=0, metavar="N",
+    parser.add_argument("-c", "--ctx-size", type=Whole(), default=0, metavar="N",
                         help="positions of all sequences together; what needs more is left out")  # fmt: skip
-    parser.add_argument("-b", "--batch-size", type=int, default=2048, metavar="N")
-    parser.add_argument("-ub", "--ubatch-size", type=int, default=512, metavar="N")
-    parser.add_argument("-t", "--threads", type=int, default=0, metavar="N")
+    parser.add_argument("-b", "--batch-size", type=Whole(least=1), default=2048, metavar="N")
+    parser.add_argument("-ub", "--ubatch-size", type=Whole(least=1), default=512, metavar="N")
+    parser.add_argument("-t", "--threads", type=Whole(MOST_THREADS), default=0, metavar="N")
     parser.add_argument("-ctk", "--cache-type-k", default="f16", metavar="TYPE")
     parser.add_argument("-ctv", "--cache-type-v", default="f16", metavar="TYPE")
     parser.add_argument("-o", "--output", "--output-format", choices=FORMATS, default="md")
@@ -65,8 +65,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _trials(options: argparse.Namespace) -> list[Trial]:
     """In the peer's order. Raises InvalidRequest if none fits the context asked for."""
-    if min(options.batch_size, options.ubatch_size) < 1:
-        raise InvalidRequest(f"a step of {min(options.batch_size, options.ubatch_size)} tokens computes nothing")
     every = [
         Trial(prompt, generated, 0, parallel, options.batch_size, options.ubatch_size)
         for prompt, generated, parallel in itertools.product(options.npp, options.ntg, options.npl)
@@ -79,7 +77,7 @@ def _trials(options: argparse.Namespace) -> list[Trial]:
 
 
 def _rows(model: Loaded, trials: Sequence[Trial], context: int) -> Iterator[Row]:
-    model.decoder.reserve(
+    model.reserve(
         num_blocks=max(trial.num_blocks * trial.num_parallel for trial in trials),
         max_tokens=max(trial.step_tokens for trial in trials),
         max_sequences=max(trial.num_parallel for trial in trials),

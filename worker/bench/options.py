@@ -14,6 +14,7 @@ from typing import Any
 
 from worker.bench.loading import Setup
 from worker.bench.workload import Trial
+from worker.values import MOST_THREADS, Real, Whole
 
 FORMATS = ("md", "json", "jsonl", "csv", "sql")
 
@@ -71,6 +72,12 @@ def counts(text: str) -> list[int]:
     return found
 
 
+def thread_counts(text: str) -> list[int]:
+    if max(found := numbers(text)) > MOST_THREADS:
+        raise argparse.ArgumentTypeError(f"{max(found)} is not between 0 and {MOST_THREADS}")
+    return found
+
+
 def words(text: str) -> list[str]:
     return text.split(",")
 
@@ -117,10 +124,11 @@ def parser() -> argparse.ArgumentParser:
     several("-ub", "--ubatch-size", to="n_ubatch", type=counts, help="tokens of a step; the smaller of the two counts")
     several("-ctk", "--cache-type-k", to="type_k", type=words, metavar="TYPE", help="type of cached keys")
     several("-ctv", "--cache-type-v", to="type_v", type=words, metavar="TYPE", help="type of cached values")
-    several("-t", "--threads", to="n_threads", type=numbers, help="threads; 0: one for each usable core")
-    made.add_argument("-r", "--repetitions", type=int, default=5, metavar="N", help="of each test (default: 5)")
+    several("-t", "--threads", to="n_threads", type=thread_counts, help="threads; 0: one for each usable core")
+    made.add_argument("-r", "--repetitions", type=Whole(least=1), default=5, metavar="N",
+                      help="of each test (default: 5)")  # fmt: skip
     made.add_argument("-o", "--output", choices=FORMATS, default="md", help="format (default: md)")
-    made.add_argument("--delay", type=float, default=0, metavar="SECONDS", help="between tests")
+    made.add_argument("--delay", type=Real(0), default=0, metavar="SECONDS", help="between tests")
     made.add_argument("--no-warmup", action="store_true", help="measure from the first run on")
     made.add_argument("-v", "--verbose", "--progress", dest="progress", action="store_true", help="tell what is done")
     for names in IGNORED:
@@ -135,8 +143,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name, values in DEFAULTS.items():
         if getattr(options, name) is None:
             setattr(options, name, list(values))
-    if options.repetitions < 1:
-        parser().error(f"argument -r/--repetitions: {options.repetitions} repetitions measure nothing, the least is 1")
     return options
 
 

@@ -47,3 +47,25 @@ def test_a_missing_file_is_one_line_of_error(capsys: pytest.CaptureFixture[str],
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert "x.gguf" in said.err
+
+
+@pytest.mark.parametrize("flags", [
+    ["-t", "-5"], ["-t", "100000"], ["-r", "0"], ["--delay", "-1"],
+    ["--batched", "-t", "-5"], ["--batched", "-b", "0"], ["--batched", "-c", "-1"],
+], ids=str)  # fmt: skip
+def test_a_number_that_cannot_be_is_refused_before_anything_is_loaded(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.main(["-m", "/nonexistent/x.gguf", *flags])
+    assert ended.value.code == 2
+    assert flags[-1] in capsys.readouterr().err
+
+
+def test_a_context_beyond_the_memory_is_one_line_with_both_sizes(
+    model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["-m", str(model), "-p", str(10**12), "-n", "0", "-t", "1"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "positions need" in said and "GiB are free" in said
