@@ -4,7 +4,7 @@ sampler.py makes one Chain per sequence. Invariant: samplers that cannot change 
 does what llama-server's chain of the same settings does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
 from worker.sampling import penalties, truncation
@@ -14,6 +14,48 @@ from worker.sampling.mt19937 import Generator
 from worker.sampling.settings import Memory, Sampling
 
 _Step = Callable[[Candidates, Ints], None]  # of the candidates and the tokens so far
+
+_IS_ON: Mapping[str, Callable[[Sampling], bool]] = {
+    "penalties": lambda s: s.penalises,
+    "dry": lambda s: s.dry_is_on,
+    "top_n_sigma": lambda s: s.top_n_sigma > 0.0,
+    "top_k": lambda s: s.top_k > 0,
+    "typ_p": lambda s: s.typical_p < 1.0,
+    "top_p": lambda s: s.top_p < 1.0,
+    "min_p": lambda s: s.min_p > 0.0,
+    "xtc": lambda s: s.xtc_is_on,
+    "temperature": lambda s: s.temperature != 1.0 or s.dynatemp_range > 0.0,
+    "plain_temperature": lambda s: s.temperature != 1.0,
+}
+_BY_HISTORY: Mapping[str, Callable[[Sampling], _Step]] = {
+    "penalties": lambda s: partial(
+        penalties.lower_repeated,
+        last_n=s.repeat_last_n, repeat=s.repeat_penalty, frequency=s.frequency_penalty, presence=s.presence_penalty,
+    ),
+    "dry": lambda s: partial(
+        penalties.dry,
+        last_n=s.dry_penalty_last_n, multiplier=s.dry_multiplier, base=s.dry_base,
+        allowed_length=s.dry_allowed_length, breakers=s.dry_breakers,
+    ),
+}  # fmt: skip
+_BY_CHANCES: Mapping[str, Callable[[Sampling, Generator], Callable[[Candidates], None]]] = {
+    "top_n_sigma": lambda s, _: partial(truncation.keep_top_n_sigma, num_sigma=s.top_n_sigma),
+    "top_k": lambda s, _: partial(truncation.keep_top_k, top_k=s.top_k),
+    "typ_p": lambda s, _: partial(truncation.keep_typical, typical_p=s.typical_p, min_keep=s.min_keep),
+    "top_p": lambda s, _: partial(truncation.keep_top_p, top_p=s.top_p, min_keep=s.min_keep),
+    "min_p": lambda s, _: partial(truncation.keep_min_p, min_p=s.min_p, min_keep=s.min_keep),
+    "xtc": lambda s, xtc: partial(
+        truncation.exclude_top_choices,
+        probability=s.xtc_probability, threshold=s.xtc_threshold, min_keep=s.min_keep, generator=xtc,
+    ),
+    "temperature": lambda s, _: partial(
+        truncation.change_temperature,
+        temperature=s.temperature, spread=s.dynatemp_range, exponent=s.dynatemp_exponent,
+    ),
+    "plain_temperature": lambda s, _: partial(
+        truncation.change_temperature, temperature=s.temperature, spread=0.0, exponent=1.0
+    ),
+}  # fmt: skip
 
 # What never drops the most likely candidate.
 _KEEPS_BEST = frozenset({"top_n_sigma", "top_k", "top_p", "min_p"})
@@ -74,59 +116,9 @@ def _join_limits(steps: list[tuple[str, _Step]], s: Sampling) -> None:
 
 def _step(name: str, s: Sampling, xtc: Generator) -> _Step | None:
     """The sampler of that name; None if it is off."""
-    if name == "penalties":
-        found = partial(
-            penalties.lower_repeated,
-            last_n=s.repeat_last_n,
-            repeat=s.repeat_penalty,
-            frequency=s.frequency_penalty,
-            presence=s.presence_penalty,
-        )
-        return found if s.penalises else None
-    if name == "dry":
-        found = partial(
-            penalties.dry,
-            last_n=s.dry_penalty_last_n,
-            multiplier=s.dry_multiplier,
-            base=s.dry_base,
-            allowed_length=s.dry_allowed_length,
-            breakers=s.dry_breakers,
-        )
-        return found if s.dry_is_on else None
-    keep = _truncation(name, s, xtc)
-    return None if keep is None else lambda candidates, history: keep(candidates)
-
-
-def _truncation(name: str, s: Sampling, xtc: Generator) -> Callable[[Candidates], None] | None:
-    table: dict[str, tuple[bool, Callable[[Candidates], None]]] = {
-        "top_k": (s.top_k > 0, partial(truncation.keep_top_k, top_k=s.top_k)),
-        "top_p": (s.top_p < 1.0, partial(truncation.keep_top_p, top_p=s.top_p, min_keep=s.min_keep)),
-        "min_p": (s.min_p > 0.0, partial(truncation.keep_min_p, min_p=s.min_p, min_keep=s.min_keep)),
-        "typ_p": (s.typical_p < 1.0, partial(truncation.keep_typical, typical_p=s.typical_p, min_keep=s.min_keep)),
-        "top_n_sigma": (s.top_n_sigma > 0.0, partial(truncation.keep_top_n_sigma, num_sigma=s.top_n_sigma)),
-        "xtc": (
-            s.xtc_is_on,
-            partial(
-                truncation.exclude_top_choices,
-                probability=s.xtc_probability,
-                threshold=s.xtc_threshold,
-                min_keep=s.min_keep,
-                generator=xtc,
-            ),
-        ),
-        "temperature": (
-            s.temperature != 1.0 or s.dynatemp_range > 0.0,
-            partial(
-                truncation.change_temperature,
-                temperature=s.temperature,
-                spread=s.dynatemp_range,
-                exponent=s.dynatemp_exponent,
-            ),
-        ),
-        "plain_temperature": (
-            s.temperature != 1.0,
-            partial(truncation.change_temperature, temperature=s.temperature, spread=0.0, exponent=1.0),
-        ),
-    }
-    is_on, keep = table[name]
-    return keep if is_on else None
+    if not _IS_ON[name](s):
+        return None
+    if name in _BY_HISTORY:
+        return _BY_HISTORY[name](s)
+    keep = _BY_CHANCES[name](s, xtc)
+    return lambda candidates, history: keep(candidates)
