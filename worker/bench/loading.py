@@ -1,6 +1,7 @@
-"""A decoder without an engine around it, for the commands that measure.
+"""A decoder without an engine around it, and how a command that measures with it ends.
 
-Invariant: the decoder is closed when its user leaves, and progress goes to a terminal's standard error or nowhere.
+Called by this package's commands and by perplexity.py. Invariant: the decoder is closed when its user leaves, and
+progress goes to a terminal's standard error or nowhere.
 """
 
 import sys

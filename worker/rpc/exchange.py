@@ -72,7 +72,16 @@ class _Call:
     """One generation. Its client's number for it, and what has come of it and was not taken yet."""
 
     __slots__ = (
-        *("events", "generation", "has_ended", "is_waiting", "model", "number", "prompt", "reading", "said", "trace"),
+        "events",
+        "generation",
+        "has_ended",
+        "is_waiting",
+        "model",
+        "number",
+        "prompt",
+        "reading",
+        "said",
+        "trace",
     )
 
     def __init__(self, number: int, trace: Trace) -> None:

@@ -1,5 +1,7 @@
-"""What a request's numbers may be. The gateway has checked them; here they are checked again, because kernels index
-with them and check nothing. service.py calls it.
+"""What a request's numbers may be, as tables of ranges, and the Sampling that is made of them.
+
+generate_rpc.py calls it; place_rpc.py shows the same fields. The gateway has checked the numbers; here they are checked
+again, because kernels index with them and check nothing. Invariant: every number of a Sampling is within its range.
 """
 
 import math
