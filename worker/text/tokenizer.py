@@ -66,6 +66,7 @@ class Tokenizer:
         self._hidden = frozenset(self._vocabulary.of_kind(Kind.CONTROL, Kind.UNKNOWN))
         self._specials = _specials(metadata, self._vocabulary)
         self._special_prefixes = _by_prefix(self._specials)
+        self._kinds: list[int] = self._vocabulary.kinds.tolist()  # NumPy's numbers are slow to compare, one by one
         self._pieces: list[bytes | None] = [None] * self.vocab_size
 
     def _load_byte_pair(self, metadata: Mapping[str, Any]) -> None:
@@ -124,7 +125,7 @@ class Tokenizer:
             return b""
         found = self._pieces[token]
         if found is None:
-            found = self._pieces[token] = self._make_piece(self._vocabulary.texts[token], self._vocabulary.kinds[token])
+            found = self._pieces[token] = self._make_piece(self._vocabulary.texts[token], self._kinds[token])
         return found
 
     def _make_piece(self, text: str, kind: int) -> bytes:
