@@ -10,7 +10,7 @@ import numpy as np
 from numba.extending import overload
 
 from worker.kernels.activations import FACTOR_BYTES
-from worker.kernels.codes import BLOCK
+from worker.kernels.codes import BLOCK, CODES
 from worker.kernels.dots import block_dot
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, call, inlined, kernel
@@ -26,9 +26,6 @@ LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 AHEAD = 2048
 _LINE = 64
 
-# Panels that a single token takes together, each from its own quarter of the thread's: a core that reads at four places
-# gets more from memory than one that reads at one place, even if it asks ahead there.
-ABREAST = 4
 _ROWS_BYTES = 4 * LANES  # of a panel's results
 
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
@@ -194,21 +191,44 @@ def _writer(count: int) -> Any:
     return write
 
 
+def _num_abreast(format: PanelFormat) -> int:
+    """Panels that a single token takes together, each from its own part of the thread's.
+
+    A core that reads at several places gets more from memory than one that reads at one and asks ahead there. Codes of
+    several planes or digits keep it computing meanwhile, so that what it asks for ahead is worth more.
+    """
+    is_quick = format.unpack is None or (len(CODES[format.code].planes) == 1 and CODES[format.code].bits <= 4)
+    return INSTRUCTION_SET.panels_abreast if is_quick else 1
+
+
+def _abreast_products(format: PanelFormat) -> Any:
+    """One token with panels from `first` on, as many as come out even; the first one left over."""
+    count = _num_abreast(format)
+    multiply, write = inlined(_tile_product(format, count, 1)), inlined(_writer(count))
+
+    def none(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+        return first
+
+    def products(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+        part = (last - first) // count
+        for index in range(first, first + part):
+            panel, rows = panels + index * panel_bytes, out + index * _ROWS_BYTES
+            total = multiply(panel, part * panel_bytes, num_columns, values, codes, factors)
+            write(rows, part * _ROWS_BYTES, adds, total)
+        return first + part * count
+
+    return none if count == 1 else products
+
+
 def _product(name: str) -> Native:
     large = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE
-    multiply_abreast = inlined(_tile_product(FORMATS[name], ABREAST, 1))
-    write_abreast = inlined(_writer(ABREAST))
+    multiply_abreast = inlined(_abreast_products(FORMATS[name]))
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
     ):
         if num_tokens == 1:
-            part = (last - first) // ABREAST
-            for index in range(first, first + part):
-                total = multiply_abreast(panels + index * panel_bytes, part * panel_bytes, num_columns, values, codes,
-                                         factors)
-                write_abreast(out + index * _ROWS_BYTES, part * _ROWS_BYTES, adds, total)
-            first += part * ABREAST
+            first = multiply_abreast(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last)
         for done in range(0, num_tokens, TOKENS_AT_ONCE):
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):
