@@ -44,9 +44,10 @@ def measure(num_bytes: int, num_threads: int) -> Limits:
 
 @numba.njit(nogil=True, boundscheck=False)  # type: ignore[untyped-decorator]
 def _sum(words: NDArray[np.uint64]) -> np.uint64:
-    total = np.uint64(0)
-    for word in words:
-        total += word
+    """Reads at four places side by side, which gets more from memory than reading from front to back."""
+    total, quarter = np.uint64(0), len(words) // 4
+    for i in range(quarter):
+        total += words[i] + words[i + quarter] + words[i + 2 * quarter] + words[i + 3 * quarter]
     return total
 
 

@@ -11,6 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from worker.kernels import llvm
 from worker.kernels.codes import CODES
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.lowerings.operand import Operand
@@ -18,18 +19,23 @@ from worker.kernels.simd import I32, Tile
 
 
 @intrinsic(prefer_literal=True)
-def block_dot(typing: Any, code: Any, first: Any, last: Any, count: Any, panel: Any, x: Any) -> Any:
-    """Exact integer products of quads first .. last - 1 of a block with `count` tokens: Tile(i32, count) of 16 rows.
+def block_dot(
+    typing: Any, code: Any, first: Any, last: Any, num_panels: Any, num_tokens: Any, panel: Any, stride: Any, x: Any
+) -> Any:
+    """Exact integer products of quads first .. last - 1 of a block: Tile(i32, ...) of 16 rows, by token or by panel.
 
-    code, first, last, count: constants, the first a name of CODES; panel: address of the block's codes; x: address of
-    the block's activations, int8 [8 quads][count][4].
+    code, first, last, num_panels, num_tokens: constants, the first a name of CODES, and one of the last two is 1;
+    panel: address of the block's codes, of which those of the other panels are `stride` bytes apart; x: address of the
+    block's activations, int8 [8 quads][num_tokens][4].
     """
     quads = range(first.literal_value, last.literal_value)
-    result = Tile(I32, count.literal_value)
+    panels, tokens = num_panels.literal_value, num_tokens.literal_value
+    result = Tile(I32, panels * tokens)
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        *_, panel, x = arguments
-        operand = Operand(CODES[code.literal_value], quads, result.count, panel, x)
-        return cgutils.pack_array(b, INSTRUCTION_SET.dot(b, operand))
+        *_, panel, stride, x = arguments
+        places = [b.add(panel, b.mul(stride, llvm.I64(index))) for index in range(panels)]
+        operands = [Operand(CODES[code.literal_value], quads, tokens, place, x) for place in places]
+        return cgutils.pack_array(b, [sums for operand in operands for sums in INSTRUCTION_SET.dot(b, operand)])
 
-    return result(code, first, last, count, types.intp, types.intp), lower
+    return result(code, first, last, num_panels, num_tokens, types.intp, types.intp, types.intp), lower

@@ -10,12 +10,12 @@ import numpy as np
 from numba.extending import overload
 
 from worker.kernels.activations import FACTOR_BYTES
-from worker.kernels.codes import BLOCK
+from worker.kernels.codes import BLOCK, CODES
 from worker.kernels.dots import block_dot
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, call, inlined, kernel
 from worker.kernels.memory import load_rows, prefetch, splats, splats_i32, splats_strided, store_rows
-from worker.kernels.number_formats import load_numbers
+from worker.kernels.number_formats import load_each
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
 from worker.kernels.simd import LANES, fma, splat_i32, to_float, zeros
 
@@ -25,6 +25,8 @@ LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 # each page of 4 KiB. Weights are read front to back, so that one panel's end asks for the next one's beginning.
 AHEAD = 2048
 _LINE = 64
+
+_ROWS_BYTES = 4 * LANES  # of a panel's results
 
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
@@ -37,25 +39,31 @@ def _ask_ahead(address, num_lines):
         prefetch(address + AHEAD + line * _LINE)
 
 
-def _tile_product(format: PanelFormat, size: int) -> Any:
-    """One panel with a tile of `size` tokens, whose activations begin at the addresses: Tile(f32, size) of 16 rows."""
+def _tile_product(format: PanelFormat, panels: int, size: int) -> Any:
+    """One panel with a tile of `size` tokens, whose activations begin at the addresses, or several with one token.
+
+    The panels lie `stride` bytes apart. Tile(f32, panels * size) of 16 rows.
+    """
     if format.unpack is None:
-        return _of_numbers(format, size)
-    return _of_codes_in_halves(format.layout, size) if format.group < BLOCK else _of_codes(format.layout, size)
+        return _of_numbers(format, panels, size)
+    of_codes = _of_codes_in_halves if format.group < BLOCK else _of_codes
+    return of_codes(format.layout, panels, size)
 
 
 def _lines(num_bytes: int) -> int:
     return -(-num_bytes // _LINE)
 
 
-def _of_numbers(format: PanelFormat, size: int) -> Any:
-    number, distance = format.name, LANES * format.number_bytes
+def _of_numbers(format: PanelFormat, panels: int, size: int) -> Any:
+    number, distance, count = format.name, LANES * format.number_bytes, panels * size
 
-    def multiply(panel, num_columns, values, codes, factors):
-        total = zeros(size)
+    def multiply(panel, stride, num_columns, values, codes, factors):
+        total = zeros(count)
         for _ in range(num_columns):
-            _ask_ahead(panel, 1)
-            total = fma(load_numbers(number, panel), splats_strided(values, num_columns * 4, size), total)
+            if panels == 1:
+                _ask_ahead(panel, 1)
+            weights = load_each(number, panel, stride, panels)
+            total = fma(weights, splats_strided(values, num_columns * 4, size), total)
             panel += distance
             values += 4
         return total
@@ -63,28 +71,31 @@ def _of_numbers(format: PanelFormat, size: int) -> Any:
     return multiply
 
 
-def _of_codes(layout: Layout, size: int) -> Any:
+def _of_codes(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k under one scale."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
-    is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
+    is_small, codes_bytes, factors_bytes, count = span > BLOCK, BLOCK * size, FACTOR_BYTES * size, panels * size
     header_lines, block_lines = _lines(header), _lines(block)
 
-    def multiply(panel, num_columns, values, codes, factors):
-        total = zeros(size)
+    def multiply(panel, stride, num_columns, values, codes, factors):
+        total = zeros(count)
         for _ in range(num_columns // span):
-            span_scale, span_minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
+            span_scale = load_each(scale_type, panel, stride, panels)
+            span_minimum = load_each("F16", panel + minima_at, stride, panels)
             scale, minimum = span_scale, span_minimum
             small, small_minimum = panel + small_at, panel + small_minima_at
-            _ask_ahead(panel, header_lines)
+            if panels == 1:
+                _ask_ahead(panel, header_lines)
             panel += header
             for _ in range(span // BLOCK):
                 if is_small:
-                    scale = span_scale * load_numbers("I8", small)
-                    minimum = span_minimum * load_numbers("I8", small_minimum)
+                    scale = span_scale * load_each("I8", small, stride, panels)
+                    minimum = span_minimum * load_each("I8", small_minimum, stride, panels)
                     small += LANES
                     small_minimum += LANES
-                _ask_ahead(panel, block_lines)
-                dots = block_dot(code, 0, 8, size, panel, codes)
+                if panels == 1:
+                    _ask_ahead(panel, block_lines)
+                dots = block_dot(code, 0, 8, panels, size, panel, stride, codes)
                 if bias:
                     dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
                 total = fma(to_float(dots), scale * splats(factors, size), total)
@@ -98,32 +109,36 @@ def _of_codes(layout: Layout, size: int) -> Any:
     return multiply
 
 
-def _of_codes_in_halves(layout: Layout, size: int) -> Any:
+def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k whose halves have each their small scale, and with it their small minimum."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
-    codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
+    codes_bytes, factors_bytes, smalls_bytes, count = BLOCK * size, FACTOR_BYTES * size, 2 * LANES, panels * size
     header_lines, block_lines = _lines(header), _lines(block)
 
-    def multiply(panel, num_columns, values, codes, factors):
-        total = zeros(size)
+    def multiply(panel, stride, num_columns, values, codes, factors):
+        total = zeros(count)
         for _ in range(num_columns // span):
-            scale, minimum = load_numbers(scale_type, panel), load_numbers("F16", panel + minima_at)
+            scale = load_each(scale_type, panel, stride, panels)
+            minimum = load_each("F16", panel + minima_at, stride, panels)
             small, small_minimum = panel + small_at, panel + small_minima_at
-            _ask_ahead(panel, header_lines)
+            if panels == 1:
+                _ask_ahead(panel, header_lines)
             panel += header
             for _ in range(span // BLOCK):
-                _ask_ahead(panel, block_lines)
-                first = block_dot(code, 0, 4, size, panel, codes)
-                last = block_dot(code, 4, 8, size, panel, codes)
+                if panels == 1:
+                    _ask_ahead(panel, block_lines)
+                first = block_dot(code, 0, 4, panels, size, panel, stride, codes)
+                last = block_dot(code, 4, 8, panels, size, panel, stride, codes)
                 if bias:
                     first = first - splats_i32(factors + 12 * size, size) * splat_i32(bias)
                     last = last - splats_i32(factors + 16 * size, size) * splat_i32(bias)
-                sums = to_float(first) * (scale * load_numbers("I8", small))
-                sums = fma(to_float(last), scale * load_numbers("I8", small + LANES), sums)
+                sums = to_float(first) * (scale * load_each("I8", small, stride, panels))
+                sums = fma(to_float(last), scale * load_each("I8", small + LANES, stride, panels), sums)
                 if has_minimum:
                     first, last = splats_i32(factors + 12 * size, size), splats_i32(factors + 16 * size, size)
-                    sums = fma(to_float(first), minimum * load_numbers("I8", small_minimum), sums)
-                    sums = fma(to_float(last), minimum * load_numbers("I8", small_minimum + LANES), sums)
+                    low = minimum * load_each("I8", small_minimum, stride, panels)
+                    high = minimum * load_each("I8", small_minimum + LANES, stride, panels)
+                    sums = fma(to_float(last), high, fma(to_float(first), low, sums))
                 total = fma(sums, splats(factors, size), total)
                 small += smalls_bytes
                 small_minimum += smalls_bytes
@@ -152,33 +167,72 @@ def _panel_products(
     out_stride: Any, adds: Any, token: Any, end: Any,
 ) -> Any:  # fmt: skip
     count = size.literal_value
-    multiply = inlined(_tile_product(FORMATS[name.literal_value], count))
+    multiply = inlined(_tile_product(FORMATS[name.literal_value], 1, count))
+    write = inlined(_writer(count))
 
     def products(name, size, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
         factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
         while end - token >= count:
-            total = multiply(panel, num_columns, values + token * num_columns * 4, codes + token * num_columns,
+            total = multiply(panel, 0, num_columns, values + token * num_columns * 4, codes + token * num_columns,
                              factors + token * factors_bytes)
-            rows = out + token * out_stride
-            if adds:
-                total = load_rows(rows, out_stride, count) + total
-            store_rows(rows, out_stride, total)
+            write(out + token * out_stride, out_stride, adds, total)
             token += count
         return token
 
     return products
 
 
+def _writer(count: int) -> Any:
+    def write(rows, stride, adds, total):
+        if adds:
+            total = load_rows(rows, stride, count) + total
+        store_rows(rows, stride, total)
+
+    return write
+
+
+def _num_abreast(format: PanelFormat) -> int:
+    """Panels that a single token takes together, each from its own part of the thread's.
+
+    A core that reads at several places gets more from memory than one that reads at one and asks ahead there. Codes of
+    several planes or digits keep it computing meanwhile, so that what it asks for ahead is worth more.
+    """
+    is_quick = format.unpack is None or (len(CODES[format.code].planes) == 1 and CODES[format.code].bits <= 4)
+    return INSTRUCTION_SET.panels_abreast if is_quick else 1
+
+
+def _abreast_products(format: PanelFormat) -> Any:
+    """One token with panels from `first` on, as many as come out even; the first one left over."""
+    count = _num_abreast(format)
+    multiply, write = inlined(_tile_product(format, count, 1)), inlined(_writer(count))
+
+    def none(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+        return first
+
+    def products(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+        part = (last - first) // count
+        for index in range(first, first + part):
+            panel, rows = panels + index * panel_bytes, out + index * _ROWS_BYTES
+            total = multiply(panel, part * panel_bytes, num_columns, values, codes, factors)
+            write(rows, part * _ROWS_BYTES, adds, total)
+        return first + part * count
+
+    return none if count == 1 else products
+
+
 def _product(name: str) -> Native:
     large = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE
+    multiply_abreast = inlined(_abreast_products(FORMATS[name]))
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
     ):
+        if num_tokens == 1:
+            first = multiply_abreast(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last)
         for done in range(0, num_tokens, TOKENS_AT_ONCE):
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):
-                panel, target = panels + index * panel_bytes, out + index * (4 * LANES)
+                panel, target = panels + index * panel_bytes, out + index * _ROWS_BYTES
                 token = panel_products(
                     name, large, panel, num_columns, values, codes, factors, target, out_stride, adds, done, end)
                 token = panel_products(

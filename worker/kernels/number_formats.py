@@ -9,10 +9,11 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from worker.kernels import llvm
-from worker.kernels.simd import F32, I32, LANES
+from worker.kernels.simd import F32, I32, LANES, Tile
 
 
 def _widen_exponents(b: Any, bytes_: Any) -> Any:
@@ -75,6 +76,24 @@ def load_numbers(typing: Any, name: Any, address: Any) -> Any:
         return widen(b, llvm.load(b, arguments[1], ir.VectorType(element, LANES), 1))
 
     return F32(name, types.intp), lower
+
+
+@intrinsic(prefer_literal=True)
+def load_each(typing: Any, name: Any, address: Any, stride: Any, count: Any) -> Any:
+    """16 numbers of the format with this name (a constant) at each of `count` addresses, `stride` bytes apart.
+
+    Tile(f32, count).
+    """
+    element, widen = _NUMBERS[name.literal_value]
+    result = Tile(F32, count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        _, address, distance, _ = arguments
+        places = [b.add(address, b.mul(distance, llvm.I64(index))) for index in range(result.count)]
+        numbers = ir.VectorType(element, LANES)
+        return cgutils.pack_array(b, [widen(b, llvm.load(b, place, numbers, 1)) for place in places])
+
+    return result(name, types.intp, types.intp, count), lower
 
 
 @intrinsic(prefer_literal=True)

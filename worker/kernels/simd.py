@@ -1,8 +1,8 @@
 """SIMD values for numba: vectors of 16 lanes and tiles of them, as ordinary values inside kernels.
 
 The vocabulary that kernels are written in; its loads and stores are in memory.py and number_formats.py. A `Vector` is
-16 lanes of f32 or i32; a `Tile` is an array of vectors, one per token of a small group. Arithmetic is lanewise; a
-vector combines with every vector of a tile.
+16 lanes of f32 or i32; a `Tile` is an array of vectors, one for each of some tokens or of some panels. Arithmetic is
+lanewise; a vector, or a tile of one, combines with every vector of a tile.
 
 Invariant: this is IEEE arithmetic in an order fixed by the kernel, the same on every processor, and LLVM fits it to the
 registers at hand. The one operation that each processor does its own way is in dots.py.
@@ -36,7 +36,7 @@ class Vector(types.Type):  # type: ignore[misc]
 
 
 class Tile(types.Type):  # type: ignore[misc]
-    """`count` vectors, one per token."""
+    """`count` vectors, of as many tokens or panels."""
 
     def __init__(self, vector: Vector, count: int) -> None:
         self.vector, self.count = vector, count
@@ -84,13 +84,13 @@ def pick(typing: Any, tile: Any, index: Any) -> Any:
 def _by_vectors(operation: Callable[..., Any], result: Vector | None = None) -> Callable[..., Any]:
     """From types of operands to (signature, lowering) that applies `operation` to every vector; None for other types.
 
-    Plain vectors serve every vector of a tile.
+    Plain vectors and tiles of one serve every vector of a tile.
     """
 
     def typed(*operands: Any) -> Any:
-        tile = next((o for o in operands if isinstance(o, Tile)), None)
         if not all(isinstance(o, Vector | Tile) for o in operands):
             return None
+        tile = max((o for o in operands if isinstance(o, Tile)), key=lambda o: o.count, default=None)
         first = operands[0] if tile is None else tile
         vector = result or (first.vector if tile is not None else first)
         returned = vector if tile is None else Tile(vector, tile.count)
@@ -99,7 +99,7 @@ def _by_vectors(operation: Callable[..., Any], result: Vector | None = None) -> 
             if tile is None:
                 return operation(b, *arguments)
             return cgutils.pack_array(b, [
-                operation(b, *[b.extract_value(a, index) if isinstance(o, Tile) else a
+                operation(b, *[b.extract_value(a, index % o.count) if isinstance(o, Tile) else a
                                for a, o in zip(arguments, operands, strict=True)])
                 for index in range(tile.count)
             ])

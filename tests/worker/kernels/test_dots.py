@@ -27,9 +27,9 @@ def block_dots(name: str, count: int) -> Entry:
 
     @entry(types.void(types.intp, types.intp, types.intp))
     def block_dots(panel, x, out):  # all sums are below 2^24: exact
-        store_rows(out, 64, to_float(block_dot(name, 0, 8, count, panel, x)))
-        store_rows(out + 64 * count, 64, to_float(block_dot(name, 0, 4, count, panel, x)))
-        store_rows(out + 128 * count, 64, to_float(block_dot(name, 4, 8, count, panel, x)))
+        store_rows(out, 64, to_float(block_dot(name, 0, 8, 1, count, panel, 0, x)))
+        store_rows(out + 64 * count, 64, to_float(block_dot(name, 0, 4, 1, count, panel, 0, x)))
+        store_rows(out + 128 * count, 64, to_float(block_dot(name, 4, 8, 1, count, panel, 0, x)))
 
     return compiled(block_dots)
 

@@ -73,6 +73,13 @@ def test_products_of_few_tokens_are_right(name, num_tokens):
 
 
 @every_format
+@pytest.mark.parametrize("num_panels", [3, 4, 5, 11])
+def test_products_of_a_single_token_are_right_whatever_the_number_of_panels(name, num_panels):
+    x = np.random.default_rng(num_panels).standard_normal((1, 2 * block_length(name)))
+    assert_product_is_right(random_matrix(name, 16 * num_panels - 3, x.shape[1]), x)
+
+
+@every_format
 @pytest.mark.parametrize(("num_rows", "num_blocks"), [(1, 1), (16, 2), (17, 1), (100, 18)])
 def test_products_of_any_shape_are_right(name, num_rows, num_blocks):
     x = np.random.default_rng(0).standard_normal((5, num_blocks * block_length(name)))
@@ -102,9 +109,10 @@ def test_products_of_whole_numbers_are_exact(name):
 
 @every_format
 @pytest.mark.parametrize("threads", [2, 3, 5])
-def test_shares_of_threads_give_the_bits_of_one_thread(name, threads):
-    x = np.random.default_rng(1).standard_normal((6, block_length(name)))
-    matrix = random_matrix(name, 16 * 4 + 3, x.shape[1])
+@pytest.mark.parametrize("num_tokens", [1, 6])
+def test_shares_of_threads_give_the_bits_of_one_thread(name, threads, num_tokens):
+    x = np.random.default_rng(1).standard_normal((num_tokens, block_length(name)))
+    matrix = random_matrix(name, 16 * 14 + 3, x.shape[1])
     np.testing.assert_array_equal(product(matrix, x, threads=threads), product(matrix, x))
 
 
@@ -112,7 +120,7 @@ def test_shares_of_threads_give_the_bits_of_one_thread(name, threads):
 @pytest.mark.parametrize("num_tokens", [2, 5, 13, 105])
 def test_a_token_has_the_same_bits_alone_and_among_others(name, num_tokens):
     x = np.random.default_rng(num_tokens).standard_normal((num_tokens, 2 * block_length(name)))
-    matrix = random_matrix(name, 20, x.shape[1])
+    matrix = random_matrix(name, 16 * 9 + 3, x.shape[1])
     alone = np.concatenate([product(matrix, row[None]) for row in x])
     np.testing.assert_array_equal(product(matrix, x), alone)
 
@@ -122,8 +130,8 @@ def test_a_token_has_the_same_bits_alone_and_among_others(name, num_tokens):
 def test_adding_gives_what_was_there_plus_the_product(name, num_tokens):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((num_tokens, block_length(name)))
-    matrix = random_matrix(name, 48, x.shape[1])
-    before = rng.standard_normal((num_tokens, 48)).astype(np.float32)
+    matrix = random_matrix(name, 80, x.shape[1])
+    before = rng.standard_normal((num_tokens, 80)).astype(np.float32)
     np.testing.assert_array_equal(product(matrix, x, onto=before), before + product(matrix, x))
 
 
