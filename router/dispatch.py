@@ -9,10 +9,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from protos import inference_pb2 as pb
 from router.config import BALANCING, KeyConfig, LimitsConfig
@@ -25,14 +24,15 @@ from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Wish
 from router.policy.failover import Journal, blames_replica
 from router.rpc import places
-from router.rpc.exchange import Call
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.rpc.replica import Replica
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.dispatch")
 
-Replies = AsyncGenerator[list[pb.GenerateReply], None]  # of one generation, each time as many as have come
+# Takes replies of one generation, each time as many as have come. What it raises ends the generation; no RouterErrors.
+HandOut = Callable[[list[pb.GenerateReply]], Awaitable[None]]
+Generation = Callable[[HandOut], Coroutine[Any, Any, None]]  # one that begins when it is awaited
 _Reply = TypeVar("_Reply")
 _NO_REQUEST = pb.GenerateRequest()
 BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
@@ -86,6 +86,22 @@ class Attempt:
         return self.journal.num_tokens if self.journal is not None else 0
 
 
+class _Charge:
+    """A replica has a request; how that ends is what the balancer learns of it."""
+
+    __slots__ = ("_balancer", "_replica", "_wish")
+
+    def __init__(self, balancer: Balancer, replica: Replica, wish: Wish) -> None:
+        self._balancer, self._replica, self._wish = balancer, replica, wish
+
+    def __enter__(self) -> None:
+        self._balancer.begin(self._replica, self._wish, time.monotonic())
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        failed = False if error is None else blames_replica(error) if isinstance(error, RouterError) else None
+        self._balancer.end(self._replica, self._wish, time.monotonic(), failed=failed)
+
+
 class Dispatcher:
     """Admits, chooses a replica, calls it, and another one if it is lost."""
 
@@ -94,10 +110,10 @@ class Dispatcher:
         self._admission = admission
         self._balancers: dict[str, Balancer] = {}
 
-    async def generate(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn) -> Replies:
-        """Started, any number of Delta, Finished; by as many replicas as it takes.
+    async def generate(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn, hand_out: HandOut) -> None:
+        """Hands out Started, any number of Delta, Finished; by as many replicas as it takes.
 
-        Closing the generator cancels the request. Raises RouterError.
+        Cancelling it cancels the request. Raises RouterError.
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
@@ -106,11 +122,15 @@ class Dispatcher:
                 turn.trace.waited("queue", place.waited)
             while True:
                 replica, wish = await self._chosen(attempt, request, turn, left)
+                asked = journal.request()
                 try:
-                    with self._call(replica, wish, journal.request(), turn.trace) as call:
+                    with (
+                        _Charge(self._balancer(replica.model), replica, wish),
+                        turn.trace.attempt(replica.name, asked),
+                        replica.calling(places.own(asked, replica.place_numbers)) as call,
+                    ):
                         while replies := await call.take():
-                            told = [each for each in map(journal.record, replies) if each is not None]
-                            yield places.everyones(told, replica.place_numbers)
+                            await hand_out(places.everyones(journal.recorded(replies), replica.place_numbers))
                     return
                 except RouterError as error:
                     journal.move(error)
@@ -160,27 +180,10 @@ class Dispatcher:
         attempt.choice, attempt.replica = choice, choice.name
         return next(replica for replica in replicas if replica.name == choice.name)
 
-    @contextmanager
-    def _call(self, replica: Replica, wish: Wish, request: pb.GenerateRequest, trace: Trace) -> Iterator[Call]:
-        """The replica works on the request; how that ends is what the balancer learns of it."""
-        balancer = self._balancer(replica.model)
-        balancer.begin(replica, wish, time.monotonic())
-        failed: bool | None = None
-        try:
-            with (
-                trace.attempt(replica.name, request),
-                replica.calling(places.own(request, replica.place_numbers)) as call,
-            ):
-                yield call
-            failed = False
-        except RouterError as error:
-            failed = blames_replica(error)
-            raise
-        finally:
-            balancer.end(replica, wish, time.monotonic(), failed=failed)
-
     def _balancer(self, model: str) -> Balancer:
-        return self._balancers.setdefault(model, Balancer(random.random))
+        if model not in self._balancers:
+            self._balancers[model] = Balancer(random.random)
+        return self._balancers[model]
 
     def is_idle(self, model: str) -> bool:
         """Whether nobody waits for the model."""

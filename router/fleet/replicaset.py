@@ -39,15 +39,20 @@ class ReplicaSet:
         config: SupervisionConfig,
         site: Callable[[], Site],
         changed: Callable[[], None],
+        room_is_wanted: Callable[[], bool],
         clock: Callable[[], float],
         world: World,
     ) -> None:
-        """`site` gives each new process a place of its own; `changed` is called after every change."""
+        """`site` gives each new process a place of its own; `changed` is called after every change.
+
+        `room_is_wanted`: whether any model waits to be loaded.
+        """
         self.model = model
         self.autoload = True  # whether users make it load
         self.removed = False  # from the configuration: it goes when its last user has gone
         self._config = config
         self._told = changed
+        self._room_is_wanted = room_is_wanted
         self._clock = clock
         self._forked = are_forked(config)
         self._changes = Changes()
@@ -118,6 +123,11 @@ class ReplicaSet:
         return self._crew.num_parallel() or (self._description.num_parallel if self._description is not None else 0)
 
     @property
+    def waits(self) -> bool:
+        """Whether it is to be loaded and is not yet, perhaps for want of room."""
+        return self._is_wanted and self._process_state is ModelState.UNLOADED
+
+    @property
     def settled(self) -> bool:
         """Whether it does not load for the start, or no longer: every worker was ready once, or never will be."""
         return not self._at_start and (not self._remote or self._remote.settled)
@@ -172,8 +182,13 @@ class ReplicaSet:
             self._leave_if_removed()
             configured = FOREVER if self.model.ttl is None else self.model.ttl
             self._keep_alive = configured if keep_alive is None else keep_alive
-            if not self._num_users:
+            if not self._num_users and self._is_idleness_news:
                 self._tell()
+
+    @property
+    def _is_idleness_news(self) -> bool:
+        """Whether anything follows from its having no users: else most requests would end with a plan of the fleet."""
+        return self._leaves or self.removed or self._keep_alive < FOREVER or self._room_is_wanted()
 
     async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
         """The replicas that can be called, at least one, without those the caller has left.

@@ -18,6 +18,7 @@ from router.policy.balancer import Choice
 from router.rpc.replica import Replica
 from tests.router.mocks import until
 from tests.router.supervision.test_supervisor import TURN, dispatcher
+from tests.router.taking import taken
 from tests.tiny_models import MODELS, write_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
@@ -53,7 +54,7 @@ async def both_ready(fleet: Fleet) -> None:
 async def serve(calls: Dispatcher, request: pb.GenerateRequest) -> tuple[str, int]:
     """Which replica answered, and how many tokens it did not have to compute."""
     attempt, num_cached = Attempt("a"), 0
-    async with aclosing(calls.generate(attempt, request, BY_PREFIX)) as generation:
+    async with aclosing(taken(calls, attempt, request, BY_PREFIX)) as generation:
         async for replies in generation:
             num_cached += sum(reply.started.num_cached_tokens for reply in replies)
     return str(attempt.replica), num_cached

@@ -15,6 +15,7 @@ from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_state, use
 from tests.router.mocks import DEADLINE, until
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -102,7 +103,7 @@ async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worke
     async with fleet(model("a", load_on_start=True)) as started:
         await until_state(started, "a", ModelState.READY)
         calls, [old] = dispatcher(started), pids(started, "a")
-        stream = calls.generate(Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
+        stream = taken(calls, Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
         await anext(stream)
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)
@@ -126,7 +127,7 @@ async def test_a_model_told_to_load_while_it_drains_is_loaded_once_it_has_gone()
     async with fleet(model("a", load_on_start=True)) as started:
         await until_state(started, "a", ModelState.READY)
         [old] = pids(started, "a")
-        stream = dispatcher(started).generate(Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
+        stream = taken(dispatcher(started), Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
         await anext(stream)
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)
