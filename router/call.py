@@ -117,8 +117,7 @@ class Call:
 
     def headers(self) -> Mapping[str, str]:
         """Who served the request, and what is left of the key's limits."""
-        verdict = self._verdict.result() if self._verdict and self._verdict.done() else Verdict()
-        headers = rate_headers(verdict)
+        headers = rate_headers(self._verdict.result()) if self._verdict and self._verdict.done() else {}
         if self._attempts:
             last = self._attempts[-1]
             headers["x-corral-model"] = _named(last.model)
@@ -193,7 +192,7 @@ class Call:
         return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session, self.trace)
 
     def _attempt(self, model: str, index: int) -> Attempt:
-        attempt = Attempt(model)
+        attempt = Attempt(model, explains=self.debug)
         if index == 0:
             self._attempts.append(attempt)
         return attempt

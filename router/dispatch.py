@@ -11,7 +11,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from protos import inference_pb2 as pb
 from router.config import BALANCING, KeyConfig, LimitsConfig
@@ -39,8 +39,7 @@ BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """With whose rights and under which limits a request waits for its model."""
 
     key: KeyConfig
@@ -71,6 +70,7 @@ class Attempt:
     model: str
     place: Place | None = None
     replica: str | None = None  # the last one that was called
+    explains: bool = False  # whether `choice` is wanted even where there is none to make
     choice: Choice | None = None  # by which it was
     num_moves: int = 0  # from one replica to another
     journal: Journal | None = None  # of the answer, once its model has a place for it
@@ -176,6 +176,9 @@ class Dispatcher:
         It is the one with the place that the request would like, if that can be called.
         """
         replicas = places.wished(await self._fleet.ready(attempt.model, left), request)
+        if len(replicas) == 1 and not attempt.explains:
+            attempt.replica = replicas[0].name
+            return replicas[0]
         choice = self._balancer(attempt.model).choose(replicas, wish, policy, time.monotonic())
         attempt.choice, attempt.replica = choice, choice.name
         return next(replica for replica in replicas if replica.name == choice.name)

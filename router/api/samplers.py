@@ -7,6 +7,7 @@ defaults and ranges are llama-server's. Invariant: what leaves here, a worker ca
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from protos import inference_pb2 as pb
@@ -152,8 +153,9 @@ SAMPLING = (
     Field("dry_sequence_breakers", _breakers, BREAKERS, high=MAX_BREAKERS),
     Field("logit_bias", _logit_bias),
 )
-_USUAL_VALUES = [(field.name, field.default) for field in _PLAIN]
-_USUAL = pb.Sampling(**dict(_USUAL_VALUES), samplers=pb.SamplerOrder(names=SAMPLERS), dry_sequence_breakers=BREAKERS)
+_USUAL_VALUES = {field.name: field.default for field in _PLAIN}
+_plain_values = itemgetter(*_USUAL_VALUES)
+_USUAL = pb.Sampling(**_USUAL_VALUES, samplers=pb.SamplerOrder(names=SAMPLERS), dry_sequence_breakers=BREAKERS)
 
 
 def sampling_message(values: Mapping[str, Any], seed: int | None) -> pb.Sampling:
@@ -161,9 +163,8 @@ def sampling_message(values: Mapping[str, Any], seed: int | None) -> pb.Sampling
     message = pb.Sampling()
     message.CopyFrom(_USUAL)
     message.seed, message.has_seed = seed or 0, seed is not None
-    for name, usual in _USUAL_VALUES:
-        value = values[name]
-        if value != usual:
+    if (plain := _plain_values(values)) != _plain_values(_USUAL_VALUES):
+        for name, value in zip(_USUAL_VALUES, plain, strict=True):
             setattr(message, name, value)
     if values["samplers"] != SAMPLERS:
         message.samplers.names[:] = values["samplers"]

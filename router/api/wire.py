@@ -5,7 +5,7 @@ clock of Progress.
 """
 
 import math
-import secrets
+import os
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ def json_response(content: Any) -> Response:
 
 def random_id() -> str:
     """32 letters and digits from 24 random bytes; two letters come twice as often as the others."""
-    return b64encode(secrets.token_bytes(24), altchars=b"aB").decode()
+    return b64encode(os.urandom(24), b"aB").decode()
 
 
 @dataclass(frozen=True, slots=True)

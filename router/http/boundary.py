@@ -5,8 +5,8 @@ its answer has begun, a connection that ends without the mark of completeness.
 """
 
 import logging
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
@@ -50,7 +50,7 @@ class Envelope:
             return
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of several counts
         given = headers.get(b"x-request-id", b"")
-        identity = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        identity = given if _VALID_ID.fullmatch(given) else os.urandom(16).hex().encode()
         answer = Answer(send, self._farewell)
         answer.headers.append((b"x-request-id", identity))
         scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer, headers=headers)

@@ -86,7 +86,7 @@ class Exchange:
         self._stream = stream
         self._calls: dict[int, Call] = {}
         self._num_begun = 0
-        self._outbox: deque[pb.CallBegin | int] = deque()  # calls to begin, and numbers of those to cancel
+        self._outbox: deque[tuple[int, pb.GenerateRequest | None]] = deque()  # calls to begin; None: to cancel
         self._wake = asyncio.Event()
         self._writer = asyncio.create_task(self._write(), name=f"to {model}")
         self._reader = asyncio.create_task(self._read(), name=f"from {model}")
@@ -98,13 +98,13 @@ class Exchange:
         self._num_begun += 1
         number = self._num_begun
         call = self._calls[number] = Call(self, number)
-        self._say(pb.CallBegin(call=number, request=request))
+        self._say(number, request)
         return call
 
     def cancel(self, number: int) -> None:
         """Called by the call itself."""
         if self._calls.pop(number, None) is not None:
-            self._say(number)
+            self._say(number, None)
 
     def close(self) -> None:
         """Breaks it off; calls that are open are lost."""
@@ -115,8 +115,8 @@ class Exchange:
     def is_idle(self) -> bool:
         return not self._calls
 
-    def _say(self, what: pb.CallBegin | int) -> None:
-        self._outbox.append(what)
+    def _say(self, number: int, request: pb.GenerateRequest | None) -> None:
+        self._outbox.append((number, request))
         self._wake.set()
 
     async def _write(self) -> None:
@@ -133,12 +133,12 @@ class Exchange:
     def _next_message(self) -> pb.ServeRequest:
         message, num_bytes = pb.ServeRequest(), 0
         while self._outbox and num_bytes < _FULL_MESSAGE:
-            what = self._outbox.popleft()
-            if isinstance(what, int):
-                message.cancel.append(what)
+            number, request = self._outbox.popleft()
+            if request is None:
+                message.cancel.append(number)
             else:
-                message.begin.append(what)
-                num_bytes += what.ByteSize()
+                message.begin.add(call=number, request=request)
+                num_bytes += request.ByteSize()
         return message
 
     async def _read(self) -> None:
