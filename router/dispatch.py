@@ -117,7 +117,7 @@ class Dispatcher:
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
-        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, turn) as place:
+        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, journal, turn) as place:
             if place.position:
                 turn.trace.waited("queue", place.waited)
             while True:
@@ -138,11 +138,11 @@ class Dispatcher:
                 left.append(replica)
                 attempt.num_moves = len(left)
 
-    async def _place(self, attempt: Attempt, turn: Turn) -> Place:
+    async def _place(self, attempt: Attempt, journal: Journal, turn: Turn) -> Place:
         """A place of the model, whose line learns in the end how many tokens were used."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
         place = attempt.place = await self._admission.place(
-            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: attempt.num_used, patient=turn.patient
+            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: journal.num_tokens, patient=turn.patient
         )
         return place
 

@@ -54,7 +54,10 @@ class Envelope:
         answer = Answer(send, self._farewell)
         answer.headers.append((b"x-request-id", identity))
         scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer, headers=headers)
-        await self._app(scope, receive, answer.send)
+        try:
+            await self._app(scope, receive, answer.send)
+        finally:
+            del scope["state"]["answer"]  # it refers to the server's own side of the request, which refers to the scope
 
     def _farewell(self) -> Sequence[Header]:
         return ((b"connection", b"close"),) if self._draining() else ()
