@@ -5,9 +5,8 @@ has been read and found good, and every answer tells in its headers who served i
 """
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -24,8 +23,7 @@ from router.http.answer import raw
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The generations of one HTTP request, choices of the same prompt in a row."""
 
     call: Call

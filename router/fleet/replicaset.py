@@ -70,6 +70,7 @@ class ReplicaSet:
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
         self._description: pb.DescribeReply | None = None  # likewise
+        self._num_parallel = 0  # of its ready replicas together
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
         self._stopped = False
@@ -120,7 +121,7 @@ class ReplicaSet:
     @property
     def num_parallel(self) -> int:
         """How many requests its ready replicas compute at once; 0 until one has told."""
-        return self._crew.num_parallel() or (self._description.num_parallel if self._description is not None else 0)
+        return self._num_parallel or (self._description.num_parallel if self._description is not None else 0)
 
     @property
     def waits(self) -> bool:
@@ -338,6 +339,7 @@ class ReplicaSet:
             self._at_start = False
         self._crew.check()
         self._crew.number_places()
+        self._num_parallel = self._crew.num_parallel()
         self._description = next(iter(self._crew.descriptions()), self._description)
         measured = self._measured()
         self._num_bytes = self._num_bytes if measured is None else measured

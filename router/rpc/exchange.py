@@ -7,7 +7,8 @@ call ends, with Finished or with an error, whatever becomes of the stream.
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import grpc
 
@@ -22,16 +23,26 @@ _MAX_PENDING = 16  # replies of a call; more are put together
 
 
 class Call:
-    """One generation: what has come of it and was not taken yet."""
+    """One generation: what has come of it and was not taken yet. Leaving it cancels what has not ended."""
 
-    def __init__(self, exchange: "Exchange", number: int) -> None:
+    __slots__ = ("_error", "_exchange", "_left", "_number", "_replies", "_waiter", "has_arrived", "has_ended")
+
+    def __init__(self, exchange: "Exchange", number: int, left: Callable[[], None]) -> None:
         self.has_arrived = False  # at the worker
         self.has_ended = False  # nothing will come after what has
         self._exchange = exchange
         self._number = number
+        self._left = left
         self._replies: list[pb.GenerateReply] = []
         self._error: RouterError | None = None  # after those replies
         self._waiter: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+        self._left()
 
     async def take(self) -> list[pb.GenerateReply]:
         """The next replies, once there are some; none after the last. Raises RouterError."""
@@ -91,13 +102,13 @@ class Exchange:
         self._writer = asyncio.create_task(self._write(), name=f"to {model}")
         self._reader = asyncio.create_task(self._read(), name=f"from {model}")
 
-    def begin(self, request: pb.GenerateRequest) -> Call:
-        """Raises BodyTooLarge."""
+    def begin(self, request: pb.GenerateRequest, left: Callable[[], None] = lambda: None) -> Call:
+        """`left` is called when the call is left. Raises BodyTooLarge."""
         if request.ByteSize() > MAX_REQUEST_BYTES:
             raise BodyTooLarge(MAX_REQUEST_BYTES)
         self._num_begun += 1
         number = self._num_begun
-        call = self._calls[number] = Call(self, number)
+        call = self._calls[number] = Call(self, number, left)
         self._say(number, request)
         return call
 
