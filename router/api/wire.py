@@ -20,13 +20,21 @@ from router.api.fields import FLOAT32_MAX
 from router.dispatch import Generation
 from router.errors import JSON_CONTENT_TYPE
 
+_JSON = (b"content-type", JSON_CONTENT_TYPE.encode())
 FINGERPRINT = "b0-corral"
 FINISH_REASONS: Mapping[int, str] = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
 
 
 def json_response(content: Any) -> Response:
     """A 200 with compact JSON."""
-    return Response(orjson.dumps(content), headers={"content-type": JSON_CONTENT_TYPE})
+    return JsonResponse(orjson.dumps(content))
+
+
+class JsonResponse(Response):
+    """A 200 whose headers are made as they are sent."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
 
 
 def random_id() -> str:

@@ -97,25 +97,26 @@ class Exchange:
         self._stream = stream
         self._calls: dict[int, Call] = {}
         self._num_begun = 0
-        self._outbox: deque[tuple[int, pb.GenerateRequest | None]] = deque()  # calls to begin; None: to cancel
+        self._outbox: deque[tuple[int, pb.GenerateRequest | None, int]] = deque()  # calls to begin; None: to cancel
         self._wake = asyncio.Event()
         self._writer = asyncio.create_task(self._write(), name=f"to {model}")
         self._reader = asyncio.create_task(self._read(), name=f"from {model}")
 
     def begin(self, request: pb.GenerateRequest, left: Callable[[], None] = lambda: None) -> Call:
         """`left` is called when the call is left. Raises BodyTooLarge."""
-        if request.ByteSize() > MAX_REQUEST_BYTES:
+        num_bytes = request.ByteSize()
+        if num_bytes > MAX_REQUEST_BYTES:
             raise BodyTooLarge(MAX_REQUEST_BYTES)
         self._num_begun += 1
         number = self._num_begun
         call = self._calls[number] = Call(self, number, left)
-        self._say(number, request)
+        self._say(number, request, num_bytes)
         return call
 
     def cancel(self, number: int) -> None:
         """Called by the call itself."""
         if self._calls.pop(number, None) is not None:
-            self._say(number, None)
+            self._say(number, None, 0)
 
     def close(self) -> None:
         """Breaks it off; calls that are open are lost."""
@@ -126,8 +127,8 @@ class Exchange:
     def is_idle(self) -> bool:
         return not self._calls
 
-    def _say(self, number: int, request: pb.GenerateRequest | None) -> None:
-        self._outbox.append((number, request))
+    def _say(self, number: int, request: pb.GenerateRequest | None, num_bytes: int) -> None:
+        self._outbox.append((number, request, num_bytes))
         self._wake.set()
 
     async def _write(self) -> None:
@@ -142,14 +143,14 @@ class Exchange:
             return
 
     def _next_message(self) -> pb.ServeRequest:
-        message, num_bytes = pb.ServeRequest(), 0
-        while self._outbox and num_bytes < _FULL_MESSAGE:
-            number, request = self._outbox.popleft()
+        message, total = pb.ServeRequest(), 0
+        while self._outbox and total < _FULL_MESSAGE:
+            number, request, num_bytes = self._outbox.popleft()
             if request is None:
                 message.cancel.append(number)
             else:
                 message.begin.add(call=number, request=request)
-                num_bytes += request.ByteSize()
+                total += num_bytes
         return message
 
     async def _read(self) -> None:
