@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +22,7 @@ from tests.tiny_models import MODELS, write_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
-BY_PREFIX = replace(TURN, cost=240, policy="prefix")
+BY_PREFIX = TURN._replace(cost=240, policy="prefix")
 STARTING = 280.0  # seconds; the first start on a machine compiles
 LENGTH, CONTEXT, STEP = 200, 512, 16
 

@@ -42,6 +42,16 @@ async def test_the_calls_of_a_model_spread_over_its_replicas() -> None:
         assert [replica.num_open for replica in started.replicas("a")] == [0, 0]
 
 
+async def test_the_end_of_a_request_is_no_news_where_nothing_follows_from_it() -> None:
+    async with fleet(model("a", load_on_start=True)) as started:
+        await until_state(started, "a", ModelState.READY)
+        calls = dispatcher(started)
+        await text_of(calls, "stop_at=1")
+        seen = started.num_changes
+        await text_of(calls, "stop_at=1")
+        assert started.num_changes == seen
+
+
 async def test_a_model_serves_while_one_of_its_replicas_is_down() -> None:
     async with fleet(model("a", replicas=2, load_on_start=True)) as started:
         await until(lambda: len(started.open("a")) == 2)
