@@ -89,6 +89,18 @@ async def test_a_request_says_how_long_its_model_stays() -> None:
             await until_state(started, name, ModelState.UNLOADED)
 
 
+async def test_a_model_that_waits_for_room_gets_it_with_the_end_of_another_ones_last_request() -> None:
+    residency = ResidencyConfig(max_models=1, turn=3600.0)  # a busy model does not make room before the test gives up
+    async with fleet(model("a"), model("b"), residency=residency) as started:
+        first = Holder(started, "a")
+        await until(lambda: bool(first.replicas))
+        second = Holder(started, "b")
+        await asyncio.sleep(0)  # the second one asks
+        await first.end()
+        await until(lambda: bool(second.replicas))
+        await second.end()
+
+
 async def test_a_pinned_model_stays_whatever_a_request_says() -> None:
     async with fleet(model("a", pin=True, ttl=0.0), model("b", ttl=0.0)) as started:
         for name in ("a", "b"):
