@@ -1,11 +1,15 @@
 """What the gateway costs: time it adds to a request, requests it carries, processor time for each streamed token.
 
-    python -m bench.gateway [--rounds 5] [--seconds 3] [--nginx] [--litellm PATH]
+    python -m bench.gateway [--rounds 5] [--seconds 3] [--rate 100] [--nginx] [--litellm PATH]
 
 A mock worker stands behind it, which computes nothing, so that all that is left is the way of a request. Added latency
-is the time through the gateway less that of the same call made to the worker directly, both at the same calm rate over
-the same number of connections. nginx, with the shipped configuration, and LiteLLM's proxy each stand in front of the
-gateway, and are charged what they add to it.
+is the time through the gateway less that of the same call made to the worker directly, both by the same schedule: each
+connection's sends are due at times fixed beforehand, evenly spread over all connections, and a latency counts from
+when its send was due. So a slow answer is charged for the requests it holds up (a loop that asks again when it was
+answered would leave those out), and no connections fall into step. The rate is calm by default, one request in 10 ms,
+several times what one takes: what is measured is the way and not a line in front of it. How much fits in is another
+figure, requests/s, of connections that each ask again at once. nginx, with the shipped configuration, and LiteLLM's
+proxy each stand in front of the gateway, and are charged what they add to it.
 Invariant: figures that are compared come from the same round, with the servers taking turns within it.
 """
 
@@ -21,9 +25,10 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -38,6 +43,9 @@ _PATH = "/v1/chat/completions"
 _START_SECONDS = 300.0
 _TOKEN = "bench"  # of a worker that lives as long as the run
 _MOCK = f"{sys.executable} -m tests.router.mock_worker"
+_EARLY = 0.001  # seconds, by which timers wake before something is due
+
+Call = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement")
     parser.add_argument("--connections", type=int, default=10, metavar="N")
-    parser.add_argument("--pause", type=float, default=0.05, help="seconds between two requests of a connection")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests/s at which latency is measured")
     parser.add_argument("--streams", type=int, default=16, metavar="N")
     parser.add_argument("--tokens", type=int, default=256, metavar="N", help="of each stream")
     parser.add_argument("--nginx", action="store_true", help="measure it beside, with TLS, as nginx/corral.conf has it")
@@ -104,13 +112,14 @@ async def _rounds(
     await replica.serving()
     try:
         for number in range(options.rounds + 1):  # the first one warms up
-            before = direct = await _latencies(lambda: _direct(replica), options)
+            before = direct = await _latencies([partial(_direct, replica)] * options.connections, options)
             for server in servers:
-                through = await _latencies(await _caller(server, options), options)
+                async with _connected(server, options.connections) as calls:
+                    through = await _latencies(calls, options)
+                    rate, cost = await _rate(server, calls, options)
                 figures = found.setdefault(server.name, Figures.none()) if number else Figures.none()
                 figures.p50.append((percentile(through, 50) - percentile(before, 50)) * 1000)
                 figures.p99.append((percentile(through, 99) - percentile(before, 99)) * 1000)
-                rate, cost = await _rate(server, options)
                 figures.rate.append(rate)
                 figures.per_request.append(cost)
                 figures.per_token.append(await _per_token(server, options))
@@ -123,36 +132,41 @@ async def _rounds(
 # ---- measurements -----------------------------------------------------------------------------
 
 
-async def _latencies(call: Callable[[], Awaitable[None]], options: argparse.Namespace) -> list[float]:
-    """Seconds of calls at a calm rate, in order of size."""
-    end = time.perf_counter() + options.seconds
+async def _latencies(calls: Sequence[Call], options: argparse.Namespace) -> list[float]:
+    """Seconds from when each call was due to its answer, in order of size."""
+    begin = time.perf_counter() + _EARLY
+    dues = [begin + number / options.rate for number in range(int(options.seconds * options.rate))]
     seconds: list[float] = []
 
-    async def user(number: int) -> None:
-        await asyncio.sleep(options.pause * number / options.connections)
-        while time.perf_counter() < end:
-            began = time.perf_counter()
+    async def user(call: Call, dues: Sequence[float]) -> None:
+        for due in dues:
+            await _until(due)
             await call()
-            seconds.append(time.perf_counter() - began)
-            await asyncio.sleep(options.pause)
+            seconds.append(time.perf_counter() - due)
 
-    await asyncio.gather(*map(user, range(options.connections)))
+    await asyncio.gather(*(user(call, dues[number :: len(calls)]) for number, call in enumerate(calls)))
     return sorted(seconds)
 
 
-async def _rate(server: Server, options: argparse.Namespace) -> tuple[float, list[float]]:
+async def _until(due: float) -> None:
+    """Returns on time, or at once if it is late: the end of the wait is spent awake, since timers are coarse."""
+    await asyncio.sleep(max(due - time.perf_counter() - _EARLY, 0.0))
+    while time.perf_counter() < due:  # noqa: ASYNC110 (nothing tells that it is time)
+        await asyncio.sleep(0)
+
+
+async def _rate(server: Server, calls: Sequence[Call], options: argparse.Namespace) -> tuple[float, list[float]]:
     """Whole answers a second, each connection asking again at once; microseconds of each process for one."""
-    call = await _caller(server, options)
     before = _used(server)
     began, num_answers = time.perf_counter(), 0
 
-    async def user() -> None:
+    async def user(call: Call) -> None:
         nonlocal num_answers
         while time.perf_counter() < began + options.seconds:
             await call()
             num_answers += 1
 
-    await asyncio.gather(*(user() for _ in range(options.connections)))
+    await asyncio.gather(*map(user, calls))
     return num_answers / (time.perf_counter() - began), _each(before, _used(server), num_answers)
 
 
@@ -185,24 +199,25 @@ def _body(num_tokens: int, *, stream: bool) -> bytes:
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
-async def _caller(server: Server, options: argparse.Namespace) -> Callable[[], Awaitable[None]]:
-    """A call over one of the connections, which stay open."""
-    free: asyncio.LifoQueue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.LifoQueue()
-    for _ in range(options.connections):
-        free.put_nowait(await server.connect())
-    request = _body(1, stream=False)
+@asynccontextmanager
+async def _connected(server: Server, num_connections: int) -> AsyncIterator[list[Call]]:
+    """A call over each of as many connections, which stay open meanwhile."""
+    connections = [await server.connect() for _ in range(num_connections)]
+    yield [partial(_ask, server, *connection) for connection in connections]
+    for _, writer in connections:
+        writer.close()
 
-    async def call() -> None:
-        reader, writer = await free.get()
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        if not head.startswith(b"HTTP/1.1 200"):
-            raise RuntimeError(f"{server.name}: {head!r}")
-        length = head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]
-        await reader.readexactly(int(length))
-        free.put_nowait((reader, writer))
 
-    return call
+async def _ask(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.write(_REQUEST)
+    head = await reader.readuntil(b"\r\n\r\n")
+    if not head.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(f"{server.name}: {head!r}")
+    length = head.lower().partition(b"content-length:")[2].split(b"\r\n", 1)[0]
+    await reader.readexactly(int(length))
+
+
+_REQUEST = _body(1, stream=False)
 
 
 async def _stream(server: Server, request: bytes) -> None:

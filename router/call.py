@@ -9,15 +9,15 @@ import asyncio
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import quote
 
 from protos import inference_pb2 as pb
 from router.config import KeyConfig, Reason
-from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Replies, Turn
+from router.dispatch import BYTES_PER_TOKEN, Attempt, Dispatcher, Generation, HandOut, Turn
 from router.errors import (
     ContextExceeded,
     ModelFailed,
@@ -78,8 +78,8 @@ class Call:
     _watches: list[Watch] = field(default_factory=list)
     _error: str = ""  # the kind of what ended a generation
 
-    def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[Replies]:
-        """The generations of the request, each begun when it is first awaited."""
+    def generate(self, messages: Sequence[pb.GenerateRequest]) -> list[Generation]:
+        """The generations of the request."""
         for message in messages:
             message.client, message.weight = self.key.name, self.key.weight
         costs = [self._estimate(message) for message in messages]
@@ -117,8 +117,7 @@ class Call:
 
     def headers(self) -> Mapping[str, str]:
         """Who served the request, and what is left of the key's limits."""
-        verdict = self._verdict.result() if self._verdict and self._verdict.done() else Verdict()
-        headers = rate_headers(verdict)
+        headers = rate_headers(self._verdict.result()) if self._verdict and self._verdict.done() else {}
         if self._attempts:
             last = self._attempts[-1]
             headers["x-corral-model"] = _named(last.model)
@@ -143,31 +142,32 @@ class Call:
             facts |= _timings(self._watches)
         return facts | ({"error": self._error} if self._error else {})
 
-    def _generation(self, message: pb.GenerateRequest, cost: int, total: int, index: int) -> Replies:
-        routed = self._routed(message, self._turn(cost, patient=index > 0), index)
+    def _generation(self, message: pb.GenerateRequest, cost: int, total: int, index: int) -> Generation:
+        routed = partial(self._routed, message, self._turn(cost, patient=index > 0), index)
         generation = self.policies.shadows.beside(self.route, message, routed)
-        return self._limited(generation, total) if self._has_limits else generation
+        return partial(self._limited, generation, total) if self._has_limits else generation
 
-    async def _limited(self, generation: Replies, num_tokens: int) -> Replies:
-        async with self._within_limits(num_tokens), aclosing(generation):
-            async for replies in generation:
-                yield replies
+    async def _limited(self, generation: Generation, num_tokens: int, hand_out: HandOut) -> None:
+        async with self._within_limits(num_tokens):
+            await generation(hand_out)
 
-    async def _routed(self, message: pb.GenerateRequest, turn: Turn, index: int) -> Replies:
+    async def _routed(self, message: pb.GenerateRequest, turn: Turn, index: int, hand_out: HandOut) -> None:
         """The answer of the first model along the route that can give one."""
         metrics = self.policies.metrics
         watch = metrics.watch()
         self._watches.append(watch)
         route: Route | None = self.route
+
+        async def watched(replies: list[pb.GenerateReply]) -> None:
+            watch.replies(replies)
+            await hand_out(replies)
+
         try:
             while route is not None:
                 attempt = self._attempt(route.model, index)
                 metrics.goes_to(watch, route.model)
                 try:
-                    async with aclosing(self.policies.dispatcher.generate(attempt, message, turn)) as generation:
-                        async for replies in generation:
-                            watch.replies(replies)
-                            yield replies
+                    await self.policies.dispatcher.generate(attempt, message, turn, watched)
                     return
                 except RouterError as error:
                     route = self._next(route, attempt, error)
@@ -192,7 +192,7 @@ class Call:
         return Turn(self.key, self.table.limits, cost, patient, self.keep_alive, self.policy, self.session, self.trace)
 
     def _attempt(self, model: str, index: int) -> Attempt:
-        attempt = Attempt(model)
+        attempt = Attempt(model, explains=self.debug)
         if index == 0:
             self._attempts.append(attempt)
         return attempt

@@ -9,10 +9,9 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from protos import inference_pb2 as pb
 from router.config import BALANCING, KeyConfig, LimitsConfig
@@ -25,22 +24,22 @@ from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Wish
 from router.policy.failover import Journal, blames_replica
 from router.rpc import places
-from router.rpc.exchange import Call
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.rpc.replica import Replica
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.dispatch")
 
-Replies = AsyncGenerator[list[pb.GenerateReply], None]  # of one generation, each time as many as have come
+# Takes replies of one generation, each time as many as have come. What it raises ends the generation; no RouterErrors.
+HandOut = Callable[[list[pb.GenerateReply]], Awaitable[None]]
+Generation = Callable[[HandOut], Coroutine[Any, Any, None]]  # one that begins when it is awaited
 _Reply = TypeVar("_Reply")
 _NO_REQUEST = pb.GenerateRequest()
 BYTES_PER_TOKEN = 4  # of a request, for estimates: most of its bytes are prompt
 UNDESCRIBED_PLACES = 4  # of a model that has not said yet how many requests it computes at once
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """With whose rights and under which limits a request waits for its model."""
 
     key: KeyConfig
@@ -71,6 +70,7 @@ class Attempt:
     model: str
     place: Place | None = None
     replica: str | None = None  # the last one that was called
+    explains: bool = False  # whether `choice` is wanted even where there is none to make
     choice: Choice | None = None  # by which it was
     num_moves: int = 0  # from one replica to another
     journal: Journal | None = None  # of the answer, once its model has a place for it
@@ -86,6 +86,22 @@ class Attempt:
         return self.journal.num_tokens if self.journal is not None else 0
 
 
+class _Charge:
+    """A replica has a request; how that ends is what the balancer learns of it."""
+
+    __slots__ = ("_balancer", "_replica", "_wish")
+
+    def __init__(self, balancer: Balancer, replica: Replica, wish: Wish) -> None:
+        self._balancer, self._replica, self._wish = balancer, replica, wish
+
+    def __enter__(self) -> None:
+        self._balancer.begin(self._replica, self._wish, time.monotonic())
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        failed = False if error is None else blames_replica(error) if isinstance(error, RouterError) else None
+        self._balancer.end(self._replica, self._wish, time.monotonic(), failed=failed)
+
+
 class Dispatcher:
     """Admits, chooses a replica, calls it, and another one if it is lost."""
 
@@ -94,23 +110,27 @@ class Dispatcher:
         self._admission = admission
         self._balancers: dict[str, Balancer] = {}
 
-    async def generate(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn) -> Replies:
-        """Started, any number of Delta, Finished; by as many replicas as it takes.
+    async def generate(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn, hand_out: HandOut) -> None:
+        """Hands out Started, any number of Delta, Finished; by as many replicas as it takes.
 
-        Closing the generator cancels the request. Raises RouterError.
+        Cancelling it cancels the request. Raises RouterError.
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
-        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, turn) as place:
+        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, journal, turn) as place:
             if place.position:
                 turn.trace.waited("queue", place.waited)
             while True:
                 replica, wish = await self._chosen(attempt, request, turn, left)
+                asked = journal.request()
                 try:
-                    with self._call(replica, wish, journal.request(), turn.trace) as call:
+                    with (
+                        _Charge(self._balancer(replica.model), replica, wish),
+                        turn.trace.attempt(replica.name, asked),
+                        replica.calling(places.own(asked, replica.place_numbers)) as call,
+                    ):
                         while replies := await call.take():
-                            told = [each for each in map(journal.record, replies) if each is not None]
-                            yield places.everyones(told, replica.place_numbers)
+                            await hand_out(places.everyones(journal.recorded(replies), replica.place_numbers))
                     return
                 except RouterError as error:
                     journal.move(error)
@@ -118,11 +138,11 @@ class Dispatcher:
                 left.append(replica)
                 attempt.num_moves = len(left)
 
-    async def _place(self, attempt: Attempt, turn: Turn) -> Place:
+    async def _place(self, attempt: Attempt, journal: Journal, turn: Turn) -> Place:
         """A place of the model, whose line learns in the end how many tokens were used."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
         place = attempt.place = await self._admission.place(
-            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: attempt.num_used, patient=turn.patient
+            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: journal.num_tokens, patient=turn.patient
         )
         return place
 
@@ -156,31 +176,17 @@ class Dispatcher:
         It is the one with the place that the request would like, if that can be called.
         """
         replicas = places.wished(await self._fleet.ready(attempt.model, left), request)
+        if len(replicas) == 1 and not attempt.explains:
+            attempt.replica = replicas[0].name
+            return replicas[0]
         choice = self._balancer(attempt.model).choose(replicas, wish, policy, time.monotonic())
         attempt.choice, attempt.replica = choice, choice.name
         return next(replica for replica in replicas if replica.name == choice.name)
 
-    @contextmanager
-    def _call(self, replica: Replica, wish: Wish, request: pb.GenerateRequest, trace: Trace) -> Iterator[Call]:
-        """The replica works on the request; how that ends is what the balancer learns of it."""
-        balancer = self._balancer(replica.model)
-        balancer.begin(replica, wish, time.monotonic())
-        failed: bool | None = None
-        try:
-            with (
-                trace.attempt(replica.name, request),
-                replica.calling(places.own(request, replica.place_numbers)) as call,
-            ):
-                yield call
-            failed = False
-        except RouterError as error:
-            failed = blames_replica(error)
-            raise
-        finally:
-            balancer.end(replica, wish, time.monotonic(), failed=failed)
-
     def _balancer(self, model: str) -> Balancer:
-        return self._balancers.setdefault(model, Balancer(random.random))
+        if model not in self._balancers:
+            self._balancers[model] = Balancer(random.random)
+        return self._balancers[model]
 
     def is_idle(self, model: str) -> bool:
         """Whether nobody waits for the model."""

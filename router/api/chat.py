@@ -45,7 +45,7 @@ async def chat_completions(request: Request) -> Response:
     given = parameters(body, _num_logprobs(body), call.sampling)
     begun = run(call, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
     if given["stream"]:
-        events = [ChatEvents(begun.head, index, given) for index in range(len(begun.streams))]
+        events = [ChatEvents(begun.head, index, given) for index in range(len(begun.generations))]
         return begun.event_stream(events, lambda: _closing(begun.head, events, given))
     return await begun.answer(request, _whole(begun))
 

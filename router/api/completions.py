@@ -53,7 +53,7 @@ async def completions(request: Request) -> Response:
     _check_together(own, given)
     texts = prompts(body)
     begun = run(call, given, [text.proto for text in texts], return_prompt=own["echo"])
-    echoes = _echoes(texts, given) if own["echo"] else [""] * len(begun.streams)
+    echoes = _echoes(texts, given) if own["echo"] else [""] * len(begun.generations)
     if given["stream"]:
         stream = TextStream(begun.head, given, len(echoes))
         events = [TextEvents(stream, index, echo) for index, echo in enumerate(echoes)]

@@ -5,12 +5,12 @@ lies in the row's range; everything else became an InvalidRequest or NotSupporte
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from router.errors import InvalidRequest, NotSupported
 
@@ -45,10 +45,13 @@ class Field:
         return (self.name, *self.aliases)
 
 
-async def json_body(request: Request) -> dict[str, Any]:
-    """The request's body, which must be one JSON object."""
+async def json_body(request: Request, *, may_be_empty: bool = False) -> dict[str, Any]:
+    """The request's body, which must be one JSON object, or nothing at all if that `may_be_empty`."""
+    received = await _received(request)
+    if may_be_empty and not received:
+        return {}
     try:
-        body = orjson.loads(await request.body())
+        body = orjson.loads(received)
         orjson.dumps(body)  # nests less deeply than it reads: what passes here can be shown and passed on
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
@@ -59,38 +62,48 @@ async def json_body(request: Request) -> dict[str, Any]:
     return body
 
 
+async def _received(request: Request) -> bytes:
+    """The body as it came. Raises ClientDisconnect."""
+    parts: list[bytes] = []
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
 class Fields(tuple[Field, ...]):
     """A table of fields. Bodies have few of them: what is the same for all bodies is worked out once."""
 
     defaults: dict[str, Any]  # by first name
     rows: dict[str, int]  # by each name
-    named: dict[str, Field]  # by each name: the row under that name, since errors speak of the name given
+    spellings: list[list[Field]]  # of each row: itself under each of its names, since errors speak of the one given
 
     def __new__(cls, *fields: Field) -> "Fields":
         table = super().__new__(cls, fields)
         table.defaults = {field.name: field.default for field in fields}
         table.rows = {name: row for row, field in enumerate(fields) for name in field.names}
-        table.named = {name: replace(field, name=name) for field in fields for name in field.names}
+        table.spellings = [[replace(field, name=name) for name in field.names] for field in fields]
         return table
 
 
 def read(fields: Fields, body: Body) -> dict[str, Any]:
     """Every field's value, by its first name."""
     values = dict(fields.defaults)
-    given = fields.rows.keys() & body.keys()
-    if not given:
-        return values
-    for row in sorted({fields.rows[name] for name in given}):
-        values[fields[row].name] = _value(fields, fields[row], body)
+    given = {fields.rows[name] for name in body if name in fields.rows}
+    for row in sorted(given):
+        values[fields[row].name] = _value(fields[row], fields.spellings[row], body)
     return values
 
 
-def _value(fields: Fields, field: Field, body: Body) -> Any:
+def _value(field: Field, spellings: Sequence[Field], body: Body) -> Any:
     value, found = field.default, False
-    for name in reversed(field.names):
-        given = body.get(name)
+    for spelled in reversed(spellings):
+        given = body.get(spelled.name)
         if given is not None:
-            value, found = field.reader(fields.named[name], given), True
+            value, found = field.reader(spelled, given), True
     if found and field.neutral is not None and not field.neutral(value):
         raise NotSupported(f"Field '{field.name}': {shown(value)} is not supported yet")
     return value

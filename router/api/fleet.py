@@ -3,7 +3,8 @@
 Called by app.py's route table. Invariant: nothing here waits for a model or wakes one.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import orjson
@@ -13,7 +14,7 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.metrics import ready_stats
 from router.api.routed import call_to
-from router.api.streaming import EventStream
+from router.api.streaming import EventStream, SendFrame
 from router.api.wire import json_response
 from router.call import Policies
 from router.errors import InvalidRequest
@@ -87,7 +88,7 @@ async def logs(request: Request) -> Response:
     tail = policies.dispatcher.output(name)
     num_lines = _num_lines(request.query_params.get("lines"))
     if request.query_params.get("follow") in ("1", "true"):
-        return EventStream(_frames(tail, num_lines), PING_SECONDS)
+        return EventStream(partial(_follow, tail, num_lines), PING_SECONDS)
     text = "".join(f"{line}\n" for line in tail.last(num_lines))
     return Response(text, headers={"content-type": TEXT})
 
@@ -100,7 +101,7 @@ def _num_lines(given: str | None) -> int:
     return int(given)
 
 
-async def _frames(tail: Tail, num_lines: int) -> AsyncGenerator[bytes, None]:
-    yield b""  # the answer begins, even if no line comes for long
+async def _follow(tail: Tail, num_lines: int, send: SendFrame) -> None:
+    await send(b"")  # the answer begins, even if no line comes for long
     async for line in tail.follow(num_lines):
-        yield b"data: " + orjson.dumps(line) + b"\n\n"
+        await send(b"data: " + orjson.dumps(line) + b"\n\n")

@@ -5,8 +5,8 @@ has been read and found good, and every answer tells in its headers who served i
 """
 
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,31 +14,30 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.fields import out_of_range
 from router.api.sampling import Parameters
-from router.api.streaming import Events, EventStream, answer, encoded, gather
+from router.api.streaming import Events, EventStream, answer, encode, gather
 from router.api.wire import Completion, Head, collect
 from router.call import Call
-from router.dispatch import Replies
+from router.dispatch import Generation
 from router.http.answer import raw
 
 MAX_GENERATIONS = 512  # of one request: prompts times choices
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """The generations of one HTTP request, choices of the same prompt in a row."""
 
     call: Call
     head: Head
     parameters: Parameters
-    streams: Sequence[Replies]
+    generations: Sequence[Generation]
 
     async def completions(self) -> list[Completion]:
         """All of them, to their ends."""
-        return await gather([collect(stream) for stream in self.streams])
+        return await gather([collect(each) for each in self.generations])
 
     def event_stream(self, events: Sequence[Events], closing: Callable[[], bytes]) -> EventStream:
         """Frames as they come."""
-        frames = encoded(self.streams, events, closing)
+        frames = partial(encode, self.generations, events, closing)
         return EventStream(frames, self.parameters["sse_ping_interval"], self.call.headers)
 
     async def answer(self, request: Request, work: Coroutine[Any, Any, Response]) -> Response:

@@ -4,7 +4,7 @@ Called by app.py's route table. Loading and unloading begin at once and are answ
 stream of events says nothing of a model that its key may not use, and ends when the gateway drains.
 """
 
-from collections.abc import AsyncGenerator
+from functools import partial
 from typing import Any
 
 import orjson
@@ -14,7 +14,7 @@ from starlette.responses import Response
 from router.api.fields import json_body, read
 from router.api.models import STATES, progress
 from router.api.routed import MODEL, call_to
-from router.api.streaming import EventStream
+from router.api.streaming import EventStream, SendFrame
 from router.api.wire import json_response
 from router.config import KeyConfig
 from router.errors import InvalidRequest
@@ -48,7 +48,7 @@ async def unload(request: Request) -> Response:
 
 async def events(request: Request) -> Response:
     """Every model's state, then every change of one."""
-    return EventStream(_frames(request), PING_SECONDS)
+    return EventStream(partial(_tell, request), PING_SECONDS)
 
 
 async def _meant(request: Request) -> tuple[Fleet, str]:
@@ -60,21 +60,21 @@ async def _meant(request: Request) -> tuple[Fleet, str]:
     return fleet, name
 
 
-async def _frames(request: Request) -> AsyncGenerator[bytes, None]:
+async def _tell(request: Request, send: SendFrame) -> None:
     fleet: Fleet = request.app.state.fleet
     config, shown = request.app.state.config, Shown()
-    yield b""  # the answer begins, even if there is nothing to tell for long
+    await send(b"")  # the answer begins, even if there is nothing to tell for long
     while not fleet.draining:
         seen = fleet.num_changes
         if request.app.state.config is not config:
             config = request.app.state.config
-            yield _frame("*", "models_reload", {})
+            await send(_frame("*", "models_reload", {}))
         now = _told(request, fleet)
         for name in shown.keys() - now.keys():
-            yield _frame(name, "model_remove", {})
+            await send(_frame(name, "model_remove", {}))
         for name, state in now.items():
             if shown.get(name) != state:
-                yield _frame(name, "model_status", state)
+                await send(_frame(name, "model_status", state))
         shown = now
         await fleet.change(seen)
 

@@ -34,7 +34,9 @@ async def completion(request: Request) -> Response:
     protos = [text.proto for text in prompts(body)]
     begun = run(call, given, protos, return_prompt=True)
     if given["stream"]:
-        events = [NativeEvents(begun.head, index, given, own["response_fields"]) for index in range(len(begun.streams))]
+        events = [
+            NativeEvents(begun.head, index, given, own["response_fields"]) for index in range(len(begun.generations))
+        ]
         return begun.event_stream(events, lambda: b"")
     return await begun.answer(request, _whole(begun, own))
 

@@ -7,6 +7,7 @@ defaults and ranges are llama-server's. Invariant: what leaves here, a worker ca
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import itemgetter
 from typing import Any
 
 from protos import inference_pb2 as pb
@@ -152,21 +153,24 @@ SAMPLING = (
     Field("dry_sequence_breakers", _breakers, BREAKERS, high=MAX_BREAKERS),
     Field("logit_bias", _logit_bias),
 )
-_USUAL_VALUES = [(field.name, field.default) for field in _PLAIN]
-_USUAL = pb.Sampling(**dict(_USUAL_VALUES), samplers=pb.SamplerOrder(names=SAMPLERS), dry_sequence_breakers=BREAKERS)
+_USUAL_VALUES = {field.name: field.default for field in _PLAIN}
+_plain_values = itemgetter(*_USUAL_VALUES)
+_USUAL = pb.Sampling(**_USUAL_VALUES)
 
 
 def sampling_message(values: Mapping[str, Any], seed: int | None) -> pb.Sampling:
-    """The message of fields that were read. Most requests leave most of them alone: the usual message is copied."""
+    """The message of fields that were read. Most requests leave most of them alone: the usual message is copied.
+
+    Lists are left out where they are the defaults, which a worker knows.
+    """
     message = pb.Sampling()
     message.CopyFrom(_USUAL)
     message.seed, message.has_seed = seed or 0, seed is not None
-    for name, usual in _USUAL_VALUES:
-        value = values[name]
-        if value != usual:
+    if (plain := _plain_values(values)) != _plain_values(_USUAL_VALUES):
+        for name, value in zip(_USUAL_VALUES, plain, strict=True):
             setattr(message, name, value)
     if values["samplers"] != SAMPLERS:
-        message.samplers.names[:] = values["samplers"]
+        message.samplers.CopyFrom(pb.SamplerOrder(names=values["samplers"]))  # none at all is an order, too
     if values["dry_sequence_breakers"] != BREAKERS:
         message.dry_sequence_breakers[:] = values["dry_sequence_breakers"]
     message.logit_bias.extend(_bias_message(token, bias) for token, bias in (values["logit_bias"] or {}).items())

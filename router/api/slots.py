@@ -92,7 +92,7 @@ async def change_slot(request: Request) -> Response:
         raise InvalidRequest("Invalid slot ID")
     if action not in _ACTIONS:
         raise InvalidRequest("Invalid action")
-    body = read(_BODY, await json_body(request) if await request.body() else {})
+    body = read(_BODY, await json_body(request, may_be_empty=True))
     call = call_to(request, body["model"] or request.query_params.get("model"))
     act, names = _ACTIONS[action]
     message = pb.ChangePlaceRequest(number=int(number), action=act, filename=body["filename"])

@@ -5,7 +5,7 @@ loads a model but /health/deep of a name.
 """
 
 import asyncio
-from contextlib import aclosing
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -15,7 +15,7 @@ from protos import inference_pb2 as pb
 from router.api.routed import call_to, overlaid
 from router.api.sampling import generation_settings, parameters
 from router.api.streaming import gather
-from router.api.wire import FINGERPRINT, json_response
+from router.api.wire import FINGERPRINT, collect, json_response
 from router.call import Call, Policies
 from router.config import GatewayConfig, KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Turn
@@ -70,12 +70,8 @@ async def _first_token(dispatcher: Dispatcher, model: str, limits: LimitsConfig)
     message = parameters(PROBE, None, {}).request(f"health-{model}", PROBE_PROMPT, 0, return_prompt=False)
     turn = Turn(HEALTH_KEY, limits, cost=2)
     try:
-        async with (
-            asyncio.timeout(DEEP_SECONDS),
-            aclosing(dispatcher.generate(Attempt(model), message, turn)) as replies,
-        ):
-            async for _ in replies:
-                pass
+        async with asyncio.timeout(DEEP_SECONDS):
+            await collect(partial(dispatcher.generate, Attempt(model), message, turn))
     except TimeoutError:
         waiting = dispatcher.num_waiting(model)
         raise Unavailable(f"model '{model}' gave no token in {DEEP_SECONDS:g} s ({waiting} requests wait)") from None

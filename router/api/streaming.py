@@ -2,14 +2,14 @@
 
 Called by the completion routes. Starlette's own streaming is not used: this class sends no byte before the first
 reply, so that a request which fails early gets a plain HTTP error; keeps silence and slow readers in bounds; and
-never ends a cut answer as if it were whole. Invariant: however an answer ends, its generator has been closed, and
-with it every call to a worker.
+never ends a cut answer as if it were whole. Invariant: however an answer ends, what sends its frames has ended before,
+and with it every call to a worker.
 """
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 
@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from protos import inference_pb2 as pb
-from router.dispatch import Replies
+from router.dispatch import Generation
 from router.errors import InternalError, RouterError, error_body
 from router.http.answer import raw
 
@@ -26,16 +26,15 @@ DONE = b"data: [DONE]\n\n"
 COMMENT = b":\n\n"
 CLIENT_LEFT = 499  # what nginx writes for it; nobody receives it
 SHORT_WORK = 0.05  # seconds; within them it is not worth a task to see whether the client leaves
-PENDING_REPLIES = 16  # lists of them, between the calls of one answer and its writer
 HEADERS = [
     (b"content-type", b"text/event-stream"),
     (b"cache-control", b"no-store"),
     (b"x-accel-buffering", b"no"),
 ]
 
+SendFrame = Callable[[bytes], Awaitable[None]]
+Frames = Callable[[SendFrame], Awaitable[None]]  # sends all frames of an answer, the first one as soon as it begins
 _T = TypeVar("_T")
-_Numbered = tuple[int, list[pb.GenerateReply]]  # of one of several generations
-_End = tuple[int, Exception | None]
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +56,7 @@ class EventStream(Response):
 
     def __init__(
         self,
-        frames: AsyncGenerator[bytes, None],
+        frames: Frames,
         ping_interval: float = 30.0,
         more_headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
@@ -81,19 +80,20 @@ class EventStream(Response):
 
     async def _write(self, send: Send) -> None:
         """Raises RouterError if nothing has been sent yet; later errors become the last event."""
-        async with aclosing(self._frames) as frames:
-            try:
-                async for frame in frames:
-                    if not self._begun:
-                        await self._begin(send)
-                    if frame:
-                        await self._send(send, frame)
-            except RouterError as error:
-                await self._fail(send, error)
-            except Exception:
-                _log.exception("a stream failed")
-                await self._fail(send, InternalError())
+        try:
+            await self._frames(partial(self._write_frame, send))
+        except RouterError as error:
+            await self._fail(send, error)
+        except Exception:
+            _log.exception("a stream failed")
+            await self._fail(send, InternalError())
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write_frame(self, send: Send, frame: bytes) -> None:
+        if not self._begun:
+            await self._begin(send)
+        if frame:
+            await self._send(send, frame)
 
     async def _begin(self, send: Send) -> None:
         headers = [*HEADERS, *raw(self._more_headers())]
@@ -166,57 +166,35 @@ async def gather(work: Sequence[Coroutine[Any, Any, _T]]) -> list[_T]:
         await _cancel(*tasks)
 
 
-async def encoded(
-    streams: Sequence[Replies], events: Sequence[Events], closing: Callable[[], bytes]
-) -> AsyncGenerator[bytes, None]:
-    """The frames of one answer: its generations' replies as they come, each in its own events, then `closing`.
+async def encode(
+    generations: Sequence[Generation], events: Sequence[Events], closing: Callable[[], bytes], send: SendFrame
+) -> None:
+    """Sends the frames of one answer: its generations' replies as they come, each in its own events, then `closing`.
 
-    Frames that are ready at the same time come as one.
+    Frames of a generation that are ready at the same time come as one.
     """
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as generation:
-            async for replies in generation:
-                yield b"".join([_frame(events[0], reply) for reply in replies])
+    if len(generations) == 1:
+        await generations[0](partial(_encode, events[0], send))
     else:
-        async with aclosing(_interleaved(streams)) as numbered:
-            async for index, replies in numbered:
-                yield b"".join([_frame(events[index], reply) for reply in replies])
-    yield closing()
+        turn = asyncio.Lock()
+
+        async def send_in_turn(frame: bytes) -> None:
+            async with turn:
+                await send(frame)
+
+        pairs = zip(generations, events, strict=True)
+        await gather([generation(partial(_encode, each, send_in_turn)) for generation, each in pairs])
+    await send(closing())
+
+
+async def _encode(events: Events, send: SendFrame, replies: list[pb.GenerateReply]) -> None:
+    await send(b"".join([_frame(events, reply) for reply in replies]))
 
 
 def _frame(events: Events, reply: pb.GenerateReply) -> bytes:
     if reply.HasField("delta"):
         return events.delta(reply.delta)
     return events.started(reply.started) if reply.HasField("started") else events.finished(reply.finished)
-
-
-async def _interleaved(streams: Sequence[Replies]) -> AsyncGenerator[_Numbered, None]:
-    queue: asyncio.Queue[_Numbered | _End] = asyncio.Queue(PENDING_REPLIES)
-    pumps = [asyncio.create_task(_pump(index, generation, queue)) for index, generation in enumerate(streams)]
-    try:
-        num_open = len(pumps)
-        while num_open:
-            index, item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                num_open -= 1
-            else:
-                yield index, item
-    finally:
-        await _cancel(*pumps)
-
-
-async def _pump(index: int, generation: Replies, queue: "asyncio.Queue[_Numbered | _End]") -> None:
-    """Puts a stream's replies into the queue, and after them None or what ended it."""
-    end: Exception | None = None
-    try:
-        async with aclosing(generation) as several:
-            async for replies in several:
-                await queue.put((index, replies))
-    except Exception as error:
-        end = error
-    await queue.put((index, end))
 
 
 async def _gone(receive: Receive) -> None:

@@ -5,11 +5,10 @@ clock of Progress.
 """
 
 import math
-import secrets
+import os
 import time
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,21 +17,29 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import FLOAT32_MAX
-from router.dispatch import Replies
+from router.dispatch import Generation
 from router.errors import JSON_CONTENT_TYPE
 
+_JSON = (b"content-type", JSON_CONTENT_TYPE.encode())
 FINGERPRINT = "b0-corral"
 FINISH_REASONS: Mapping[int, str] = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
 
 
 def json_response(content: Any) -> Response:
     """A 200 with compact JSON."""
-    return Response(orjson.dumps(content), headers={"content-type": JSON_CONTENT_TYPE})
+    return JsonResponse(orjson.dumps(content))
+
+
+class JsonResponse(Response):
+    """A 200 whose headers are made as they are sent."""
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        self.raw_headers = [_JSON, (b"content-length", b"%d" % len(self.body))]
 
 
 def random_id() -> str:
     """32 letters and digits from 24 random bytes; two letters come twice as often as the others."""
-    return b64encode(secrets.token_bytes(24), altchars=b"aB").decode()
+    return b64encode(os.urandom(24), b"aB").decode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,36 +53,41 @@ class Head:
 
 @dataclass(slots=True)
 class Completion:
-    """A generation that came to its end."""
+    """All replies of one generation, put together."""
 
-    started: pb.Started
-    text: str
-    tokens: list[int]
-    logprobs: list[pb.TokenLogprob]
-    finished: pb.Finished
+    started: pb.Started = field(default_factory=pb.Started)
+    texts: list[str] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[pb.TokenLogprob] = field(default_factory=list)
+    finished: pb.Finished = field(default_factory=pb.Finished)
     prompt_logprobs: list[pb.TokenLogprob] = field(default_factory=list)
 
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
 
-async def collect(generation: Replies) -> Completion:
-    """All replies of one generation, put together."""
-    started, finished = pb.Started(), pb.Finished()
-    texts: list[str] = []
-    tokens: list[int] = []
-    logprobs: list[pb.TokenLogprob] = []
-    prompt_logprobs: list[pb.TokenLogprob] = []
-    async with aclosing(generation):
-        async for replies in generation:
-            for reply in replies:
-                if reply.HasField("delta"):
-                    texts.append(reply.delta.text)
-                    tokens.extend(reply.delta.tokens)
-                    logprobs.extend(reply.delta.logprobs)
-                    prompt_logprobs.extend(reply.delta.prompt_logprobs)
-                elif reply.HasField("started"):
-                    started = reply.started
-                else:
-                    finished = reply.finished
-    return Completion(started, "".join(texts), tokens, logprobs, finished, prompt_logprobs)
+    async def take(self, replies: Iterable[pb.GenerateReply]) -> None:
+        """The next replies."""
+        for reply in replies:
+            if reply.HasField("delta"):
+                self._take_delta(reply.delta)
+            elif reply.HasField("started"):
+                self.started = reply.started
+            else:
+                self.finished = reply.finished
+
+    def _take_delta(self, delta: pb.Delta) -> None:
+        self.texts.append(delta.text)
+        self.tokens += delta.tokens
+        self.logprobs += delta.logprobs
+        self.prompt_logprobs += delta.prompt_logprobs
+
+
+async def collect(generation: Generation) -> Completion:
+    """The generation at its end."""
+    completion = Completion()
+    await generation(completion.take)
+    return completion
 
 
 class Progress:

@@ -208,7 +208,12 @@ class Fleet:
 
     def _new(self, model: ModelConfig) -> ReplicaSet:
         clock = asyncio.get_running_loop().time
-        return ReplicaSet(model, self._supervision, self._site, self._changes.tell, clock, self._world)
+        return ReplicaSet(
+            model, self._supervision, self._site, self._changes.tell, self._room_is_wanted, clock, self._world
+        )
+
+    def _room_is_wanted(self) -> bool:
+        return any(each.waits for each in self._sets.values())
 
     def _site(self) -> Site:
         assert self._folder is not None, "workers start only between entering and leaving"

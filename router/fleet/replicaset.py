@@ -39,15 +39,20 @@ class ReplicaSet:
         config: SupervisionConfig,
         site: Callable[[], Site],
         changed: Callable[[], None],
+        room_is_wanted: Callable[[], bool],
         clock: Callable[[], float],
         world: World,
     ) -> None:
-        """`site` gives each new process a place of its own; `changed` is called after every change."""
+        """`site` gives each new process a place of its own; `changed` is called after every change.
+
+        `room_is_wanted`: whether any model waits to be loaded.
+        """
         self.model = model
         self.autoload = True  # whether users make it load
         self.removed = False  # from the configuration: it goes when its last user has gone
         self._config = config
         self._told = changed
+        self._room_is_wanted = room_is_wanted
         self._clock = clock
         self._forked = are_forked(config)
         self._changes = Changes()
@@ -65,6 +70,7 @@ class ReplicaSet:
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
         self._description: pb.DescribeReply | None = None  # likewise
+        self._num_parallel = 0  # of its ready replicas together
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
         self._stopped = False
@@ -115,7 +121,12 @@ class ReplicaSet:
     @property
     def num_parallel(self) -> int:
         """How many requests its ready replicas compute at once; 0 until one has told."""
-        return self._crew.num_parallel() or (self._description.num_parallel if self._description is not None else 0)
+        return self._num_parallel or (self._description.num_parallel if self._description is not None else 0)
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is to be loaded and is not yet, perhaps for want of room."""
+        return self._is_wanted and self._process_state is ModelState.UNLOADED
 
     @property
     def settled(self) -> bool:
@@ -172,8 +183,13 @@ class ReplicaSet:
             self._leave_if_removed()
             configured = FOREVER if self.model.ttl is None else self.model.ttl
             self._keep_alive = configured if keep_alive is None else keep_alive
-            if not self._num_users:
+            if not self._num_users and self._is_idleness_news:
                 self._tell()
+
+    @property
+    def _is_idleness_news(self) -> bool:
+        """Whether anything follows from its having no users: else most requests would end with a plan of the fleet."""
+        return self._leaves or self.removed or self._keep_alive < FOREVER or self._room_is_wanted()
 
     async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
         """The replicas that can be called, at least one, without those the caller has left.
@@ -323,6 +339,7 @@ class ReplicaSet:
             self._at_start = False
         self._crew.check()
         self._crew.number_places()
+        self._num_parallel = self._crew.num_parallel()
         self._description = next(iter(self._crew.descriptions()), self._description)
         measured = self._measured()
         self._num_bytes = self._num_bytes if measured is None else measured

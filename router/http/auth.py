@@ -33,10 +33,9 @@ class Auth:
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             table: Table = scope["app"].state.table
-            is_open = scope["path"] in self._open_paths
-            is_anyones = is_open or not table.keys
+            is_anyones = table.keys.is_open or scope["path"] in self._open_paths
             key = ANONYMOUS if is_anyones else table.keys.find(_presented(scope), datetime.now(UTC))
-            scope["state"] |= {"table": table, "key": key}
+            scope["state"].update(table=table, key=key)
         await self._app(scope, receive, send)
 
 

@@ -5,8 +5,8 @@ its answer has begun, a connection that ends without the mark of completeness.
 """
 
 import logging
+import os
 import re
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from starlette.exceptions import HTTPException
@@ -50,11 +50,14 @@ class Envelope:
             return
         headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # the first of several counts
         given = headers.get(b"x-request-id", b"")
-        identity = given if _VALID_ID.fullmatch(given) else secrets.token_hex(16).encode()
+        identity = given if _VALID_ID.fullmatch(given) else os.urandom(16).hex().encode()
         answer = Answer(send, self._farewell)
         answer.headers.append((b"x-request-id", identity))
         scope.setdefault("state", {}).update(request_id=identity.decode(), answer=answer, headers=headers)
-        await self._app(scope, receive, answer.send)
+        try:
+            await self._app(scope, receive, answer.send)
+        finally:
+            del scope["state"]["answer"]  # it refers to the server's own side of the request, which refers to the scope
 
     def _farewell(self) -> Sequence[Header]:
         return ((b"connection", b"close"),) if self._draining() else ()

@@ -30,11 +30,11 @@ class KeyRing:
 
     def __init__(self, keys: Sequence[KeyConfig], *, locked: bool = False) -> None:
         self._keys = tuple(keys)
-        self._is_open = not keys and not locked
+        self.is_open = not keys and not locked  # whether everyone may call
 
     def find(self, presented: bytes, now: datetime) -> KeyConfig:
         """The key that was presented. Raises Unauthorized."""
-        if self._is_open:
+        if self.is_open:
             return ANONYMOUS
         digest = key_digest(presented)
         found = None

@@ -58,7 +58,9 @@ class Admission:
         A `patient` request joins even a full line: it belongs to one that was admitted already. Raises Overloaded if
         the line is full or too slow.
         """
-        queue = self._queues.setdefault(model, FairQueue())
+        queue = self._queues.get(model)
+        if queue is None:
+            queue = self._queues[model] = FairQueue()
         queue.capacity = capacity
         ticket = Ticket(key.name, cost, key.weight, key.priority)
         if queue.num_waiting >= limits.queue and queue.num_running >= max(capacity, 1) and not patient:
@@ -84,9 +86,9 @@ class Admission:
     async def _admitted(self, model: str, queue: FairQueue, ticket: Ticket, limits: LimitsConfig) -> int:
         """Returns once the ticket has its place, with the number of those it had to wait for."""
         self._wake(queue)  # the capacity may have grown
-        queue.join(ticket)
-        if queue.next(self._clock()) is not None:  # the ticket itself: while a place is free nobody else waits
+        if queue.enter(ticket, self._clock()):
             return 0
+        queue.join(ticket)
         waiter = self._waiters[ticket] = asyncio.get_running_loop().create_future()
         position = queue.position(ticket)
         try:

@@ -71,6 +71,7 @@ class AliasTable:
         )
         self._aliases: Mapping[str, AliasConfig] = MappingProxyType({alias.name: alias for alias in aliases})
         self._only = models[0].name if len(models) == 1 else None
+        self._routes = {name: Route(name, model) for name, model in self._models.items()}
         errors = list(self._errors())
         if errors:
             raise ExceptionGroup("aliases", errors)
@@ -95,10 +96,10 @@ class AliasTable:
         alias = self._aliases.get(name)
         if alias is not None:
             return self._policy(alias, draw)
-        model = self._models.get(name)
-        if model is None:
+        route = self._routes.get(name)
+        if route is None:
             raise ModelNotFound(name, self._nearest(name, patterns))
-        return Route(name, model)
+        return route
 
     def _default(self, patterns: Sequence[str]) -> Route:
         if self._only is None:

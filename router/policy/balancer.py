@@ -16,7 +16,7 @@ import hashlib
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from router.policy.circuit import Circuit
 from router.rpc.prefixes import NOTHING, NOTHING_HELD, Holdings
@@ -36,8 +36,7 @@ class Candidate(Protocol):
         """When it became so; another time is another life."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What the choice depends on of a request."""
 
     cost: float  # tokens, as estimated
@@ -66,8 +65,7 @@ class Choice:
     scores: tuple[Score, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
+class _Task(NamedTuple):
     """A request that a replica has."""
 
     wish: Wish
@@ -166,6 +164,8 @@ class Balancer:
 
 def _work(wish: Wish, name: str, state: _State) -> float:
     """Tokens that the replica of that name would have to compute for a request."""
+    if wish.holdings is NOTHING_HELD:
+        return max(wish.cost, 0.0)
     num_held = wish.holdings.by_replica.get(name, NOTHING).num_held
     num_cached = max(num_held, state.num_coming(wish.holdings))
     return max(wish.cost - num_cached, 0.0)

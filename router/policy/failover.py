@@ -5,7 +5,7 @@ and the draws made so far, so that its first new token is the one the lost worke
 together, what `record` returns is one answer: one Started, every token once, one Finished that counts all of them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from protos import inference_pb2 as pb
 from router.errors import (
@@ -51,6 +51,10 @@ class Journal:
         """Of prompt and answer so far."""
         num_prompt = self._started.num_prompt_tokens if self._started is not None else 0
         return num_prompt + (self._num_counted or len(self._tokens))
+
+    def recorded(self, replies: Iterable[pb.GenerateReply]) -> list[pb.GenerateReply]:
+        """The replies as the client gets them, see `record`."""
+        return [told for reply in replies if (told := self.record(reply)) is not None]
 
     def record(self, reply: pb.GenerateReply) -> pb.GenerateReply | None:
         """The reply as the client gets it; None: it was told so before. Raises WorkerFailed: this is another answer."""

@@ -51,13 +51,16 @@ class FairQueue:
         self._tenants: dict[str, _Tenant] = {}
         self._service_seconds: float | None = None  # on average, of one request
 
+    def enter(self, ticket: Ticket, now: float) -> bool:
+        """Gives a ticket its place at once, if one is free and nobody waits for it."""
+        if self.num_waiting or self.num_running >= max(self.capacity, 1):
+            return False
+        self._begin(self._tenant(ticket), ticket, now)
+        return True
+
     def join(self, ticket: Ticket) -> None:
         """Puts a ticket at the end of its key's line."""
-        tenant = self._tenants.setdefault(ticket.key, _Tenant())
-        if not tenant.num_running and not tenant.num_waiting:
-            active = [each.counter for each in self._tenants.values() if each.num_running or each.num_waiting]
-            tenant.counter = max(tenant.counter, min(active, default=0.0))
-        tenant.waiting.setdefault(ticket.priority, deque()).append(ticket)
+        self._tenant(ticket).waiting.setdefault(ticket.priority, deque()).append(ticket)
         self.num_waiting += 1
 
     def leave(self, ticket: Ticket) -> None:
@@ -72,10 +75,7 @@ class FairQueue:
         tenant, line = self._first()
         ticket = line.popleft()
         self.num_waiting -= 1
-        tenant.counter += ticket.cost / ticket.weight
-        tenant.num_running += 1
-        self.num_running += 1
-        ticket.began = now
+        self._begin(tenant, ticket, now)
         return ticket
 
     def finish(self, ticket: Ticket, num_tokens: float, now: float) -> None:
@@ -88,6 +88,22 @@ class FairQueue:
     def give_back(self, ticket: Ticket) -> None:
         """Frees a place that was never used."""
         self._free(ticket, 0)
+
+    def _begin(self, tenant: _Tenant, ticket: Ticket, now: float) -> None:
+        tenant.counter += ticket.cost / ticket.weight
+        tenant.num_running += 1
+        self.num_running += 1
+        ticket.began = now
+
+    def _tenant(self, ticket: Ticket) -> _Tenant:
+        """Its key, which has a new ticket."""
+        tenant = self._tenants.get(ticket.key)
+        if tenant is None:
+            tenant = self._tenants[ticket.key] = _Tenant()
+        if not tenant.num_running and not tenant.num_waiting:
+            active = [each.counter for each in self._tenants.values() if each.num_running or each.num_waiting]
+            tenant.counter = max(tenant.counter, min(active, default=0.0))
+        return tenant
 
     def _free(self, ticket: Ticket, num_tokens: float) -> None:
         tenant = self._tenants[ticket.key]

@@ -7,13 +7,12 @@ what they said. Invariant: whatever happens to a copy, the client's answer is wh
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from protos import inference_pb2 as pb
 from router.config import KeyConfig, LimitsConfig
-from router.dispatch import Attempt, Dispatcher, Replies, Turn
+from router.dispatch import Attempt, Dispatcher, Generation, HandOut, Turn
 from router.errors import RouterError
 from router.policy.aliases import Route
 
@@ -32,7 +31,7 @@ class _Answer:
     finished: asyncio.Event = field(default_factory=asyncio.Event)
     complete: bool = False
 
-    def add(self, replies: Iterable[pb.GenerateReply]) -> None:
+    async def take(self, replies: list[pb.GenerateReply]) -> None:
         for reply in replies:
             if reply.HasField("delta"):
                 self.texts.append(reply.delta.text)
@@ -48,20 +47,24 @@ class Shadows:
         self._dispatcher = dispatcher
         self._copies: set[asyncio.Task[None]] = set()
 
-    def beside(self, route: Route, message: pb.GenerateRequest, generation: Replies) -> Replies:
-        """The replies as they are; where the route has a shadow, it gets a copy of the message."""
-        return generation if route.shadow is None else self._shadowed(route, message, generation)
+    def beside(self, route: Route, message: pb.GenerateRequest, generation: Generation) -> Generation:
+        """The generation as it is; where the route has a shadow, that gets a copy of the message."""
+        return generation if route.shadow is None else partial(self._shadowed, route, message, generation)
 
-    async def _shadowed(self, route: Route, message: pb.GenerateRequest, generation: Replies) -> Replies:
+    async def _shadowed(
+        self, route: Route, message: pb.GenerateRequest, generation: Generation, hand_out: HandOut
+    ) -> None:
         answer = _Answer()
+
+        async def noted(replies: list[pb.GenerateReply]) -> None:
+            for reply in replies:
+                if reply.HasField("started"):
+                    self._begin(route, message, reply.started.seed, answer)
+            await answer.take(replies)
+            await hand_out(replies)
+
         try:
-            async with aclosing(generation):
-                async for replies in generation:
-                    for reply in replies:
-                        if reply.HasField("started"):
-                            self._begin(route, message, reply.started.seed, answer)
-                    answer.add(replies)
-                    yield replies
+            await generation(noted)
         finally:
             answer.finished.set()
 
@@ -80,9 +83,7 @@ class Shadows:
         shadowed = _Answer()
         try:
             turn = Turn(SHADOW_KEY, LimitsConfig(), 0)
-            async with aclosing(self._dispatcher.generate(Attempt(model), copy, turn)) as generation:
-                async for replies in generation:
-                    shadowed.add(replies)
+            await self._dispatcher.generate(Attempt(model), copy, turn, shadowed.take)
         except RouterError as error:
             log.warning("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, error.message)
             return

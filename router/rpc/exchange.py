@@ -7,7 +7,8 @@ call ends, with Finished or with an error, whatever becomes of the stream.
 
 import asyncio
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Self
 
 import grpc
 
@@ -22,16 +23,26 @@ _MAX_PENDING = 16  # replies of a call; more are put together
 
 
 class Call:
-    """One generation: what has come of it and was not taken yet."""
+    """One generation: what has come of it and was not taken yet. Leaving it cancels what has not ended."""
 
-    def __init__(self, exchange: "Exchange", number: int) -> None:
+    __slots__ = ("_error", "_exchange", "_left", "_number", "_replies", "_waiter", "has_arrived", "has_ended")
+
+    def __init__(self, exchange: "Exchange", number: int, left: Callable[[], None]) -> None:
         self.has_arrived = False  # at the worker
         self.has_ended = False  # nothing will come after what has
         self._exchange = exchange
         self._number = number
+        self._left = left
         self._replies: list[pb.GenerateReply] = []
         self._error: RouterError | None = None  # after those replies
         self._waiter: asyncio.Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+        self._left()
 
     async def take(self) -> list[pb.GenerateReply]:
         """The next replies, once there are some; none after the last. Raises RouterError."""
@@ -86,25 +97,26 @@ class Exchange:
         self._stream = stream
         self._calls: dict[int, Call] = {}
         self._num_begun = 0
-        self._outbox: deque[pb.CallBegin | int] = deque()  # calls to begin, and numbers of those to cancel
+        self._outbox: deque[tuple[int, pb.GenerateRequest | None, int]] = deque()  # calls to begin; None: to cancel
         self._wake = asyncio.Event()
         self._writer = asyncio.create_task(self._write(), name=f"to {model}")
         self._reader = asyncio.create_task(self._read(), name=f"from {model}")
 
-    def begin(self, request: pb.GenerateRequest) -> Call:
-        """Raises BodyTooLarge."""
-        if request.ByteSize() > MAX_REQUEST_BYTES:
+    def begin(self, request: pb.GenerateRequest, left: Callable[[], None] = lambda: None) -> Call:
+        """`left` is called when the call is left. Raises BodyTooLarge."""
+        num_bytes = request.ByteSize()
+        if num_bytes > MAX_REQUEST_BYTES:
             raise BodyTooLarge(MAX_REQUEST_BYTES)
         self._num_begun += 1
         number = self._num_begun
-        call = self._calls[number] = Call(self, number)
-        self._say(pb.CallBegin(call=number, request=request))
+        call = self._calls[number] = Call(self, number, left)
+        self._say(number, request, num_bytes)
         return call
 
     def cancel(self, number: int) -> None:
         """Called by the call itself."""
         if self._calls.pop(number, None) is not None:
-            self._say(number)
+            self._say(number, None, 0)
 
     def close(self) -> None:
         """Breaks it off; calls that are open are lost."""
@@ -115,8 +127,8 @@ class Exchange:
     def is_idle(self) -> bool:
         return not self._calls
 
-    def _say(self, what: pb.CallBegin | int) -> None:
-        self._outbox.append(what)
+    def _say(self, number: int, request: pb.GenerateRequest | None, num_bytes: int) -> None:
+        self._outbox.append((number, request, num_bytes))
         self._wake.set()
 
     async def _write(self) -> None:
@@ -131,14 +143,14 @@ class Exchange:
             return
 
     def _next_message(self) -> pb.ServeRequest:
-        message, num_bytes = pb.ServeRequest(), 0
-        while self._outbox and num_bytes < _FULL_MESSAGE:
-            what = self._outbox.popleft()
-            if isinstance(what, int):
-                message.cancel.append(what)
+        message, total = pb.ServeRequest(), 0
+        while self._outbox and total < _FULL_MESSAGE:
+            number, request, num_bytes = self._outbox.popleft()
+            if request is None:
+                message.cancel.append(number)
             else:
-                message.begin.append(what)
-                num_bytes += what.ByteSize()
+                message.begin.add(call=number, request=request)
+                total += num_bytes
         return message
 
     async def _read(self) -> None:

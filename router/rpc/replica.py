@@ -7,8 +7,8 @@ Invariant: no grpc exception leaves this file.
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 import grpc
@@ -61,16 +61,14 @@ class Replica:
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._exchange: Exchange | None = None
 
-    @contextmanager
-    def calling(self, request: pb.GenerateRequest) -> Iterator[Call]:
-        """A generation, of which all is taken until Finished; leaving earlier cancels it. Raises BodyTooLarge."""
-        call = self._opened().begin(request)
+    def calling(self, request: pb.GenerateRequest) -> Call:
+        """A generation, to be entered at once, of which all is taken until Finished; leaving earlier cancels it.
+
+        Raises BodyTooLarge.
+        """
+        call = self._opened().begin(request, self._end)
         self._begin()
-        try:
-            yield call
-        finally:
-            call.cancel()
-            self._end()
+        return call
 
     async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeReply:
         return await self._call(self._inference.Tokenize, request)

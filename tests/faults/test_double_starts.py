@@ -50,9 +50,7 @@ def test_two_gateways_in_one_folder_have_workers_of_their_own(model: str, enviro
         assert Stream(url, "stop_at=3").end()[-1] == "[DONE]"
 
 
-def test_after_a_gateway_was_killed_the_next_one_has_its_port_at_once(
-    model: str, environment: dict[str, str]
-) -> None:
+def test_after_a_gateway_was_killed_the_next_one_has_its_port_at_once(model: str, environment: dict[str, str]) -> None:
     """F9. Its workers have ended with it, and nothing of it is left in the way."""
     with serving("-m", model, environment=environment) as killed:
         url = killed.ready()

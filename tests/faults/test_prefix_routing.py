@@ -5,7 +5,6 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +17,12 @@ from router.policy.balancer import Choice
 from router.rpc.replica import Replica
 from tests.router.mocks import until
 from tests.router.supervision.test_supervisor import TURN, dispatcher
+from tests.router.taking import taken
 from tests.tiny_models import MODELS, write_model
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(600)]
 
-BY_PREFIX = replace(TURN, cost=240, policy="prefix")
+BY_PREFIX = TURN._replace(cost=240, policy="prefix")
 STARTING = 280.0  # seconds; the first start on a machine compiles
 LENGTH, CONTEXT, STEP = 200, 512, 16
 
@@ -53,7 +53,7 @@ async def both_ready(fleet: Fleet) -> None:
 async def serve(calls: Dispatcher, request: pb.GenerateRequest) -> tuple[str, int]:
     """Which replica answered, and how many tokens it did not have to compute."""
     attempt, num_cached = Attempt("a"), 0
-    async with aclosing(calls.generate(attempt, request, BY_PREFIX)) as generation:
+    async with aclosing(taken(calls, attempt, request, BY_PREFIX)) as generation:
         async for replies in generation:
             num_cached += sum(reply.started.num_cached_tokens for reply in replies)
     return str(attempt.replica), num_cached

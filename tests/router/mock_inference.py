@@ -5,7 +5,7 @@ import asyncio
 import os
 import re
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import grpc
 
@@ -94,14 +94,10 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
 
     async def _generate(self, number: int, request: pb.GenerateRequest, stream: MockStream) -> None:
         self.num_running += 1
-        has_finished = False
         try:
             stream.tell(call=number, arrived=pb.Arrived())
-            async for reply in self._replies(request):
-                has_finished = reply.HasField("finished")
-                stream.tell(call=number, reply=reply)
-            if not has_finished:
-                stream.tell(call=number)
+            finished = await self._answer(request, lambda **event: stream.tell(call=number, reply=event))
+            stream.tell(call=number, **({"reply": {"finished": finished}} if finished is not None else {}))
             self.num_finished += 1
         except Refused as refused:
             stream.tell(call=number, error=refused.detail)
@@ -113,7 +109,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             del stream.calls[number]
             stream.wake.set()
 
-    async def _replies(self, request: pb.GenerateRequest) -> AsyncIterator[pb.GenerateReply]:
+    async def _answer(self, request: pb.GenerateRequest, say: Callable[..., None]) -> pb.Finished | None:
+        """Says Started and the deltas; how it has finished, if it has."""
         text = prompt_text(request.prompt)
         self.held.update(beginnings(text))
         told = directives(text)
@@ -126,11 +123,11 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             await crash(told)
         seed = request.sampling.seed if request.sampling.has_seed else 7
         prompt = text if request.return_prompt else ""
-        yield pb.GenerateReply(started=pb.Started(num_prompt_tokens=num_prompt, seed=seed, prompt=prompt))
+        say(started=pb.Started(num_prompt_tokens=num_prompt, seed=seed, prompt=prompt))
         if request.logprobs.of_prompt:
-            yield pb.GenerateReply(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
+            say(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         if "tell" in told or "field" in told:
-            yield pb.GenerateReply(delta=pb.Delta(text=what_is_asked(request, told), tokens=[0], num_draws=1))
+            say(delta=pb.Delta(text=what_is_asked(request, told), tokens=[0], num_draws=1))
             told["stop_at"] = "0"
         stop_at = int(told.get("stop_at", DEFAULT_NUM_TOKENS))
         num_tokens = stop_at if request.max_tokens < 0 else min(request.max_tokens, stop_at)
@@ -138,11 +135,11 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
             if token == int(told.get("crash_after", -1)):
                 await crash(told)
             if token == int(told.get("end_after", -1)):
-                return
-            yield delta(token, request)
+                return None
+            say(delta=delta(token, request))
             await asyncio.sleep(float(told.get("delay", 0)))
         reason = pb.END_OF_SEQUENCE if num_tokens == stop_at else pb.LENGTH
-        yield pb.GenerateReply(finished=finished(reason, num_prompt, num_tokens, len(request.resume.tokens)))
+        return finished(reason, num_prompt, num_tokens, len(request.resume.tokens))
 
     async def FindPrefix(self, request: pb.FindPrefixRequest, context: grpc.aio.ServicerContext) -> pb.FindPrefixReply:
         await self._guard(context)
@@ -224,7 +221,7 @@ def prompt_logprobs(text: str) -> list[pb.TokenLogprob]:
     return [pb.TokenLogprob(token=n, piece=piece, logprob=-n) for n, piece in enumerate(pieces)]
 
 
-def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:
+def delta(token: int, request: pb.GenerateRequest) -> pb.Delta:
     text = f"w{token}" if token == 0 else f" w{token}"
     logprobs = []
     if request.logprobs.enabled:
@@ -232,7 +229,7 @@ def delta(token: int, request: pb.GenerateRequest) -> pb.GenerateReply:
             pb.TopLogprob(token=n, piece=f"t{n}".encode(), logprob=-n - 0.5) for n in range(request.logprobs.num_top)
         ]
         logprobs = [pb.TokenLogprob(token=token, piece=text.encode(), logprob=-0.5, top=top)]
-    return pb.GenerateReply(delta=pb.Delta(text=text, tokens=[token], num_draws=token + 1, logprobs=logprobs))
+    return pb.Delta(text=text, tokens=[token], num_draws=token + 1, logprobs=logprobs)
 
 
 def what_is_asked(request: pb.GenerateRequest, told: dict[str, str]) -> str:

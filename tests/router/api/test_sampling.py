@@ -8,8 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protos import inference_pb2 as pb
+from router.api import samplers
 from router.api.sampling import TABLE, generation_settings, parameters
 from router.errors import InvalidRequest, NotSupported
+from worker.sampling import breakers as worker_breakers
+from worker.sampling import settings as worker_settings
 
 
 def message(choice: int = 0, num_logprobs: int | None = None, **body: Any) -> pb.GenerateRequest:
@@ -23,16 +26,19 @@ DEFAULTS: dict[str, Any] = {
     "dry_allowed_length": 2, "dry_penalty_last_n": 64, "mirostat": 0, "mirostat_tau": 5, "mirostat_eta": 0.1,
     "adaptive_target": -1, "adaptive_decay": 0.9, "min_keep": 0, "ignore_eos": False,
 }  # fmt: skip
-ORDER = ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"]
-BREAKERS = ["\n", ":", '"', "*"]
 
 
 def test_an_empty_body_gives_llama_servers_defaults() -> None:
     asked = message()
-    expected = pb.Sampling(**DEFAULTS, samplers=pb.SamplerOrder(names=ORDER), dry_sequence_breakers=BREAKERS)
+    expected = pb.Sampling(**DEFAULTS)  # and no lists: those are the worker's own
     assert asked.sampling == expected
     assert (asked.max_tokens, asked.cache_prompt, list(asked.stop)) == (-1, True, [])
     assert not asked.logprobs.enabled and not asked.sampling.has_seed
+
+
+def test_lists_that_are_left_out_are_the_workers_own() -> None:
+    assert tuple(samplers.SAMPLERS) == worker_settings.SAMPLERS
+    assert tuple(samplers.BREAKERS) == worker_breakers.DEFAULT_BREAKERS
 
 
 def test_where_and_when_a_request_runs_is_carried() -> None:
@@ -66,7 +72,9 @@ def test_every_field_of_sampling_arrives() -> None:
     ],
 )
 def test_samplers_are_named_in_words_or_letters(given: Any, names: list[str]) -> None:
-    assert list(message(samplers=given).sampling.samplers.names) == names
+    sampling = message(samplers=given).sampling
+    assert sampling.HasField("samplers")  # an order without any is not the worker's own
+    assert list(sampling.samplers.names) == names
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -13,8 +13,9 @@ from starlette.types import Message
 from protos import inference_pb2 as pb
 from router.api.chat import ChatEvents
 from router.api.sampling import parameters
-from router.api.streaming import EventStream, encoded
+from router.api.streaming import EventStream, SendFrame, encode
 from router.api.wire import Head
+from router.dispatch import HandOut
 from router.errors import InvalidRequest, WorkerFailed
 from tests.router.api.clients import Gateway, events, until
 
@@ -149,10 +150,10 @@ class Source:
         self.hanging = asyncio.Event()
         self.closed = False
 
-    async def frames(self) -> AsyncGenerator[bytes, None]:
+    async def send_frames(self, send: SendFrame) -> None:
         try:
             for frame in self._frames:
-                yield frame
+                await send(frame)
             if self._hang:
                 self.hanging.set()
                 await asyncio.Event().wait()
@@ -176,7 +177,7 @@ def quick(stream: EventStream, *, send_timeout: float = 30.0) -> EventStream:
 async def test_nothing_is_sent_when_the_first_reply_is_an_error() -> None:
     client, source = Client(), Source(end=InvalidRequest("no"))
     with pytest.raises(InvalidRequest):
-        await client.call(EventStream(source.frames()))
+        await client.call(EventStream(source.send_frames))
     assert client.sent == []
     assert source.closed
 
@@ -184,7 +185,7 @@ async def test_nothing_is_sent_when_the_first_reply_is_an_error() -> None:
 @pytest.mark.anyio
 async def test_an_empty_frame_begins_the_answer_but_is_not_sent() -> None:
     client = Client()
-    await client.call(EventStream(Source(b"", b"a").frames()))
+    await client.call(EventStream(Source(b"", b"a").send_frames))
     assert [message.get("body") for message in client.sent] == [None, b"a", b""]
     assert client.sent[-1]["more_body"] is False
 
@@ -192,7 +193,7 @@ async def test_an_empty_frame_begins_the_answer_but_is_not_sent() -> None:
 @pytest.mark.anyio
 async def test_an_error_after_the_first_reply_becomes_the_last_event() -> None:
     client = Client()
-    await client.call(EventStream(Source(b"", end=WorkerFailed("gone")).frames()))
+    await client.call(EventStream(Source(b"", end=WorkerFailed("gone")).send_frames))
     error = json.loads(client.body.removeprefix(b"data: "))["error"]
     assert error["message"] == "gone"
 
@@ -200,18 +201,23 @@ async def test_an_error_after_the_first_reply_becomes_the_last_event() -> None:
 @pytest.mark.anyio
 async def test_a_fault_of_ours_in_a_stream_shows_nothing_of_itself() -> None:
     client = Client()
-    await client.call(EventStream(Source(b"a", end=KeyError("secret")).frames()))
+    await client.call(EventStream(Source(b"a", end=KeyError("secret")).send_frames))
     assert b"secret" not in client.body
     assert b'"type":"server_error"' in client.body
 
 
 async def chat_frames(*several: list[pb.GenerateReply]) -> list[bytes]:
-    async def generation() -> AsyncGenerator[list[pb.GenerateReply], None]:
+    async def generation(hand_out: HandOut) -> None:
         for replies in several:
-            yield replies
+            await hand_out(replies)
 
+    async def send(frame: bytes) -> None:
+        frames.append(frame)
+
+    frames: list[bytes] = []
     events = [ChatEvents(Head("m", "id", 1), 0, parameters({}, None, {}))]
-    return [frame async for frame in encoded([generation()], events, lambda: b"end")]
+    await encode([generation], events, lambda: b"end", send)
+    return frames
 
 
 @pytest.mark.anyio
@@ -230,7 +236,7 @@ async def test_replies_that_come_together_are_one_frame_of_the_same_bytes() -> N
 @pytest.mark.anyio
 async def test_a_client_that_leaves_closes_the_source() -> None:
     client, source = Client(), Source(b"a", hang=True)
-    call = asyncio.create_task(client.call(EventStream(source.frames())))
+    call = asyncio.create_task(client.call(EventStream(source.send_frames)))
     await source.hanging.wait()
     client.left.set()
     await call
@@ -240,7 +246,7 @@ async def test_a_client_that_leaves_closes_the_source() -> None:
 @pytest.mark.anyio
 async def test_a_stopping_server_closes_the_source() -> None:
     client, source = Client(), Source(b"a", hang=True)
-    call = asyncio.create_task(client.call(EventStream(source.frames())))
+    call = asyncio.create_task(client.call(EventStream(source.send_frames)))
     await source.hanging.wait()
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -251,7 +257,7 @@ async def test_a_stopping_server_closes_the_source() -> None:
 @pytest.mark.anyio
 async def test_a_reader_that_takes_too_long_is_cut() -> None:
     client, source = Client(reads=never), Source(*[b"a"] * 100)
-    await client.call(quick(EventStream(source.frames()), send_timeout=0.05))
+    await client.call(quick(EventStream(source.send_frames), send_timeout=0.05))
     assert source.closed
     assert client.body == b"a"
     assert client.sent[-1]["more_body"] is True
@@ -264,7 +270,7 @@ async def test_a_reader_that_does_not_even_take_comments_is_cut() -> None:
             await never(body)
 
     client, source = Client(reads=until_comment), Source(b"a", hang=True)
-    await client.call(quick(EventStream(source.frames(), 0.02), send_timeout=0.05))
+    await client.call(quick(EventStream(source.send_frames, 0.02), send_timeout=0.05))
     assert source.closed
     assert client.body == b"a:\n\n"
 
@@ -272,7 +278,7 @@ async def test_a_reader_that_does_not_even_take_comments_is_cut() -> None:
 @pytest.mark.anyio
 async def test_comments_come_only_after_the_answer_has_begun() -> None:
     client, source = Client(), Source(hang=True)
-    stream = EventStream(source.frames(), ping_interval=1e-9)
+    stream = EventStream(source.send_frames, ping_interval=1e-9)
     stream.tick = 0.0
     call = asyncio.create_task(client.call(stream))
     await source.hanging.wait()

@@ -14,6 +14,7 @@ from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_state, use
 from tests.router.mocks import until
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +32,7 @@ async def test_the_calls_of_a_model_spread_over_its_replicas() -> None:
     async with fleet(model("a", replicas=2, load_on_start=True)) as started:
         await until(lambda: len(started.open("a")) == 2)
         calls = dispatcher(started)
-        streams = [calls.generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN) for _ in range(4)]
+        streams = [taken(calls, Attempt("a"), request("stop_at=100000 delay=0.01"), TURN) for _ in range(4)]
         for stream in streams:
             await anext(stream)
         assert [replica.num_open for replica in started.replicas("a")] == [2, 2]
@@ -39,6 +40,16 @@ async def test_the_calls_of_a_model_spread_over_its_replicas() -> None:
         for stream in streams:
             await stream.aclose()
         assert [replica.num_open for replica in started.replicas("a")] == [0, 0]
+
+
+async def test_the_end_of_a_request_is_no_news_where_nothing_follows_from_it() -> None:
+    async with fleet(model("a", load_on_start=True)) as started:
+        await until_state(started, "a", ModelState.READY)
+        calls = dispatcher(started)
+        await text_of(calls, "stop_at=1")
+        seen = started.num_changes
+        await text_of(calls, "stop_at=1")
+        assert started.num_changes == seen
 
 
 async def test_a_model_serves_while_one_of_its_replicas_is_down() -> None:
@@ -65,7 +76,7 @@ async def test_changed_workers_are_replaced_one_by_one_and_no_stream_is_cut() ->
         await until(lambda: len(started.open("a")) == 2 and len(started.open("b")) == 1)
         before, other = pids(started, "a"), pids(started, "b")
         calls = dispatcher(started)
-        stream = calls.generate(Attempt("a"), request("stop_at=200 delay=0.01"), TURN)
+        stream = taken(calls, Attempt("a"), request("stop_at=200 delay=0.01"), TURN)
         await anext(stream)
         started.apply([replace(old, worker_arguments=("--ctx-size", "200")), model("b")], ANY)
         await until(lambda: not set(pids(started, "a")[:2]) & set(before))

@@ -15,6 +15,7 @@ from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_state, use
 from tests.router.mocks import DEADLINE, until
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -88,6 +89,18 @@ async def test_a_request_says_how_long_its_model_stays() -> None:
             await until_state(started, name, ModelState.UNLOADED)
 
 
+async def test_a_model_that_waits_for_room_gets_it_with_the_end_of_another_ones_last_request() -> None:
+    residency = ResidencyConfig(max_models=1, turn=3600.0)  # a busy model does not make room before the test gives up
+    async with fleet(model("a"), model("b"), residency=residency) as started:
+        first = Holder(started, "a")
+        await until(lambda: bool(first.replicas))
+        second = Holder(started, "b")
+        await asyncio.sleep(0)  # the second one asks
+        await first.end()
+        await until(lambda: bool(second.replicas))
+        await second.end()
+
+
 async def test_a_pinned_model_stays_whatever_a_request_says() -> None:
     async with fleet(model("a", pin=True, ttl=0.0), model("b", ttl=0.0)) as started:
         for name in ("a", "b"):
@@ -102,7 +115,7 @@ async def test_unloading_waits_for_open_calls_and_later_requests_get_a_new_worke
     async with fleet(model("a", load_on_start=True)) as started:
         await until_state(started, "a", ModelState.READY)
         calls, [old] = dispatcher(started), pids(started, "a")
-        stream = calls.generate(Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
+        stream = taken(calls, Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
         await anext(stream)
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)
@@ -126,7 +139,7 @@ async def test_a_model_told_to_load_while_it_drains_is_loaded_once_it_has_gone()
     async with fleet(model("a", load_on_start=True)) as started:
         await until_state(started, "a", ModelState.READY)
         [old] = pids(started, "a")
-        stream = dispatcher(started).generate(Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
+        stream = taken(dispatcher(started), Attempt("a"), request("stop_at=30 delay=0.01"), TURN)
         await anext(stream)
         started.unload("a")
         await until_state(started, "a", ModelState.DRAINING)

@@ -94,6 +94,15 @@ def test_as_many_run_as_there_are_places() -> None:
     assert (queue.num_running, queue.num_waiting) == (3, 2)
 
 
+def test_a_free_place_is_entered_at_once_but_never_before_one_who_waits() -> None:
+    queue, first, second, third = FairQueue(1), Ticket("a", 1), Ticket("b", 1), Ticket("c", 1)
+    assert queue.enter(first, 0.0) and not queue.enter(second, 0.0)
+    queue.join(second)
+    queue.finish(first, 1, 1.0)
+    assert not queue.enter(third, 1.0), "the second one waits for the place"
+    assert queue.next(1.0) is second
+
+
 def test_the_wait_follows_from_how_fast_requests_end() -> None:
     queue = line(Ticket("a", 1), capacity=2)
     queue.finish(queue.next(0), 1, 4.0)

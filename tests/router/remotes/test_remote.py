@@ -19,13 +19,12 @@ from router.remotes.remoteset import World
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.remote_workers import TOKEN, Names, model, remotes
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.taking import taken
 from tests.secretfiles import write_secret
 
 pytestmark = pytest.mark.anyio
 
-QUICK = replace(
-    SUPERVISION, longest_reconnect=0.2, resolve_interval=0.05, probe_interval=0.05, probe_timeout=DEADLINE
-)
+QUICK = replace(SUPERVISION, longest_reconnect=0.2, resolve_interval=0.05, probe_interval=0.05, probe_timeout=DEADLINE)
 IMPATIENT = replace(QUICK, probe_timeout=1.0)
 
 
@@ -145,7 +144,7 @@ async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
         async with fleet(model(first.address, second.address)) as started:
             await until_ready(started, first.address, second.address)
             attempt, text = Attempt("a"), ""
-            async for replies in dispatcher(started).generate(attempt, request("stop_at=20 delay=0.02"), TURN):
+            async for replies in taken(dispatcher(started), attempt, request("stop_at=20 delay=0.02"), TURN):
                 text += text_in(replies)
                 if text == "w0 w1":
                     used, other = (first, second) if told(started, first.address).num_open else (second, first)

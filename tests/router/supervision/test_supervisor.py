@@ -13,13 +13,14 @@ import pytest
 
 from protos import inference_pb2 as pb
 from router.config import CoreLease, LimitsConfig, ModelConfig, SupervisionConfig
-from router.dispatch import Attempt, Dispatcher, Replies, Turn
+from router.dispatch import Attempt, Dispatcher, Turn
 from router.errors import ModelFailed, ModelLoading, RequestPoisonous, Unavailable, WorkerFailed, WorkerLost
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.keys.keys import ANONYMOUS
 from router.policy.admission import Admission
 from tests.router.mocks import DEADLINE, SUPERVISION, until
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -55,10 +56,10 @@ def dispatcher(fleet: Fleet) -> Dispatcher:
 
 
 async def text_of(dispatcher: Dispatcher, prompt: str, name: str = "a") -> str:
-    return await rest(dispatcher.generate(Attempt(name), request(prompt), TURN))
+    return await rest(taken(dispatcher, Attempt(name), request(prompt), TURN))
 
 
-async def rest(generation: Replies) -> str:
+async def rest(generation: AsyncIterator[list[pb.GenerateReply]]) -> str:
     """The text that is still to come."""
     return "".join([reply.delta.text async for replies in generation for reply in replies])
 
@@ -107,7 +108,7 @@ async def test_streams_of_a_killed_worker_go_on_where_it_comes_back() -> None:
 
         async def stream(number: int) -> str:
             texts = []
-            async for replies in calls.generate(Attempt("a"), request("stop_at=50 delay=0.01"), TURN):
+            async for replies in taken(calls, Attempt("a"), request("stop_at=50 delay=0.01"), TURN):
                 for reply in replies:
                     if reply.HasField("delta"):
                         begun[number].set()
@@ -154,7 +155,7 @@ async def test_an_answer_without_its_end_is_an_error() -> None:
 async def test_a_stream_cut_by_the_stop_of_the_fleet_ends_with_an_error() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
-        replies = dispatcher(started).generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
+        replies = taken(dispatcher(started), Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
         await anext(replies)
         await started.stop(0)
         with pytest.raises((WorkerLost, Unavailable)):
@@ -166,7 +167,7 @@ async def test_closing_a_stream_cancels_it_in_the_worker() -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
         calls = dispatcher(started)
-        replies = calls.generate(Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
+        replies = taken(calls, Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
         await anext(replies)
         await anext(replies)
         assert (await calls.stats("a")).num_running == 1

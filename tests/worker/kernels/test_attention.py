@@ -37,8 +37,9 @@ def random_cache(
     num_pages = -(-num_positions // 16)
     table = rng.permutation(num_pages + 3)[:num_pages].astype(np.int32)
     rows = rng.standard_normal((2, num_positions, head_dim)).astype(np.float32)
-    keys, values = (np.full((num_pages + 3, CACHE_TYPES[t].page_bytes(head_dim)), 0x3C, np.uint8)
-                    for t in (key_type, value_type))
+    keys, values = (
+        np.full((num_pages + 3, CACHE_TYPES[t].page_bytes(head_dim)), 0x3C, np.uint8) for t in (key_type, value_type)
+    )
     for position, (key, value) in enumerate(zip(*rows, strict=True)):
         page, lane = table[position // 16], position % 16
         run(KEY_WRITERS[key_type], key, keys[page], lane, head_dim)
@@ -49,7 +50,14 @@ def random_cache(
 
 
 def attend(
-    cache: Cache, queries: np.ndarray, rows: int, context: int, *, window: int = 0, cap: float = 0.0, group: int = 1,
+    cache: Cache,
+    queries: np.ndarray,
+    rows: int,
+    context: int,
+    *,
+    window: int = 0,
+    cap: float = 0.0,
+    group: int = 1,
     cut: bool = False,
 ) -> np.ndarray:
     """Queries (tokens, heads of the group, head_dim) in tiles of `rows`; cut: chunks are joined at the end."""
@@ -73,9 +81,7 @@ def attend(
     return out.reshape(queries.shape)
 
 
-def truth(
-    cache: Cache, queries: np.ndarray, context: int, *, window: int = 0, cap: float = 0.0
-) -> np.ndarray:
+def truth(cache: Cache, queries: np.ndarray, context: int, *, window: int = 0, cap: float = 0.0) -> np.ndarray:
     out = np.empty(queries.shape)
     for token, heads in enumerate(queries):
         end = context + token + 1
