@@ -9,8 +9,9 @@ Called by replicaset.py. What the machine gives, a page that several processes m
     rotations two tables of cosines and sines, for all positions
     step      what one step computes, for all its tokens, each thread's copy of its inputs, logits of all sequences
 
-Workers that are forked from a nursery share with it all that is loaded. Invariant: it never fails; a file whose head
-cannot be read counts with its size and a bare process.
+A small model that guesses for it (--model-draft) adds its weights, and a cache, rotations and a step of its own; of its
+vocabulary nothing is kept. Workers that are forked from a nursery share with it all that is loaded. Invariant: it never
+fails; a file whose head cannot be read counts with its size and a bare process.
 """
 
 import os
@@ -31,6 +32,16 @@ BLOCK = 16  # positions
 NUM_RUNNING = 16  # sequences at once, as workers choose
 BATCHES = {"--batch-size": 2048, "--ubatch-size": 512}  # tokens of a step; the smaller number holds
 CACHE_BYTES: Mapping[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32, "q4_0": 18 / 32}  # of a value
+NUM_DRAFTING = 3  # sequences that a small model guesses for at once, as workers choose
+DRAFT_TYPE = "draft-simple"  # how a small model's guesses are called in --spec-type
+_SAID_BY = {  # what a worker of the small model would be told: the first of these that the large one's is
+    "--ctx-size": ("--ctx-size-draft", "--ctx-size"),
+    "--threads": ("--threads-draft", "--threads"),
+    "--batch-size": ("--batch-size",),
+    "--ubatch-size": ("--ubatch-size",),
+    "--cache-type-k": ("--cache-type-k-draft",),
+    "--cache-type-v": ("--cache-type-v-draft",),
+}
 _KNOWN_FILES = 256
 
 
@@ -49,9 +60,11 @@ def footprint(model: ModelConfig, *, forked: bool) -> Footprint:
     """What its workers will take here, by its file as it is now and by their flags. `forked`: from a nursery."""
     if model.path is None:  # its workers run elsewhere
         return Footprint(0, 0)
-    weights, numbers = size_on_disk(model.path), _numbers(model.path)
+    flags, numbers = _flags(model), _numbers(model.path)
+    weights = sum(size_on_disk(file) for file in {model.path, *_draft(flags)})
     loaded = LOADED_BYTES + numbers.get(VOCABULARY, 0) * TOKEN_BYTES
-    each = OWN_BYTES + (worker_bytes(numbers, model.worker_arguments) if numbers else 0)
+    each = OWN_BYTES + (worker_bytes(numbers, flags) if numbers else 0)
+    each += sum(draft_bytes(_numbers(file), numbers, flags) for file in _draft(flags))
     if forked:
         return Footprint(weights + loaded, each)
     if "--no-mmap" in model.worker_arguments:
@@ -59,9 +72,27 @@ def footprint(model: ModelConfig, *, forked: bool) -> Footprint:
     return Footprint(weights, loaded + each)
 
 
-def worker_bytes(numbers: Mapping[str, int], arguments: Sequence[str]) -> int:
+def _flags(model: ModelConfig) -> Mapping[str, str]:
+    return dict(pairwise(model.worker_arguments))
+
+
+def _draft(flags: Mapping[str, str]) -> Sequence[Path]:
+    """The file of the small model, if one guesses."""
+    file, types = flags.get("--model-draft"), flags.get("--spec-type", DRAFT_TYPE)
+    return (Path(file),) if file and DRAFT_TYPE in types.split(",") else ()
+
+
+def draft_bytes(numbers: Mapping[str, int], large: Mapping[str, int], flags: Mapping[str, str]) -> int:
+    """What a worker computes with, for its small model, which has as much context as the large one if not told."""
+    if not numbers:
+        return 0
+    told = {"--ctx-size": str(large.get("context_length", 0)), **flags}
+    own = {flag: told[name] for flag, names in _SAID_BY.items() if (name := next(filter(told.get, names), None))}
+    return worker_bytes(numbers, own | {"--parallel": str(NUM_DRAFTING)})
+
+
+def worker_bytes(numbers: Mapping[str, int], flags: Mapping[str, str]) -> int:
     """What a worker computes with; the numbers are those of the file's head."""
-    flags = dict(pairwise(arguments))
     num_running = int(flags.get("--parallel", 0)) or NUM_RUNNING
     context = int(flags.get("--ctx-size", 0)) or numbers.get("context_length", 0)
     num_positions = (-(-context // BLOCK) + num_running) * BLOCK

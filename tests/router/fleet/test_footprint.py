@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -10,12 +11,22 @@ import pytest
 from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.fleet.fleet import Fleet
-from router.fleet.footprint import BLOCK, CACHE_BYTES, LOADED_BYTES, OWN_BYTES, Footprint, footprint, worker_bytes
-from router.fleet.ggufhead import VOCABULARY
+from router.fleet.footprint import (
+    BLOCK,
+    CACHE_BYTES,
+    LOADED_BYTES,
+    OWN_BYTES,
+    Footprint,
+    draft_bytes,
+    footprint,
+    worker_bytes,
+)
+from router.fleet.ggufhead import VOCABULARY, read_numbers
 from router.options.workersettings import CACHE_TYPES
 from router.rpc.replica import Replica
 from tests.models import smollm2
 from tests.tiny_models import MODELS, write_model
+from worker.drafting.drafts import MOST_DRAFTING
 from worker.kernels import cache_types
 
 NUMBERS = {
@@ -25,7 +36,11 @@ NUMBERS = {
 
 
 def bytes_for(*arguments: str) -> int:
-    return worker_bytes(NUMBERS, (*arguments, "--parallel", "1", "--threads", "1"))
+    return worker_bytes(NUMBERS, flags(*arguments, "--parallel", "1", "--threads", "1"))
+
+
+def flags(*arguments: str) -> Mapping[str, str]:
+    return dict(zip(arguments[::2], arguments[1::2], strict=True))
 
 
 @pytest.mark.parametrize("name", CACHE_TYPES)
@@ -40,22 +55,22 @@ def test_the_cache_grows_with_the_context_and_with_its_types() -> None:
     both = ("--cache-type-k", "f32", "--cache-type-v", "q8_0")
     saved = (4096 + 16) * 10 * 2 * 64 * (2 + 2 - 4 - 34 / 32)
     assert bytes_for() - bytes_for(*both) == int(saved)
-    for_sixteen = worker_bytes(NUMBERS, ("--threads", "1"))
+    for_sixteen = worker_bytes(NUMBERS, flags("--threads", "1"))
     assert for_sixteen - bytes_for() == 15 * 16 * per_position, "a block for each sequence"
 
 
 def test_a_step_takes_more_with_threads_tokens_and_experts() -> None:
     plain = bytes_for()
     assert bytes_for("--ubatch-size", "256") < plain == bytes_for("--ubatch-size", "512")
-    assert worker_bytes(NUMBERS, ("--parallel", "1", "--threads", "2")) - plain == 512 * 1024 * 5
+    assert worker_bytes(NUMBERS, flags("--parallel", "1", "--threads", "2")) - plain == 512 * 1024 * 5
     experts = NUMBERS | {"expert_used_count": 4}
-    assert worker_bytes(experts, ("--parallel", "1", "--threads", "1")) > plain
+    assert worker_bytes(experts, flags("--parallel", "1", "--threads", "1")) > plain
 
 
 def test_logits_take_a_row_for_each_sequence() -> None:
     known = NUMBERS | {VOCABULARY: 1000}
     for num_running in (1, 4):
-        arguments = ("--parallel", str(num_running), "--threads", "1")
+        arguments = flags("--parallel", str(num_running), "--threads", "1")
         assert worker_bytes(known, arguments) - worker_bytes(NUMBERS, arguments) == num_running * 1000 * 4
 
 
@@ -69,6 +84,35 @@ def test_replicas_share_the_weights_and_from_a_nursery_all_that_is_loaded(tmp_pa
     reading = ModelConfig(path, ("a",), ("--no-mmap",))
     assert footprint(reading, forked=False) == Footprint(0, programs.each + size)
     assert footprint(reading, forked=True) == forked
+
+
+def test_a_model_that_guesses_for_it_counts_with_its_weights_and_a_worker_of_its_own(tmp_path: Path) -> None:
+    large, small = (write_model(tmp_path / f"{name}.gguf", MODELS[name]) for name in ("llama", "gemma3"))
+
+    def with_draft(*arguments: str) -> Footprint:
+        model = ModelConfig(large, ("a",), ("--ctx-size", "1024", "--threads", "1", *arguments))
+        return footprint(model, forked=True)
+
+    plain, drafting = with_draft(), with_draft("--model-draft", str(small))
+    assert drafting.shared - plain.shared == small.stat().st_size
+    alone = flags("--ctx-size", "1024", "--threads", "1", "--parallel", str(MOST_DRAFTING))
+    assert drafting.each - plain.each == worker_bytes(read_numbers(small), alone)
+    assert with_draft("--model-draft", str(small), "--spec-type", "ngram-simple") == plain, "it is not loaded"
+    assert with_draft("--model-draft", str(large)).shared == plain.shared, "the same pages"
+    assert with_draft("--model-draft", str(tmp_path / "absent.gguf")) == plain
+
+
+def test_the_cache_of_a_model_that_guesses_goes_by_flags_of_its_own() -> None:
+    def small(**given: str) -> int:
+        arguments = {f"--{name.replace('_', '-')}": text for name, text in given.items()}
+        return draft_bytes(NUMBERS, NUMBERS, arguments | {"--threads": "1"})
+
+    per_position = 10 * 2 * 64 * (2 + 2) + 2 * 64 * 4
+    assert small() - small(ctx_size="2048") == 2048 * per_position, "as long as the large model's"
+    assert small(ctx_size="2048") - small(ctx_size="2048", ctx_size_draft="1024") == 1024 * per_position
+    assert small(cache_type_k="f32", cache_type_v="f32") == small()
+    assert small(cache_type_k_draft="f32") > small() > small(cache_type_v_draft="q8_0")
+    assert small(threads_draft="2") > small() > small(ubatch_size="256")
 
 
 @pytest.mark.parametrize("forked", [False, True])
@@ -102,16 +146,43 @@ async def test_workers_with_full_caches_take_what_was_foretold(nursery: bool) ->
     assert taken == pytest.approx(footprint(model, forked=nursery).of(model.replicas), rel=0.2)
 
 
+@pytest.mark.slow
+@pytest.mark.anyio
+@pytest.mark.timeout(600)
+async def test_a_worker_that_guesses_by_a_model_takes_what_was_foretold(tmp_path: Path) -> None:
+    small = almost_copied(smollm2(), tmp_path / "small.gguf")
+    arguments = ("--ctx-size", "2048", "--parallel", "1", "--spec-type", "draft-simple", "--model-draft", str(small))
+    model = ModelConfig(smollm2(), ("a",), arguments)
+    plain = ModelConfig(smollm2(), ("a",), arguments[:-2])
+    async with Fleet([model], SupervisionConfig(nursery=False)) as fleet:
+        async with asyncio.timeout(280):
+            while not fleet.open("a"):
+                await fleet.change()
+        await fill(fleet.open("a")[0], 1900, max_tokens=140)
+        taken = sum(map(proportional_bytes, psutil.Process().children()))
+    assert taken == pytest.approx(footprint(model, forked=False).of(1), rel=0.2)
+    assert taken > 1.2 * footprint(plain, forked=False).of(1), "the small model is no small part of it"
+
+
+def almost_copied(source: Path, copy: Path) -> Path:
+    """The same model but for a byte of its weights, so that it shares no page with the other."""
+    data = bytearray(source.read_bytes())
+    data[-1] ^= 1
+    copy.write_bytes(data)
+    return copy
+
+
 def proportional_bytes(process: psutil.Process) -> int:
     """Its part of the machine's memory: a page that n processes map counts as 1/n."""
     return int(process.memory_full_info().pss)
 
 
-async def fill(replica: Replica, num_tokens: int) -> None:
-    """The cache with one long prompt."""
+async def fill(replica: Replica, num_tokens: int, max_tokens: int = 1) -> None:
+    """The cache with one long prompt, and so many tokens more."""
     dice = random.Random(1)
     tokens = pb.TokenIds(ids=[dice.randrange(100, 40000) for _ in range(num_tokens)])
     prompt = pb.Prompt(parts=pb.PromptParts(parts=[pb.PromptPart(tokens=tokens)]))
-    with replica.calling(pb.GenerateRequest(prompt=prompt, max_tokens=1)) as call:
+    sampling = pb.Sampling(ignore_eos=True, top_p=1.0, repeat_penalty=1.0)
+    with replica.calling(pb.GenerateRequest(prompt=prompt, max_tokens=max_tokens, sampling=sampling)) as call:
         while await call.take():
             pass
