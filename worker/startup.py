@@ -110,6 +110,7 @@ def start(
     description = prepared.describe(
         context_length=capacity.context_length,
         num_parallel=capacity.max_running,
+        shifts_context=capacity.shifts_context,
         identity=identity,
         speculative=capacity.max_drafts > 0,
     )

@@ -1,7 +1,7 @@
-"""Whether two workers serve the same model, so that each can go on with what the other has begun. Pure.
+"""Whether two workers answer every request of a model alike, so that each can go on with what the other began. Pure.
 
-Asked by remote.py of every worker on another host before requests go there. Invariant: what may differ between hosts,
-as threads, instruction sets and the length of the context, is not compared.
+Asked by remote.py of every worker on another host before requests go there. Invariant: what may differ between hosts
+without a trace in an answer, as threads, instruction sets and the number of places, is not compared.
 """
 
 import hashlib
@@ -11,7 +11,9 @@ from protos import inference_pb2 as pb
 
 _SHOWN = 8  # digits of a digest
 
-FACTS: Mapping[str, Callable[[pb.DescribeReply], object]] = {
+Facts = Mapping[str, Callable[[pb.DescribeReply], object]]
+
+MODEL: Facts = {
     "architecture": lambda told: told.architecture,
     "weights": lambda told: told.file_type,
     "parameters": lambda told: told.num_parameters,
@@ -20,13 +22,22 @@ FACTS: Mapping[str, Callable[[pb.DescribeReply], object]] = {
     "chat template": lambda told: hashlib.sha256(told.chat_template.encode()).hexdigest()[:_SHOWN],
     "name": lambda told: told.name,
 }
+LIMITS: Facts = {
+    "context length": lambda told: told.context_length,  # what one refuses the other must not take
+    "context shift": lambda told: "on" if told.shifts_context else "off",  # where one goes on the other must not end
+}
+_DIFFERENCES: Mapping[str, Facts] = {
+    "it serves another model than the others under this name": MODEL,
+    "it serves the model within other limits than the others under this name": LIMITS,
+}
 
 
 def misfit(told: pb.DescribeReply, reference: pb.DescribeReply) -> str:
     """Why the worker that told cannot stand beside the other, with both values; empty: it can."""
-    for what, of in FACTS.items():
-        if of(told) != of(reference):
-            return f"it serves another model than the others under this name: {what} {of(told)}, theirs {of(reference)}"
+    for difference, facts in _DIFFERENCES.items():
+        for what, of in facts.items():
+            if of(told) != of(reference):
+                return f"{difference}: {what} {of(told)}, theirs {of(reference)}"
     if told.identity and reference.identity and told.identity != reference.identity:
         ours, theirs = (each.identity.hex()[:_SHOWN] for each in (told, reference))
         return (

@@ -81,12 +81,13 @@ def refusal(*arguments: str, model: Path, listen: str) -> str:
 
 
 def test_a_worker_says_how_far_it_is_serves_and_ends_clean(model, tmp_path):
-    with running(model, tmp_path, "--ctx-size", "128") as (process, listen):
+    with running(model, tmp_path, "--ctx-size", "128", "--context-shift") as (process, listen):
         wait_until_serving(process, listen)
         with grpc.insecure_channel(listen) as channel:
             stub = inference_pb2_grpc.InferenceStub(channel)
             facts = stub.Describe(pb.DescribeRequest())
             assert (facts.architecture, facts.context_length, facts.trained_context_length) == ("llama", 128, 256)
+            assert facts.shifts_context
             replies = list(stub.Generate(request(max_tokens=8), timeout=DEADLINE))
             assert replies[-1].finished.num_completion_tokens == 8
             assert list(stub.Generate(request(max_tokens=8)))[-1].finished.reason == pb.LENGTH

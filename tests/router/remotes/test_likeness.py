@@ -12,6 +12,7 @@ REFERENCE = {
     "vocab_size": 320,
     "chat_template": "{{ messages }}",
     "name": "One",
+    "context_length": 2048,
     "identity": b"\x01" * 32,
 }
 
@@ -29,6 +30,8 @@ def told(**changes: object) -> pb.DescribeReply:
         ({"vocab_size": 321}, "tokeniser 2/321, theirs 2/320"),
         ({"chat_template": "x"}, "chat template 2d711642, theirs "),
         ({"name": "Two"}, "name Two, theirs One"),
+        ({"context_length": 1024}, "other limits than the others under this name: context length 1024, theirs 2048"),
+        ({"shifts_context": True}, "context shift on, theirs off"),
         ({"identity": b"\x02" * 32}, "02020202, theirs 01010101"),
     ],
 )
@@ -37,7 +40,7 @@ def test_another_model_is_told_with_both_values(changes: dict[str, object], reas
 
 
 def test_hosts_may_differ_in_what_does_not_change_answers() -> None:
-    there = told(num_threads=64, instruction_set="avx512-vnni", num_parallel=32, context_length=9, model_path="/x")
+    there = told(num_threads=64, instruction_set="avx512-vnni", num_parallel=32, model_path="/x")
     assert misfit(there, told()) == ""
 
 

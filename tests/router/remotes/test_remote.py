@@ -205,6 +205,16 @@ async def test_another_model_under_the_same_name_is_refused_with_both_values(
             await until_ready(started, wrong.address)  # the one that is left is the model
 
 
+async def test_a_worker_with_another_context_is_refused_for_what_one_takes_the_other_would_not() -> None:
+    with remotes(1) as [right], remotes(1, "--ctx-size", "512") as [short]:
+        async with fleet(model(right.address)) as started:
+            await until_ready(started, right.address)
+            started.apply([model(right.address, short.address)], ResidencyConfig())
+            status = await until_state(started, short.address, ModelState.FAILED)
+            assert "context length 512, theirs 2048" in status.reason
+            await until_ready(started, right.address)
+
+
 async def test_a_process_of_this_host_says_which_model_it_is() -> None:
     with remotes(1, "--architecture", "mamba") as [wrong]:
         here = ModelConfig(Path("/models/a.gguf"), ("a",), workers=(wrong.address,))
