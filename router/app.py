@@ -87,7 +87,8 @@ class Gateway(FastAPI):
 def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Traces | None = None) -> FastAPI:
     """The application over running workers, or over its own, whose lives are its lifespan.
 
-    app.state: config, fleet, policies, the table in force, which a reload replaces, and `reload` (api/admin.py).
+    app.state: config, fleet, policies, the table in force, which a reload replaces, and `reload` (api/admin.py);
+    `awaited`: the file for which the last reload was refused, if it was for one.
     """
     check_overlays(config.aliases)
     workers = running or Fleet(config.models, config.supervision, config.residency)
@@ -126,6 +127,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
     app.state.fleet = workers
     app.state.table = Table.of(config)
     app.state.reload = None
+    app.state.awaited = None
     dispatcher = Dispatcher(workers, Admission(time.monotonic))
     app.state.policies = Policies(dispatcher, _limits(config), Shadows(dispatcher), counts)
     return app

@@ -27,6 +27,7 @@ Invariant: a client sees a RouterError's message and nothing else, never a trace
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import orjson
@@ -36,11 +37,15 @@ _NEVER_RETRY = {"x-should-retry": "false"}
 
 
 class CommandError(Exception):
-    """A command cannot go on. The message is one line for the user; the code becomes the exit status."""
+    """A command cannot go on. The message is one line for the user; the code becomes the exit status.
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    `file` is what is wrong or missing, where it is a file: once that has changed, it may be worth another try.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, *, file: Path | None = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code
+        self.file = file
 
 
 class RouterError(Exception):

@@ -91,7 +91,7 @@ async def _report_start(banner: Banner, fleet: Fleet, server: uvicorn.Server) ->
 
 def _watching(app: FastAPI) -> asyncio.Task[None]:
     """Reads the configuration again when its files change."""
-    watcher = Watcher(lambda: app.state.config.files)
+    watcher = Watcher(lambda: app.state.config.files, lambda: app.state.awaited)
     return asyncio.create_task(watch(watcher, lambda: _read_again(app)), name="watching")
 
 

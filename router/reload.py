@@ -2,7 +2,7 @@
 
 Called by gateway.py on SIGHUP and when files change, and by POST /admin/reload. Names, keys, limits and balancing count
 from the next request on; models start, drain, or get new workers beside the old ones. Invariant: a configuration that
-is invalid, or that would need another process, changes nothing.
+is invalid, or that would need another process, changes nothing but what is told of reloads, and which file is awaited.
 """
 
 import logging
@@ -15,6 +15,7 @@ from router.config import GatewayConfig
 from router.configfile.diff import Act, Difference, differences
 from router.errors import CommandError
 from router.fleet.fleet import Fleet
+from router.observe.reloads import Reloads
 from router.policy.table import Table
 
 log = logging.getLogger("corral.reload")
@@ -24,6 +25,7 @@ ReadAgain = Callable[[], GatewayConfig]
 
 def reload(app: FastAPI, read_again: ReadAgain) -> list[Difference]:
     """Takes the new configuration into force; what has changed. Raises CommandError if it was refused."""
+    counts: Reloads = app.state.policies.metrics.reloads
     try:
         config = read_again()
         check_overlays(config.aliases)
@@ -33,7 +35,11 @@ def reload(app: FastAPI, read_again: ReadAgain) -> list[Difference]:
             raise CommandError(f"this needs a restart of the gateway: {', '.join(heavy)}")
     except CommandError as error:
         log.error("reload refused, the old configuration stays: %s", error)
+        app.state.awaited = error.file
+        counts.refused()
         raise
+    app.state.awaited = None
+    counts.applied()
     fleet: Fleet = app.state.fleet
     app.state.config, app.state.table = config, Table.of(config)
     fleet.apply(config.models, config.residency)

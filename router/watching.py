@@ -1,8 +1,9 @@
 """The files a configuration was read from, looked at every second, and whether they are to be read again.
 
-gateway.py runs `watch`. Looking works on every file system, and sees editors that write a new file and rename it as
-well as links that are switched, as Kubernetes does with a ConfigMap. Invariant: a change is acted on once, when it has
-stayed the same from one look to the next; what is still being written is left alone.
+gateway.py runs `watch`. A file for which a reload was refused is looked at, too. Looking works on every file system and
+sees editors that write a new file and rename it, and links that are switched, as Kubernetes does with a ConfigMap.
+Invariant: a change is acted on once, when it has stayed the same from one look to the next; what is still being written
+is left alone.
 """
 
 import asyncio
@@ -19,22 +20,29 @@ Stamp = object  # differs if a file may have changed; compared, never read
 class Watcher:
     """Remembers what was there when the files were last read."""
 
-    def __init__(self, files: Callable[[], Sequence[Path]]) -> None:
-        """`files`: those of the configuration in force."""
+    def __init__(self, files: Callable[[], Sequence[Path]], awaited: Callable[[], Path | None] = lambda: None) -> None:
+        """`files`: those of the configuration in force; `awaited`: the one for which a reload was refused."""
         self._files = files
+        self._awaited = awaited
         self._read = self._seen = self._look()
 
     def look(self) -> bool:
         """Whether the files are to be read again now."""
         now = self._look()
         settled, self._seen = now == self._seen, now
-        changed = any(now[file] != self._read[file] for file in now.keys() & self._read.keys())
+        changed = any(now[file] != self._read.get(file, now[file]) for file in now) or self._has_come(now)
         if settled:
             self._read = now  # with the files of a configuration that has come into force meanwhile
         return settled and changed
 
+    def _has_come(self, now: Mapping[Path, Stamp]) -> bool:
+        """Whether an awaited file is there, perhaps since it was missed and before anybody looked."""
+        awaited = self._awaited()
+        return awaited is not None and awaited not in self._read and now.get(awaited) is not None
+
     def _look(self) -> Mapping[Path, Stamp]:
-        return {file: _stamp(file, DEPTH) for file in self._files()}
+        awaited = self._awaited()
+        return {file: _stamp(file, DEPTH) for file in (*self._files(), *([awaited] if awaited else []))}
 
 
 async def watch(watcher: Watcher, act: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ def read_presets(file: Path, folder: Mapping[str, Path]) -> list[ModelEntry]:
         text = file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise CommandError(f"cannot read --models-preset {file}: {reason}", 2) from None
+        raise CommandError(f"cannot read --models-preset {file}: {reason}", 2, file=file) from None
     problems = Problems(file, {})
     sections = _sections(text, problems)
     for name, section in sections.items():
@@ -119,7 +119,7 @@ def models_in(folder: Path) -> dict[str, Path]:
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
-        raise CommandError(f"cannot read --models-dir {folder}: {error.strerror}", 2) from None
+        raise CommandError(f"cannot read --models-dir {folder}: {error.strerror}", 2, file=folder) from None
     found = {child.stem: child.absolute() for child in children if child.suffix == SUFFIX and child.is_file()}
     for child in children:
         inside = sorted(child.glob(f"*{SUFFIX}")) if child.is_dir() else []

@@ -37,7 +37,7 @@ class ConfigError(CommandError):
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         more = f" (and {len(problems) - 1} more: corral config check {problems[0].file})" if len(problems) > 1 else ""
-        super().__init__(f"{problems[0]}{more}", EXIT_CONFIG)
+        super().__init__(f"{problems[0]}{more}", EXIT_CONFIG, file=problems[0].file)
         self.problems = tuple(problems)
 
 

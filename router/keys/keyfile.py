@@ -94,4 +94,4 @@ def _text(text: str) -> str:
 def _unreadable(file: Path, error: Exception) -> CommandError:
     reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
     remedy = f"; make one: corral keys new NAME --file {file}" if isinstance(error, FileNotFoundError) else ""
-    return CommandError(f"cannot read keys from {file}: {reason}{remedy}", 2)
+    return CommandError(f"cannot read keys from {file}: {reason}{remedy}", 2, file=file)

@@ -16,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from protos import inference_pb2 as pb
 from router.observe.counter import Count, Counter
 from router.observe.histogram import Histogram, Series
+from router.observe.reloads import Reloads
 
 _FAST = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 _SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
@@ -90,6 +91,7 @@ class Metrics:
         self._models: dict[str, _ModelSeries] = {}
         self._by_request: dict[tuple[str, int, str], tuple[Count, Count]] = {}
         self._kept: list[Histogram | Counter] = []  # in the order in which they are told
+        self.reloads = Reloads()
         self.num_in_flight = 0  # HTTP requests; access.py counts them
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
@@ -140,6 +142,7 @@ class Metrics:
         """Everything counted here, as it stands."""
         yield from (each.family() for each in self._kept)
         yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered", self.num_in_flight)
+        yield from self.reloads.collect()
 
     def _series(self, model: str) -> _ModelSeries:
         series = self._models.get(model)

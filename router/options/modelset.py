@@ -105,7 +105,7 @@ def _check_files(model: ModelConfig) -> None:
             if file is not None:
                 read(file)
         except OSError as error:
-            raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE) from None
+            raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE, file=file) from None
 
 
 def _read_a_byte(file: Path) -> bytes:

@@ -178,7 +178,7 @@ def _plain_keys(given: Given) -> tuple[KeyConfig, ...]:
     for name in given.values.get("api_key_file", ()):
         found = _keys_in(Path(name).expanduser())
         if not found:
-            raise CommandError(f"--api-key-file {name}: no key in it", EXIT_USAGE)
+            raise CommandError(f"--api-key-file {name}: no key in it", EXIT_USAGE, file=Path(name).expanduser())
         keys += found
     if not keys and ("api_key" in given.values):
         raise CommandError("--api-key is empty", EXIT_USAGE)
@@ -189,9 +189,9 @@ def _keys_in(file: Path) -> list[str]:
     try:
         text = read_secret(file).decode("utf-8")
     except OSError as error:
-        raise CommandError(f"cannot read --api-key-file {file}: {error.strerror}", EXIT_USAGE) from None
+        raise CommandError(f"cannot read --api-key-file {file}: {error.strerror}", EXIT_USAGE, file=file) from None
     except UnicodeDecodeError:
-        raise CommandError(f"--api-key-file {file}: not UTF-8", EXIT_USAGE) from None
+        raise CommandError(f"--api-key-file {file}: not UTF-8", EXIT_USAGE, file=file) from None
     lines = (line.strip() for line in text.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from router.fleet.lifecycle import ModelState
 from router.keys.keyfile import write_keys_file
 from router.keys.keys import full_key
 from router.reload import reload
+from tests.router.api.test_metrics import samples
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import until
 from tests.router.test_serve import serving
@@ -113,6 +115,40 @@ async def test_what_needs_a_restart_is_refused_whole() -> None:
             reload(gateway.app, lambda: new)
         assert (gateway.app.state.config, gateway.app.state.table) == (before, table)
         assert [status.name for status in gateway.app.state.fleet.models()] == ["a"]
+
+
+async def test_reloads_are_counted_by_what_came_of_them() -> None:
+    async with running(replace(with_models(model("a")), metrics=True)) as gateway:
+
+        async def told() -> tuple[float, float, float, float]:
+            found = samples((await gateway.client.get("/metrics")).text)
+            results = [found[f"corral_config_reloads_total{{result={result}}}"] for result in ("applied", "refused")]
+            last = [found[f"corral_config_last_reload_{name}"] for name in ("successful", "success_timestamp_seconds")]
+            return results[0], results[1], last[0], last[1]
+
+        *counts, at_start = await told()
+        assert counts == [0, 0, 1] and at_start == pytest.approx(time.time(), abs=600)
+        other = replace(gateway.app.state.config, port=1)
+        with pytest.raises(CommandError):
+            reload(gateway.app, lambda: other)
+        assert await told() == (0, 1, 0, at_start)
+        reload(gateway.app, lambda: gateway.app.state.config)
+        *counts, later = await told()
+        assert counts == [1, 1, 1] and later > at_start
+
+
+async def test_the_file_for_which_a_reload_was_refused_is_awaited_until_one_is_applied() -> None:
+    async with running(with_models(model("a"))) as gateway:
+
+        def refuse(file: Path | None) -> GatewayConfig:
+            raise CommandError("no", file=file)
+
+        for file in (Path("missing.gguf"), None, Path("missing.gguf")):
+            with pytest.raises(CommandError):
+                reload(gateway.app, lambda file=file: refuse(file))
+            assert gateway.app.state.awaited == file
+        reload(gateway.app, lambda: gateway.app.state.config)
+        assert gateway.app.state.awaited is None
 
 
 async def test_how_many_models_may_be_loaded_changes_in_place() -> None:

@@ -82,6 +82,37 @@ def test_files_that_a_new_configuration_names_are_watched_from_then_on(file: Pat
     assert looks(watcher) == [False, True, False]
 
 
+@pytest.mark.parametrize("num_looks", [0, 1, 5], ids=lambda num: f"after {num} looks")
+def test_a_file_that_was_missed_is_acted_on_once_when_it_has_come(file: Path, num_looks: int) -> None:
+    missed = file.with_name("missed.gguf")
+    watcher = Watcher(lambda: [file], lambda: missed)
+    assert not any(looks(watcher, num_looks))
+    missed.write_bytes(b"GGUF")
+    assert looks(watcher, 5).count(True) == 1
+
+
+def test_a_file_that_is_there_but_no_good_is_tried_again_when_it_changes(file: Path) -> None:
+    wrong, awaited = file.with_name("keys.toml"), list[Path]()
+    wrong.write_text("[a]")
+    watcher = Watcher(lambda: [file], lambda: next(iter(awaited), None))
+    awaited.append(wrong)
+    assert looks(watcher, 5).count(True) == 1, "it may have been put right since it was read"
+    wrong.chmod(0o400)
+    assert looks(watcher) == [False, True, False]
+
+
+def test_a_configuration_refused_for_a_missing_file_comes_into_force_with_the_file(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    file, good = tmp_path / "corral.toml", '[models.a]\npath = "a.gguf"\n'
+    file.write_text(good)
+    with serving("--config", str(file)) as command:
+        command.ready()
+        file.write_text(f'{good}[models.b]\npath = "b.gguf"\n')
+        until(lambda: "reload refused" in command.output)
+        (tmp_path / "b.gguf").write_bytes(b"GGUF")
+        until(lambda: "reloaded: model b: start" in command.output)
+
+
 def test_a_gateway_takes_a_changed_file_into_force_and_refuses_a_wrong_one_once(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
     file, good = tmp_path / "corral.toml", '[models.a]\npath = "a.gguf"\n'

@@ -65,6 +65,26 @@ def test_a_flag_beats_a_variable_a_variable_the_file_and_the_file_the_default(fi
     assert "--ctx-size 400" in arguments(configured("-c 400", environment))["small"]
 
 
+@pytest.mark.parametrize(
+    ("named", "text"),
+    [
+        ("x.gguf", '[models.x]\npath = "x.gguf"\n'),
+        ("token", '[models.x]\nworkers = ["h:1"]\ntoken-file = "token"\n'),
+        ("ca.crt", '[models.x]\nworkers = ["h:1"]\ntls = { ca = "ca.crt" }\n'),
+        ("keys.toml", '[keys]\nfile = "keys.toml"\n'),
+        ("folder", '[server]\nmodels-dir = "folder"\n'),
+        ("presets.ini", '[server]\nmodels-preset = "presets.ini"\n'),
+        ("keys.txt", '[server]\napi-key-file = "keys.txt"\n'),
+        ("corral.toml", "[models.small]\npaths = 1\n"),
+    ],
+)
+def test_a_refusal_says_which_file_it_is_for_so_that_it_can_be_awaited(files: Path, named: str, text: str) -> None:
+    (files / "corral.toml").write_text(f'{text}[models.a]\npath = "a.gguf"\n')
+    with pytest.raises(CommandError) as refused:
+        configured()
+    assert refused.value.file is not None and refused.value.file.absolute() == files / named
+
+
 def test_another_file_can_be_named(files: Path) -> None:
     (files / "other.toml").write_text('[models.x]\npath = "c.gguf"')
     assert [model.name for model in configured("--config other.toml").models] == ["x"]
