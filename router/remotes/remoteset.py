@@ -1,8 +1,7 @@
 """The workers of one model on other hosts: those of its configuration, and those that a name's addresses stand for.
 
 Owned by replicaset.ReplicaSet. Names are looked up again and again: an address that is new is connected to, one that
-has gone is left once its requests have ended. Invariant: one RemoteWorker for each address in service, and every task
-is awaited before it is forgotten.
+has gone is left once its requests have ended. Invariant: one RemoteWorker for each address in service.
 """
 
 import asyncio
@@ -18,6 +17,7 @@ from router.fleet.lifecycle import ModelState
 from router.remotes.addresses import Target, joined, parse_target
 from router.remotes.remote import RemoteWorker, Surroundings
 from router.remotes.resolver import Lookup, Resolution
+from router.supervision.roster import Roster
 
 log = logging.getLogger("corral.remote")
 
@@ -51,9 +51,7 @@ class RemoteWorkers:
         self._resolutions: dict[Target, Resolution] = {}
         self._complaints: dict[Target, str] = {}  # why it was not found, the last time
         self._serving: dict[str, RemoteWorker] = {}
-        self._beside: set[RemoteWorker] = set()  # that drain
-        self._tasks: dict[RemoteWorker, asyncio.Task[None]] = {}
-        self._farewells: set[asyncio.Task[None]] = set()
+        self._roster = Roster[RemoteWorker](self._left)
         self._has_settled = False
 
     def __iter__(self) -> Iterator[RemoteWorker]:
@@ -66,7 +64,7 @@ class RemoteWorkers:
     @property
     def beside(self) -> list[RemoteWorker]:
         """Those that drain, by index."""
-        return sorted(self._beside, key=lambda worker: worker.index)
+        return self._roster.beside
 
     @property
     def states(self) -> set[ModelState]:
@@ -113,9 +111,7 @@ class RemoteWorkers:
         tasks = [task for task in self._targets.values() if task is not None]
         for task in tasks:
             task.cancel()
-        for worker in self._tasks:
-            worker.stop(0)
-        await asyncio.gather(*tasks, *self._tasks.values(), *self._farewells, return_exceptions=True)
+        await asyncio.gather(*tasks, self._roster.stop(0), return_exceptions=True)
 
     # ---- names ----
 
@@ -159,7 +155,7 @@ class RemoteWorkers:
         """Connects to every address that is wanted and leaves the others."""
         wanted = {address: target for target, addresses in self._found.items() for address in addresses}
         for address in [each for each in self._serving if each not in wanted]:
-            self._leave(self._serving.pop(address))
+            self._roster.retire(self._serving.pop(address))
         for address, target in wanted.items():
             if address not in self._serving:
                 self._serving[address] = self._start(address, target)
@@ -167,31 +163,18 @@ class RemoteWorkers:
 
     def _start(self, address: str, target: Target) -> RemoteWorker:
         assert self._model is not None, "follow() comes first"
-        taken = {worker.index for worker in (*self._serving.values(), *self._beside)}
+        taken = {worker.index for worker in (*self._serving.values(), *self._roster.beside)}
         index = next(number for number in itertools.count() if number not in taken)
         around = Surroundings(
             self._config, self._world.environment, self._reference, self._changed, lambda: self._missed(target)
         )
         worker = RemoteWorker(self._model, index, address, target.host, around)
-        self._tasks[worker] = asyncio.create_task(worker.run(), name=f"worker at {address}")
+        self._roster.start(worker)
         return worker
 
     def _missed(self, target: Target) -> None:
         if target in self._resolutions:
             self._resolutions[target].ask()
 
-    def _leave(self, worker: RemoteWorker) -> None:
-        """A task of its own sees it off."""
-        self._beside.add(worker)
-        task = asyncio.create_task(self._see_off(worker))
-        self._farewells.add(task)
-        task.add_done_callback(self._farewells.discard)
-
-    async def _see_off(self, worker: RemoteWorker) -> None:
-        try:
-            await worker.retire()
-            await self._tasks[worker]
-        finally:
-            self._beside.discard(worker)
-            self._tasks.pop(worker, None)
-            self._changed()
+    async def _left(self, worker: RemoteWorker) -> None:
+        self._changed()

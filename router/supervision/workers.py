@@ -1,7 +1,7 @@
 """The worker processes of one model: those in service, those that warm up to take their place, those that drain.
 
 Owned by replicaset.ReplicaSet. Workers are replaced one by one: the new one is warm before the old one drains.
-Invariant: a worker in service has its index to itself, and every worker's task is awaited before it is forgotten.
+Invariant: a worker in service has its index to itself.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ from router.config import ModelConfig, SupervisionConfig
 from router.fleet.changes import Changes
 from router.fleet.lifecycle import ModelState
 from router.supervision.origin import Origin, origin_of
+from router.supervision.roster import Roster
 from router.supervision.supervisor import Site, WorkerProcess
 from router.supervision.tail import Tail
 
@@ -31,10 +32,8 @@ class Workers:
         self._changed = changed
         self._changes = Changes()
         self._serving: dict[int, WorkerProcess] = {}
-        self._beside: set[WorkerProcess] = set()  # that warm up, or drain
-        self._tasks: dict[WorkerProcess, asyncio.Task[None]] = {}
+        self._roster = Roster[WorkerProcess](self._left)
         self._turnover: asyncio.Task[None] | None = None
-        self._farewells: set[asyncio.Task[None]] = set()
 
     def __iter__(self) -> Iterator[WorkerProcess]:
         return iter([self._serving[index] for index in sorted(self._serving)])
@@ -45,12 +44,13 @@ class Workers:
     @property
     def beside(self) -> list[WorkerProcess]:
         """Those that warm up or drain, by index."""
-        return sorted(self._beside, key=lambda worker: worker.index)
+        return self._roster.beside
 
     def start(self, model: ModelConfig) -> None:
         """Puts a worker for every replica into service; there must be none."""
         for index in range(model.replicas):
-            self._serving[index] = self._start(model, index)
+            self._serving[index] = worker = self._new(model, index)
+            self._roster.start(worker)
         self._tell()
 
     def replace(self, model: ModelConfig) -> None:
@@ -64,16 +64,14 @@ class Workers:
         workers = [*self._serving.values()]
         self._serving.clear()
         for worker in workers:
-            self._retire(worker)
+            self._roster.retire(worker)
         self._tell()
 
     async def stop(self, grace: float) -> None:
         """Stops every worker and waits until no process is left. May be called again with less grace."""
         self._end_turnover()
-        for worker in self._tasks:
-            worker.stop(grace)
-        await asyncio.gather(*self._tasks.values(), *self._farewells, return_exceptions=True)
-        await asyncio.gather(*(worker.origin.close() for worker in self._tasks))
+        await self._roster.stop(grace)
+        await asyncio.gather(*(worker.origin.close() for worker in self._roster))
 
     async def _turn_over(self, model: ModelConfig) -> None:
         """From the workers there are to those of the model's settings, one at a time and the new one first."""
@@ -81,58 +79,43 @@ class Workers:
             old = self._serving.get(index)
             if old is not None and old.model.loads_like(model):
                 continue
-            new = self._start(model, index)
-            self._beside.add(new)
+            new = self._new(model, index)
+            self._roster.start(new, serving=False)
             try:
                 while not new.settled:
                     await self._changes.wait()
             except asyncio.CancelledError:
-                self._retire(new)
+                self._roster.retire(new)
                 raise
             if new.state is not ModelState.READY:
                 log.error("%s could not be replaced: %s; the old worker stays", new.name, new.reason)
-                self._retire(new)
+                self._roster.retire(new)
                 return
-            self._beside.discard(new)
+            self._roster.serve(new)
             self._serving[index] = new
             if old is not None:
-                self._retire(old)
+                self._roster.retire(old)
         for index in [index for index in self._serving if index >= model.replicas]:
-            self._retire(self._serving.pop(index))
+            self._roster.retire(self._serving.pop(index))
 
     def _end_turnover(self) -> None:
         if self._turnover is not None:
             self._turnover.cancel()
             self._turnover = None
 
-    def _start(self, model: ModelConfig, index: int) -> WorkerProcess:
-        origin = self._origin(model)
-        worker = WorkerProcess(model, index, self._config, self._site(), origin, self._tell, self._output)
-        self._tasks[worker] = asyncio.create_task(worker.run(), name=f"worker {worker.name}")
-        return worker
+    def _new(self, model: ModelConfig, index: int) -> WorkerProcess:
+        return WorkerProcess(model, index, self._config, self._site(), self._origin(model), self._tell, self._output)
 
     def _origin(self, model: ModelConfig) -> Origin:
         """Workers that could take each other's place come from the same."""
-        alike = (worker.origin for worker in self._tasks if worker.model.loads_like(model))
+        alike = (worker.origin for worker in self._roster if worker.model.loads_like(model))
         return next(alike, None) or origin_of(model, self._config)
 
-    def _retire(self, worker: WorkerProcess) -> None:
-        """Takes a worker out of service; a task of its own sees it off."""
-        self._beside.add(worker)
-        task = asyncio.create_task(self._see_off(worker))
-        self._farewells.add(task)
-        task.add_done_callback(self._farewells.discard)
-
-    async def _see_off(self, worker: WorkerProcess) -> None:
-        try:
-            await worker.retire()
-            await self._tasks[worker]
-        finally:
-            self._beside.discard(worker)
-            self._tasks.pop(worker, None)
-            if all(worker.origin is not other.origin for other in self._tasks):
-                await worker.origin.close()
-            self._tell()
+    async def _left(self, worker: WorkerProcess) -> None:
+        """The last one of an origin closes it."""
+        if all(worker.origin is not other.origin for other in self._roster):
+            await worker.origin.close()
+        self._tell()
 
     def _tell(self) -> None:
         self._changes.tell()
