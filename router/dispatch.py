@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,6 +51,7 @@ class Turn(NamedTuple):
     policy: str = BALANCING[0]  # by which its replica is chosen
     session: str = ""  # that it belongs to
     trace: Trace = UNTRACED
+    is_probe: bool = False  # it neither loads its model nor counts as use of it
 
     def wish(self, request: pb.GenerateRequest, holdings: Holdings = NOTHING_HELD) -> Wish:
         """Where the prompt's beginnings have names, its length is known and need not be estimated."""
@@ -117,7 +119,8 @@ class Dispatcher:
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
-        with self._fleet.using(attempt.model, turn.keep_alive), await self._place(attempt, journal, turn) as place:
+        used = nullcontext() if turn.is_probe else self._fleet.using(attempt.model, turn.keep_alive)
+        with used, await self._place(attempt, journal, turn) as place:
             if place.position:
                 turn.trace.waited("queue", place.waited)
             while True:

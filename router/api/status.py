@@ -1,7 +1,7 @@
 """Health and properties: what operators and probes ask for, in llama-server's shape.
 
 Called by app.py's route table. Invariant: /live depends on no worker, nothing but /health/deep generates, and nothing
-loads a model but /health/deep of a name.
+loads a model or keeps it loaded.
 """
 
 import asyncio
@@ -52,7 +52,7 @@ async def ready(request: Request) -> Response:
 async def deep_health(request: Request) -> Response:
     """One token through the real line of a model, or of all but those that wait unloaded until a request wants them.
 
-    Raises Unavailable if one gives none in time.
+    Raises Unavailable if one gives none in time, or if that one model is not loaded.
     """
     name = request.query_params.get("model")
     dispatcher, table = _dispatcher(request), _table(request)
@@ -68,7 +68,7 @@ async def _first_token(dispatcher: Dispatcher, model: str, limits: LimitsConfig)
     clock = asyncio.get_running_loop().time
     began = clock()
     message = parameters(PROBE, None, {}).request(f"health-{model}", PROBE_PROMPT, 0, return_prompt=False)
-    turn = Turn(HEALTH_KEY, limits, cost=2)
+    turn = Turn(HEALTH_KEY, limits, cost=2, is_probe=True)
     try:
         async with asyncio.timeout(DEEP_SECONDS):
             await collect(partial(dispatcher.generate, Attempt(model), message, turn))

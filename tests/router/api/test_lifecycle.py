@@ -153,10 +153,17 @@ async def test_questions_about_a_model_that_is_not_loaded_say_so_and_do_not_load
             "model 'a' is not loaded (POST /models/load loads it)",
         )
         assert (await started.client.get("/health/deep")).json() == {"status": "ok", "models": []}
-        assert (await started.client.get("/health/deep", params={"model": "a"})).status_code == 200
-        checked = (await started.client.get("/health/deep")).json()["models"]
-        assert [each["name"] for each in checked] == ["a"]
-        assert started.app.state.fleet.status("b").state is ModelState.UNLOADED
+        checked = await started.client.get("/health/deep", params={"model": "a"})
+        assert checked.status_code == 503 and "'a' is not loaded" in checked.json()["error"]["message"]
+        assert {started.app.state.fleet.status(name).state for name in "ab"} == {ModelState.UNLOADED}
+
+
+async def test_looking_after_a_models_health_does_not_keep_it_loaded() -> None:
+    models = (ModelConfig(Path("/a"), ("a",), ttl=0.5),)
+    async with running(replace(config(), models=models)) as started, asyncio.timeout(DEADLINE):
+        while started.app.state.fleet.status("a").state is not ModelState.UNLOADED:
+            for params in ({}, {"model": "a"}):
+                await started.client.get("/health/deep", params=params)
 
 
 async def test_without_autoload_a_request_says_what_to_do() -> None:
