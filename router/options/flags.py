@@ -66,6 +66,10 @@ class Given:
         found = self.values.get(key)
         return found[-1] if found else None
 
+    def listed(self, key: str) -> list[str]:
+        """What stands between commas in all its values."""
+        return [part for value in self.values.get(key, ()) for part in parts(value)]
+
     def on(self, key: str, default: bool = False) -> bool:
         found = self.last(key)
         return default if found is None else found == "on"
@@ -107,6 +111,11 @@ def named(name: str) -> Flag | None:
 def long_names() -> Mapping[str, Flag]:
     """Every flag by its long names, without the dashes."""
     return {name[2:]: flag for name, flag in _BY_NAME.items() if name.startswith("--")}
+
+
+def parts(text: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:

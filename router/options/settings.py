@@ -24,7 +24,6 @@ from router.config import (
     CoreLease,
     CorsConfig,
     GatewayConfig,
-    KeyConfig,
     LogConfig,
     ModelConfig,
     ResidencyConfig,
@@ -35,9 +34,9 @@ from router.configfile.problems import Problems
 from router.configfile.reading import FileConfig
 from router.errors import CommandError
 from router.fleet.memory import usable_bytes
-from router.keys.keys import full_key
 from router.options import workersettings
-from router.options.flags import EXIT_USAGE, Given
+from router.options.flags import EXIT_USAGE, Given, parts
+from router.options.keyset import all_keys
 from router.options.modelset import OwnFlags, assemble
 from router.options.samplingflags import sampling_defaults
 from router.policy.aliases import AliasError, AliasTable
@@ -81,10 +80,10 @@ def _gateway(given: Given, file: FileConfig, models: tuple[ModelConfig, ...]) ->
     cors, cors_notes = _cors(given)
     config = GatewayConfig(
         models=models,
-        hosts=tuple(_list(given.last("host") or DEFAULT_HOST)),
+        hosts=tuple(parts(given.last("host") or DEFAULT_HOST)),
         port=_integer(given, "port", DEFAULT_PORT, 0, 65535),
         aliases=file.aliases,
-        keys=(*file.keys, *_plain_keys(given)),
+        keys=all_keys(given, file.keys),
         locked=bool(given.last("keys") or file.keys_file),
         limits=file.limits,
         balance=file.balance,
@@ -172,30 +171,6 @@ def _file_notes(file: FileConfig) -> list[str]:
 # ---- the gateway ------------------------------------------------------------------------------
 
 
-def _plain_keys(given: Given) -> tuple[KeyConfig, ...]:
-    """Those of --api-key and --api-key-file, each once."""
-    keys = [key for value in given.values.get("api_key", ()) for key in _list(value)]
-    for name in given.values.get("api_key_file", ()):
-        found = _keys_in(Path(name).expanduser())
-        if not found:
-            raise CommandError(f"--api-key-file {name}: no key in it", EXIT_USAGE, file=Path(name).expanduser())
-        keys += found
-    if not keys and ("api_key" in given.values):
-        raise CommandError("--api-key is empty", EXIT_USAGE)
-    return tuple(full_key(key.encode("utf-8", "surrogateescape")) for key in dict.fromkeys(keys))
-
-
-def _keys_in(file: Path) -> list[str]:
-    try:
-        text = read_secret(file).decode("utf-8")
-    except OSError as error:
-        raise CommandError(f"cannot read --api-key-file {file}: {error.strerror}", EXIT_USAGE, file=file) from None
-    except UnicodeDecodeError:
-        raise CommandError(f"--api-key-file {file}: not UTF-8", EXIT_USAGE, file=file) from None
-    lines = (line.strip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
 def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
     if config.asks_for_keys or allowed:
         return
@@ -210,7 +185,7 @@ def _check_exposure(config: GatewayConfig, allowed: bool) -> None:
 
 def _allowed_hosts(given: Given, config: GatewayConfig) -> tuple[str, ...] | None:
     """Names a Host header may have; any, where a key protects what a strange page could reach."""
-    named = tuple(name for value in given.values.get("allowed_hosts", ()) for name in _list(value))
+    named = tuple(given.listed("allowed_hosts"))
     if named or not (config.asks_for_keys or any(not _is_local(host) for host in config.hosts)):
         return named
     return None
@@ -226,7 +201,7 @@ def _is_local(host: str) -> bool:
 
 
 def _cors(given: Given) -> tuple[CorsConfig, list[str]]:
-    listed = [origin.rstrip("/") for value in given.values.get("cors_origins", ()) for origin in _list(value)]
+    listed = [origin.rstrip("/") for origin in given.listed("cors_origins")]
     config = CorsConfig(
         origins=tuple(listed) if listed else ("*",) if given.on("cors") else (),
         methods=given.last("cors_methods") or DEFAULT_CORS_METHODS,
@@ -284,10 +259,6 @@ def _tls(given: Given) -> TlsConfig | None:
 
 
 # ---- values -----------------------------------------------------------------------------------
-
-
-def _list(value: str) -> list[str]:
-    return [part.strip() for part in value.split(",") if part.strip()]
 
 
 def _integer(given: Given, key: str, default: int, least: int, most: int, ceiling: int | None = None) -> int:

@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 
 from router.commands.client import KEY_VARIABLE
-from router.config import CorsConfig, GatewayConfig, ResidencyConfig, Scope
+from router.config import CorsConfig, GatewayConfig, KeyConfig, ResidencyConfig, Scope
 from router.configfile.loading import load
 from router.errors import CommandError
 from router.fleet.memory import usable_bytes
+from router.keys.keyfile import write_keys_file
 from router.keys.keys import key_digest
 from router.options.flags import OF_CLIENTS, parse
 from router.options.settings import gateway_config
@@ -129,6 +130,26 @@ def test_keys_come_from_the_flag_the_environment_and_a_file(files: Path) -> None
     ]
     assert all(key.scopes == set(Scope) and key.requests_per_minute is None for key in config.keys)
     assert configured("-m a.gguf", {"LLAMA_API_KEY": "k3"}).keys[0].digest == key_digest(b"k3")
+
+
+def with_keys(line: str = "") -> GatewayConfig:
+    given = parse(["-m", "a.gguf", "--keys", "keys.toml", *line.split()], {})
+    return gateway_config(given, (), load(given))
+
+
+def test_a_key_with_rights_of_its_own_is_not_given_every_right_as_well(files: Path) -> None:
+    write_keys_file(Path("keys.toml"), [KeyConfig("team", key_digest(b"k1"))])
+    write_secret("plain", "k0\nk1\n")
+    for line in ("--api-key k0,k1", "--api-key-file plain"):
+        with pytest.raises(CommandError, match=r"every right to the key 'team'.* corral keys revoke team"):
+            with_keys(line)
+    assert [key.digest for key in with_keys("--api-key k0").keys] == [key_digest(key) for key in (b"k1", b"k0")]
+
+
+def test_one_key_has_one_name(files: Path) -> None:
+    write_keys_file(Path("keys.toml"), [KeyConfig(name, key_digest(b"k")) for name in ("team", "ops")])
+    with pytest.raises(CommandError, match="'team' and 'ops' are the same key; revoke one of them"):
+        with_keys()
 
 
 def test_a_key_file_without_a_key_is_refused_rather_than_open(files: Path) -> None:
