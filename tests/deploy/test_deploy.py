@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from router.app import OPEN_PATHS
 from router.configfile.loading import load
+from router.fleet.footprint import NUM_RUNNING
 from router.options.flags import parse
 from router.remotes.addresses import parse_target
 from router.remotes.credentials import TOKEN_VARIABLE
@@ -23,6 +24,7 @@ from worker.arguments import parser as worker_parser
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+ADAPTER = DEPLOY / "kubernetes" / "prometheus-adapter" / "values.yaml"
 UNIT = DEPLOY / "corral.service"
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
@@ -30,6 +32,11 @@ DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 def documents() -> Iterator[Mapping[str, Any]]:
     for manifest in MANIFESTS:
         yield from yaml.safe_load_all(manifest.read_text())
+
+
+def only(kind: str) -> Mapping[str, Any]:
+    [found] = [document for document in documents() if document["kind"] == kind]
+    return found
 
 
 def containers() -> Iterator[Mapping[str, Any]]:
@@ -144,11 +151,47 @@ def test_every_name_in_the_manifests_leads_somewhere() -> None:
         spec = document.get("spec", {})
         selector = spec.get("selector") or spec.get("podSelector") or {}
         wanted = selector.get("matchLabels", selector)
-        assert document["kind"] == "ConfigMap" or sum(wanted.items() <= each for each in labels) == 1, document
+        selects = document["kind"] not in ("ConfigMap", "HorizontalPodAutoscaler")
+        assert not selects or sum(wanted.items() <= each for each in labels) == 1, document
+
+
+def test_the_autoscaler_scales_workers_that_are_there_within_what_a_disruption_leaves() -> None:
+    scaler = only("HorizontalPodAutoscaler")
+    assert scaler["apiVersion"] == "autoscaling/v2"
+    workers, spec = only("StatefulSet"), scaler["spec"]
+    assert spec["scaleTargetRef"] == {
+        "apiVersion": workers["apiVersion"], "kind": workers["kind"], "name": workers["metadata"]["name"],
+    }  # fmt: skip
+    [budget] = [
+        each["spec"]["minAvailable"]
+        for each in documents()
+        if each["kind"] == "PodDisruptionBudget" and each["metadata"]["name"] == workers["metadata"]["name"]
+    ]
+    assert budget < spec["minReplicas"] < spec["maxReplicas"]
+    told = worker_parser().parse_args(workers["spec"]["template"]["spec"]["containers"][0]["args"])
+    [metric] = spec["metrics"]
+    at_once = told.parallel or NUM_RUNNING
+    assert 0 < float(metric["external"]["target"]["averageValue"]) < at_once, "more come before all places are taken"
+
+
+@pytest.mark.anyio
+async def test_the_autoscalers_metric_is_made_of_what_the_gateway_tells_of_its_model() -> None:
+    [metric] = only("HorizontalPodAutoscaler")["spec"]["metrics"]
+    [rule] = yaml.safe_load(ADAPTER.read_text())["rules"]["external"]
+    assert metric["external"]["metric"]["name"] == rule["name"]["as"]
+    [(label, model)] = metric["external"]["metric"]["selector"]["matchLabels"].items()
+    assert f"[models.{model}]" in only("ConfigMap")["data"]["corral.toml"]
+    asked = {rule["seriesQuery"], *re.findall(r"[\w:]+(?={)", rule["metricsQuery"])}
+    assert len(asked) == 2 and f"by ({label})" in rule["metricsQuery"]
+    async with running(config(model, metrics=True)) as gateway:
+        scrape = (await gateway.client.get("/metrics")).text
+    families = text_string_to_metric_families(scrape)
+    told = {sample.name: sample.labels for family in families for sample in family.samples if sample.name in asked}
+    assert told == {name: {label: model} for name in asked}
 
 
 def test_the_configuration_of_the_pods_is_one_the_gateway_reads(tmp_path: Path) -> None:
-    [kept] = [document for document in documents() if document["kind"] == "ConfigMap"]
+    kept = only("ConfigMap")
     keys = tmp_path / "keys.toml"
     keys.touch(0o600)
     file = tmp_path / "corral.toml"
@@ -173,7 +216,7 @@ def test_gateways_have_the_token_that_workers_ask_for() -> None:
 
 
 def test_a_worker_gets_longer_to_end_than_its_answers_may_take() -> None:
-    [pod] = [document["spec"]["template"]["spec"] for document in documents() if document["kind"] == "StatefulSet"]
+    pod = only("StatefulSet")["spec"]["template"]["spec"]
     told = worker_parser().parse_args(pod["containers"][0]["args"])
     assert pod["terminationGracePeriodSeconds"] > told.grace
 
