@@ -80,6 +80,21 @@ async def test_with_all_places_busy_those_that_wait_are_served_in_order_as_place
 
 async def test_who_leaves_while_it_waits_for_room_pushes_nobody_out() -> None:
     """F14."""
+    async with fleet(model("a"), model("b"), residency=ONE) as started:
+        holder = Holder(started, "a")
+        await until(lambda: bool(holder.replicas))
+        [pid] = pids(started, "a")
+        leaving = asyncio.create_task(use(started, "b"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await holder.end()
+        await use(started, "a")
+        assert pids(started, "a") == [pid]
+
+
+async def test_who_leaves_while_it_waits_for_room_makes_way_for_the_next_one() -> None:
+    """F14."""
     async with fleet(model("a"), model("b"), model("c"), residency=ONE) as started:
         holder = Holder(started, "a")
         await until(lambda: bool(holder.replicas))
