@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, Command] = {
     "top": Command("router.commands.top", "show them live, with tokens per second"),
     "logs": Command("router.commands.logs", "show what a model's worker wrote; -f: and goes on to write"),
     "config": Command("router.configfile.command", "check, explain or compare configuration files"),
+    "doctor": Command("router.doctor.command", "look at the machine and the configuration, and say what to do"),
     "keys": Command("router.keys.keycommand", "make, list and revoke the keys of tenants"),
     "pull": Command("router.downloads.pull", "fetch a model: a name of the catalogue, hf:USER/REPO[:QUANT] or a URL"),
     "bench": Command("worker.bench", "measure speed, with llama-bench's flags; --batched: many sequences at once"),

@@ -28,7 +28,8 @@ def test_no_command_at_all_shows_the_help_and_fails() -> None:
 
 def test_an_unknown_command_is_one_line() -> None:
     done = run("sreve")
-    told = "error: no command 'sreve' (commands: serve, worker, ps, top, logs, config, keys, pull, bench, perplexity)\n"
+    told = "error: no command 'sreve' (commands: serve, worker, ps, top, logs, config, doctor, keys, pull, "
+    told += "bench, perplexity)\n"
     assert (done.returncode, done.stderr) == (2, told)
 
 
