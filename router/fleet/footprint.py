@@ -1,6 +1,6 @@
 """How much memory a model will take when its cache is full, before it is loaded.
 
-Called by replicaset.py. What the machine gives, a page that several processes map counted once:
+Called by need.py. What the machine gives, a page that several processes map counted once:
 
     weights   the file's size; packed they take as much, and the replicas map the same pages
     loaded    interpreter, libraries and compiled kernels: measured; and the vocabulary, by its length

@@ -1,6 +1,6 @@
 """How large a model is on disk, without a look inside.
 
-Called by replicaset.py before anything is loaded. Invariant: a file that is not there counts as empty; its worker says
+Called by footprint.py before anything is loaded. Invariant: a file that is not there counts as empty; its worker says
 what is wrong.
 """
 

@@ -15,8 +15,8 @@ from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.changes import Changes
 from router.fleet.crew import Crew
-from router.fleet.footprint import Footprint, footprint
 from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
+from router.fleet.need import MemoryNeed
 from router.remotes.remote import RemoteWorker
 from router.remotes.remoteset import RemoteWorkers, World
 from router.rpc.replica import Replica
@@ -54,7 +54,6 @@ class ReplicaSet:
         self._told = changed
         self._room_is_wanted = room_is_wanted
         self._clock = clock
-        self._forked = are_forked(config)
         self._changes = Changes()
         self.output = Tail()  # the last lines of all its workers
         self._workers = Workers(config, site, self._worker_changed, self.output)
@@ -68,8 +67,8 @@ class ReplicaSet:
         self._last_used = self._serves_since = clock()
         self._was_ready = False  # since it was loaded
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
-        self._num_bytes: int | None = None  # that its workers took when they became ready, once all have told
-        self._description: pb.DescribeReply | None = None  # likewise
+        self._memory = MemoryNeed(forked=are_forked(config))
+        self._description: pb.DescribeReply | None = None  # by its workers, once one has been ready
         self._num_parallel = 0  # of its ready replicas together
         self._refusal = ""
         self._at_start = False  # whether it loads because the gateway does
@@ -151,7 +150,7 @@ class ReplicaSet:
         return Standing(
             name=self.model.name,
             state=self._process_state,
-            num_bytes=self._estimate(),
+            num_bytes=self._memory.estimate(self.model),
             num_users=self._num_users,
             wanted_since=self._wanted_since if self._is_wanted else None,
             yields=self._yields and not self._num_users,
@@ -312,7 +311,8 @@ class ReplicaSet:
         self._remote.follow(model)
         had_path = self.model.path is not None
         if not self._workers and not model.loads_like(self.model):
-            self._num_bytes = self._description = None
+            self._memory.forget()
+            self._description = None
         self.model = model
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         if model.path is None:
@@ -341,26 +341,8 @@ class ReplicaSet:
         self._crew.number_places()
         self._num_parallel = self._crew.num_parallel()
         self._description = next(iter(self._crew.descriptions()), self._description)
-        measured = self._measured()
-        self._num_bytes = self._num_bytes if measured is None else measured
+        self._memory.measure(self.model, [worker.num_bytes for worker in self._workers])
         self._tell()
-
-    # ---- its memory ----
-
-    def _estimate(self) -> int:
-        """Bytes that it takes, or would: a cache that is still empty is no measure, so what is foretold counts too."""
-        return max(self._num_bytes or 0, self._foretold().of(self.model.replicas))
-
-    def _measured(self) -> int | None:
-        """Of all workers together, what they share counted once; None while one has not told."""
-        told = [worker.num_bytes for worker in self._workers]
-        if not told or None in told:
-            return None
-        shared = self._foretold().shared
-        return sum(max((num_bytes or 0) - shared, 0) for num_bytes in told) + shared
-
-    def _foretold(self) -> Footprint:
-        return footprint(self.model, forked=self._forked)
 
     def _reference(self, asking: RemoteWorker) -> pb.DescribeReply | None:
         return self._crew.reference(asking)
