@@ -16,6 +16,7 @@ from tests.router.fleet.fleets import ANY, Holder, fleet, model, pids, until_sta
 from tests.router.mocks import DEADLINE, until
 from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
 from tests.router.taking import taken
+from tests.router.test_reload import words
 
 pytestmark = pytest.mark.anyio
 
@@ -25,13 +26,21 @@ async def test_fifty_first_requests_are_one_load(tmp_path: Path) -> None:
     async with fleet(model("a", "--hold", str(tmp_path / "go"))) as started:
         assert started.status("a").state is ModelState.UNLOADED
         started.check_health()
-        requests = [asyncio.create_task(use(started, "a")) for _ in range(50)]
+        requests = [asyncio.create_task(use(started, "a")) for _ in range(25)]
         await until_state(started, "a", ModelState.LOADING)
+        requests += [asyncio.create_task(use(started, "a")) for _ in range(25)]
+        await until(lambda: len(holding(tmp_path / "go")) > 0)
         (tmp_path / "go").touch()
         served = await asyncio.gather(*requests)
+        assert holding(tmp_path / "go") == pids(started, "a"), "no other process was started"
         assert {replicas[0].address for replicas in served} == {started.replicas("a")[0].address}
         assert len(started.replicas("a")) == 1
         assert started.status("a").num_restarts == 0
+
+
+def holding(file: Path) -> list[int]:
+    """Processes that wait for this file, or did."""
+    return [child.pid for child in psutil.Process().children() if str(file) in words(child)]
 
 
 async def test_without_autoload_a_request_is_refused_and_loads_nothing() -> None:
