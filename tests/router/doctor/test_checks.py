@@ -12,6 +12,7 @@ from router.doctor import checks
 from router.doctor.checks import CHECKS, Finding, Patient, Verdict, examine
 from router.errors import CommandError
 from tests.tiny_models import MODELS, write_model
+from worker.kernels import instruction_sets
 
 SYSTEM = {
     "proc/cpuinfo": "processor : 0\nflags : fpu fma f16c avx2\n",
@@ -181,3 +182,7 @@ def test_a_check_that_fails_by_itself_has_found_something(root: Path, monkeypatc
     failing: Callable[[checks.Check], checks.Check] = lambda check: check._replace(look=fails)  # noqa: E731
     monkeypatch.setattr(checks, "CHECKS", [*map(failing, CHECKS[:1])])
     assert [finding.verdict for _, finding in examine(patient(root))] == [Verdict.BAD]
+
+
+def test_the_kernels_it_tells_of_are_the_workers_in_their_order() -> None:
+    assert [*checks.INSTRUCTION_SETS, "portable"] == list(instruction_sets.INSTRUCTION_SETS)
