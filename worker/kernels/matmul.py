@@ -201,15 +201,30 @@ def _num_abreast(format: PanelFormat) -> int:
     return INSTRUCTION_SET.panels_abreast if is_quick else 1
 
 
-def _abreast_products(format: PanelFormat) -> Any:
-    """One token with panels from `first` on, as many as come out even; the first one left over."""
+def abreast_products(
+    name: str, panels: int, panel_bytes: int, num_columns: int, values: int, codes: int, factors: int, out: int,
+    adds: int, first: int, last: int,
+) -> int:  # fmt: skip
+    """One token with the panels from `first` to `last`, as many as come out even; the first one left over.
+
+    name: a constant, that of a format.
+    """
+    raise NotImplementedError("only in kernels")
+
+
+@overload(abreast_products, prefer_literal=True, strict=False)
+def _abreast_products(
+    name: Any, panels: Any, panel_bytes: Any, num_columns: Any, values: Any, codes: Any, factors: Any, out: Any,
+    adds: Any, first: Any, last: Any,
+) -> Any:  # fmt: skip
+    format = FORMATS[name.literal_value]
     count = _num_abreast(format)
     multiply, write = inlined(_tile_product(format, count, 1)), inlined(_writer(count))
 
-    def none(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+    def none(name, panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
         return first
 
-    def products(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
+    def products(name, panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last):
         part = (last - first) // count
         for index in range(first, first + part):
             panel, rows = panels + index * panel_bytes, out + index * _ROWS_BYTES
@@ -221,14 +236,15 @@ def _abreast_products(format: PanelFormat) -> Any:
 
 
 def _product(name: str) -> Native:
+    """Its closure holds plain constants alone, by which the cache finds it again."""
     large = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE
-    multiply_abreast = inlined(_abreast_products(FORMATS[name]))
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
     ):
         if num_tokens == 1:
-            first = multiply_abreast(panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last)
+            first = abreast_products(
+                name, panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last)
         for done in range(0, num_tokens, TOKENS_AT_ONCE):
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):

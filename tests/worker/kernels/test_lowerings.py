@@ -72,12 +72,18 @@ def innermost_loops(assembly: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(("format", "most_spills"), [("Q4_1", 2), ("Q8_0", 0)])
 def test_avx512_takes_weights_from_registers_and_broadcasts_activations_from_memory(tmp_path, format, most_spills):
-    """12 tokens' sums of integers and of floats take 24 of the 32 registers, the codes of a block 8."""
+    """12 tokens' sums of integers and of floats take 24 of the 32 registers, the codes of a block 8.
+
+    Before the loops of tiles comes that of a single token with several panels, if the format has one.
+    """
     text = assembly(tmp_path, "avx512-vnni", "znver4", AVX512, format)
     dots = [[line for line in loop if line.startswith("vpdpbusd")] for loop in innermost_loops(text)]
     tokens = [len(loop) // QUADS for loop in dots]
-    assert sorted(number for number in tokens if number) == [1, 2, 4, 12]
-    assert all("{1to16}" in line and "%zmm" in line for loop in dots for line in loop)
+    row = INSTRUCTION_SETS["avx512-vnni"]
+    abreast = [row.panels_abreast] * (format == "Q4_1")
+    assert [number for number in tokens if number] == [*abreast, *row.tile_sizes]
+    assert all("%zmm" in line for loop in dots for line in loop)
+    assert all("{1to16}" in line for loop in [loop for loop in dots if loop][len(abreast) :] for line in loop)
     largest = innermost_loops(text)[tokens.index(12)]
     spills = [line for line in largest if re.match(r"vmov\w+\s+%zmm\d+, -?\d*\(%r[sb]p\)", line)]
     assert len(spills) <= most_spills
@@ -87,6 +93,7 @@ def test_avx_vnni_has_its_256_bit_instruction_and_nothing_of_avx512(tmp_path):
     text = assembly(tmp_path, "avx-vnni", "alderlake", AVX_VNNI, "Q4_1")
     dots = [line for line in text.splitlines() if "vpdpbusd" in line]
     in_loops = [sum("vpdpbusd" in line for line in loop) for loop in innermost_loops(text)]
-    assert [count for count in in_loops if count] == [2 * QUADS * n for n in INSTRUCTION_SETS["avx-vnni"].tile_sizes]
+    row = INSTRUCTION_SETS["avx-vnni"]
+    assert [count for count in in_loops if count] == [2 * QUADS * n for n in (row.panels_abreast, *row.tile_sizes)]
     assert all("%ymm" in line for line in dots)
     assert not re.search(r"%zmm|\{1to|%ymm(1[6-9]|[23]\d)", text)

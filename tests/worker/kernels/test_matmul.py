@@ -168,3 +168,9 @@ def test_activations_too_small_for_a_scale_do_no_harm():
     for name in panels.FORMATS:
         if block_length(name) == 32:
             assert (np.abs(product(random_matrix(name, 16, 64), x)) < 1e-20).all()
+
+
+@every_format
+def test_a_product_is_named_by_plain_constants_so_that_the_next_process_finds_it_compiled(name):
+    cells = matmul.PRODUCTS[name]._function.__closure__
+    assert all(isinstance(cell.cell_contents, str | int) for cell in cells)
