@@ -1,6 +1,6 @@
-"""Prints digests of what the kernels compute, as JSON: python -m ... [--tiles 12,4,1] WHAT ...
+"""Prints digests of what the kernels compute, as JSON: python -m ... [--emulate SET] WHAT ...
 
-A program of its own, because the instruction set (CORRAL_ISA) and the sizes of tiles are chosen when the kernels are
+A program of its own, because the instruction set (CORRAL_ISA, or the emulated one) is chosen when the kernels are
 imported. What is computed is the same in every call; only how may differ.
 """
 
@@ -10,11 +10,11 @@ import importlib
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from tests.worker.kernels.emulation import emulate
 from worker.kernels import instruction_sets
 
 
@@ -56,12 +56,12 @@ PARTS: dict[str, Callable[[], str]] = {"block_dots": block_dots, "product": prod
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    chosen = instruction_sets.INSTRUCTION_SET
-    sizes = ",".join(map(str, chosen.tile_sizes))
-    parser.add_argument("--tiles", type=lambda text: tuple(map(int, text.split(","))), default=sizes)
+    parser.add_argument("--emulate", choices=instruction_sets.INSTRUCTION_SETS)
     parser.add_argument("parts", nargs="+", choices=PARTS)
     arguments = parser.parse_args()
-    instruction_sets.INSTRUCTION_SET = replace(chosen, tile_sizes=arguments.tiles)
+    if arguments.emulate:
+        emulate(arguments.emulate)
+    chosen = instruction_sets.INSTRUCTION_SET
     print(json.dumps({"set": chosen.name} | {part: PARTS[part]() for part in arguments.parts}))
 
 
