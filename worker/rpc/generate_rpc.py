@@ -76,7 +76,13 @@ def prompt_parts(parts: pb.PromptParts) -> Iterator[str | list[int]]:
 
 
 def render(prompts: PromptReader, chat: pb.Chat) -> str:
-    return prompts.render(chat.messages_json, chat.tools_json, chat.template_arguments_json, chat.add_generation_prompt)
+    return prompts.render(
+        chat.messages_json,
+        chat.tools_json,
+        chat.template_arguments_json,
+        add_generation_prompt=chat.add_generation_prompt,
+        continued=chat.continued,
+    )
 
 
 def replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Iterator[pb.GenerateReply | Exception]:
@@ -114,9 +120,7 @@ def _add_token(delta: pb.Delta, event: Token, prompts: PromptReader) -> None:
 
 def _started(event: Started, prompt: str) -> pb.Started:
     num_prompt, num_cached, seed, place = event
-    return pb.Started(
-        num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place
-    )
+    return pb.Started(num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place)
 
 
 def _logprob(logprob: Logprob, prompts: PromptReader) -> pb.TokenLogprob:

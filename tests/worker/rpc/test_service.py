@@ -130,6 +130,8 @@ async def test_a_conversation_is_rendered_and_gets_its_first_token(worker):
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "hey"}]), add_generation_prompt=True)
     reply = await worker.stub.ApplyTemplate(pb.ApplyTemplateRequest(chat=chat))
     assert reply.prompt == "hey!"
+    opened = await worker.stub.ApplyTemplate(pb.ApplyTemplateRequest(chat=pb.Chat(messages_json="[]", continued="x")))
+    assert opened.prompt == "x"
     started, _, _ = await worker.answer(prompt=pb.Prompt(chat=chat), max_tokens=1)
     assert started.num_prompt_tokens == 5
 
