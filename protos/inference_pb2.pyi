@@ -23,6 +23,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_OF_SEQUENCE: _ClassVar[FinishReason]
     STOP_STRING: _ClassVar[FinishReason]
     LENGTH: _ClassVar[FinishReason]
+    NO_PROMPT: _ClassVar[FinishReason]
 
 class PlaceAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +42,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason
 END_OF_SEQUENCE: FinishReason
 STOP_STRING: FinishReason
 LENGTH: FinishReason
+NO_PROMPT: FinishReason
 PLACE_ACTION_UNSPECIFIED: PlaceAction
 SAVE: PlaceAction
 RESTORE: PlaceAction

@@ -22,6 +22,7 @@ _REASON: Mapping[FinishReason, Any] = {
     FinishReason.END_OF_SEQUENCE: pb.END_OF_SEQUENCE,
     FinishReason.STOP_STRING: pb.STOP_STRING,
     FinishReason.LENGTH: pb.LENGTH,
+    FinishReason.NO_PROMPT: pb.NO_PROMPT,
 }
 
 
@@ -120,7 +121,9 @@ def _add_token(delta: pb.Delta, event: Token, prompts: PromptReader) -> None:
 
 def _started(event: Started, prompt: str) -> pb.Started:
     num_prompt, num_cached, seed, place = event
-    return pb.Started(num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place)
+    return pb.Started(
+        num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place
+    )
 
 
 def _logprob(logprob: Logprob, prompts: PromptReader) -> pb.TokenLogprob:

@@ -157,7 +157,6 @@ OWN: list[tuple[str, dict[str, Any], int, list[str]]] = [
     ("/completion", {}, 400, ["'prompt' is required"]),
     ("/completion", {"prompt": {"prompt_string": "a", "multimodal_data": ["x"]}}, 501, ["multimodal_data"]),
     ("/completion", {"prompt": "a", "n_probs": 129}, 400, ["'n_probs'", "0 <= value <= 128"]),
-    ("/completion", {"prompt": "a", "response_fields": [1]}, 400, ["'response_fields[0]'"]),
     ("/completion", {"prompt": "a", "return_tokens": "x"}, 400, ["'return_tokens'"]),
     ("/tokenize", {"content": 5}, 400, ["'content'", "5"]),
     ("/tokenize", {"content": ["a", -1]}, 400, ["'content[1]'", "-1"]),

@@ -62,7 +62,6 @@ BAD_REQUESTS = [
     ({"num_discarded": -1}, "'n_discard'"),
     ({"tokens": [-1]}, "'prompt'"),
     ({"tokens": [48]}, "'prompt'"),
-    ({"tokens": []}, "'prompt'"),
     ({"prompt": pb.Prompt()}, "'prompt'"),
     ({"logprobs": pb.Logprobs(enabled=True, num_top=129)}, "'n_probs'"),
     ({"logprobs": pb.Logprobs(num_top=-1)}, "'n_probs'"),
