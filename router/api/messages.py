@@ -182,6 +182,8 @@ def _tools(tools: list[Any], choice: Any) -> list[Any]:
     if choice in ("auto", "none"):
         return tools if choice == "auto" else []
     if choice == "required" or isinstance(choice, dict):
+        if not tools:
+            return []
         raise NotSupported(f"Field 'tool_choice': {shown(choice)} is not supported yet")
     raise InvalidRequest(f"Field 'tool_choice': expected auto, none or required, but got {shown(choice)}")
 
@@ -192,5 +194,5 @@ def _check_response_format(given: Mapping[str, Any] | None) -> None:
     kind = given.get("type")
     if kind in ("json_object", "json_schema"):
         raise NotSupported(f"Field 'response_format': type {shown(kind)} is not supported yet")
-    if kind != "text":
+    if kind not in (None, "text"):
         raise InvalidRequest(f'response_format type must be one of "text" or "json_object", but got: {shown(kind)}')

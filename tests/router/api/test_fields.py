@@ -7,6 +7,7 @@ import pytest
 
 from tests.router.api.clients import Gateway
 
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
 HELLO = [{"role": "user", "content": "hi"}]
 BASES = {
     "/v1/chat/completions": {"messages": HELLO},
@@ -32,6 +33,7 @@ WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"seed": 2**64}, ["'seed'", "64-bit"]),
     ({"seed": "42"}, ["'seed'", '"42"']),
     ({"seed": 1.5}, ["'seed'", "1.5"]),
+    ({"seed": 2.0**53}, ["'seed'", "64-bit"]),
     ({"max_tokens": "ten"}, ["'max_tokens'", '"ten"']),
     ({"max_tokens": -2}, ["'max_tokens'", "-1 <= value", "got -2"]),
     ({"max_tokens": 2**31}, ["'max_tokens'", "2147483648"]),
@@ -43,7 +45,7 @@ WRONG_VALUES: list[tuple[dict[str, Any], list[str]]] = [
     ({"n": "2"}, ["'n'", "an integer"]),
     ({"stop": 5}, ["'stop'", "5"]),
     ({"stop": ["a", 5]}, ["'stop[1]'", "a string", "5"]),
-    ({"stop": ["a"] * 65}, ["'stop'", "64", "65"]),
+    ({"stop": ["a"] * 1025}, ["'stop'", "1024", "1025"]),
     ({"stop": {"a": 1}}, ["'stop'", "an object"]),
     ({"stream": "yes"}, ["'stream'", "a boolean", '"yes"']),
     ({"stream": 1}, ["'stream'", "a boolean"]),
@@ -125,8 +127,8 @@ OWN: list[tuple[str, dict[str, Any], int, list[str]]] = [
     ("/v1/chat/completions", {"messages": HELLO, "tools": {}}, 400, ["'tools'", "an array"]),
     ("/v1/chat/completions", {"messages": HELLO, "tools": ["x"]}, 400, ["'tools[0]'", "an object"]),
     ("/v1/chat/completions", {"messages": HELLO, "tool_choice": "maybe"}, 400, ["'tool_choice'", '"maybe"']),
-    ("/v1/chat/completions", {"messages": HELLO, "tool_choice": "required"}, 501, ["'tool_choice'"]),
-    ("/v1/chat/completions", {"messages": HELLO, "tool_choice": {"type": "function"}}, 501, ["'tool_choice'"]),
+    ("/v1/chat/completions", {"messages": HELLO, "tools": TOOLS, "tool_choice": "required"}, 501, ["'tool_choice'"]),
+    ("/v1/chat/completions", {"messages": HELLO, "tools": TOOLS, "tool_choice": {}}, 501, ["'tool_choice'"]),
     ("/v1/chat/completions", {"messages": HELLO, "response_format": "json"}, 400, ["'response_format'"]),
     (
         "/v1/chat/completions",
@@ -182,7 +184,6 @@ NOT_JSON_OBJECTS = [
     b'{"prompt": "a", "temperature": 1e999}',
     b'{"prompt": "a",}',
     b"{'prompt': 'a'}",
-    b'\xef\xbb\xbf{"prompt": "a"}',
     b'{"prompt": "\xff\xfe"}',
     b'{"prompt": "\\ud800"}',
     b'{"messages": [{"role": "user", "content": "a", "x": ' + b"[" * 300 + b"]" * 300 + b"}]}",
@@ -223,6 +224,15 @@ def test_a_route_checks_its_own_fields(
     tiny: Gateway, path: str, body: dict[str, Any], status: int, parts: list[str]
 ) -> None:
     assert_refused(tiny.post(path, **body), status, parts)
+
+
+def test_a_whole_number_may_be_written_as_a_float(tiny: Gateway) -> None:
+    settings = tiny.post("/completion", prompt="a", seed=42.0, top_k=5.0, n_predict=1.0).json()["generation_settings"]
+    assert (settings["seed"], settings["top_k"], settings["n_predict"]) == (42, 5, 1)
+
+
+def test_a_byte_order_mark_before_a_body_is_passed_over(tiny: Gateway) -> None:
+    assert tiny.http.post("/completion", content=b'\xef\xbb\xbf{"prompt": "a"}').status_code == 200
 
 
 @pytest.mark.parametrize("path", [*BASES, "/tokenize", "/detokenize", "/apply-template"])

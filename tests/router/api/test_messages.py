@@ -65,7 +65,13 @@ def test_a_generation_prompt_is_added_unless_refused() -> None:
     assert not chat({"messages": HELLO, "add_generation_prompt": False}).add_generation_prompt
 
 
-@pytest.mark.parametrize("kind", [None, {"type": "text"}])
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
+def test_a_choice_among_no_tools_asks_for_nothing(choice: Any) -> None:
+    for tools in ({}, {"tools": []}, {"tools": None}):
+        assert chat({"messages": HELLO, "tool_choice": choice, **tools}).tools_json == ""
+
+
+@pytest.mark.parametrize("kind", [None, {}, {"type": None}, {"type": "text"}])
 def test_a_text_response_is_what_there_is(kind: Any) -> None:
     assert chat({"messages": HELLO, "response_format": kind})
 
