@@ -23,6 +23,7 @@ class FinishReason(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     END_OF_SEQUENCE: _ClassVar[FinishReason]
     STOP_STRING: _ClassVar[FinishReason]
     LENGTH: _ClassVar[FinishReason]
+    NO_PROMPT: _ClassVar[FinishReason]
 
 class PlaceAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -41,6 +42,7 @@ FINISH_REASON_UNSPECIFIED: FinishReason
 END_OF_SEQUENCE: FinishReason
 STOP_STRING: FinishReason
 LENGTH: FinishReason
+NO_PROMPT: FinishReason
 PLACE_ACTION_UNSPECIFIED: PlaceAction
 SAVE: PlaceAction
 RESTORE: PlaceAction
@@ -81,16 +83,18 @@ class PromptParts(_message.Message):
     def __init__(self, parts: _Optional[_Iterable[_Union[PromptPart, _Mapping]]] = ...) -> None: ...
 
 class Chat(_message.Message):
-    __slots__ = ("messages_json", "tools_json", "template_arguments_json", "add_generation_prompt")
+    __slots__ = ("messages_json", "tools_json", "template_arguments_json", "add_generation_prompt", "continued")
     MESSAGES_JSON_FIELD_NUMBER: _ClassVar[int]
     TOOLS_JSON_FIELD_NUMBER: _ClassVar[int]
     TEMPLATE_ARGUMENTS_JSON_FIELD_NUMBER: _ClassVar[int]
     ADD_GENERATION_PROMPT_FIELD_NUMBER: _ClassVar[int]
+    CONTINUED_FIELD_NUMBER: _ClassVar[int]
     messages_json: str
     tools_json: str
     template_arguments_json: str
     add_generation_prompt: bool
-    def __init__(self, messages_json: _Optional[str] = ..., tools_json: _Optional[str] = ..., template_arguments_json: _Optional[str] = ..., add_generation_prompt: _Optional[bool] = ...) -> None: ...
+    continued: str
+    def __init__(self, messages_json: _Optional[str] = ..., tools_json: _Optional[str] = ..., template_arguments_json: _Optional[str] = ..., add_generation_prompt: _Optional[bool] = ..., continued: _Optional[str] = ...) -> None: ...
 
 class Prompt(_message.Message):
     __slots__ = ("parts", "chat")

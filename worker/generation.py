@@ -58,6 +58,7 @@ class FinishReason(Enum):
     END_OF_SEQUENCE = "end_of_sequence"
     STOP_STRING = "stop_string"
     LENGTH = "length"
+    NO_PROMPT = "no_prompt"
 
 
 class Started(NamedTuple):
@@ -97,6 +98,12 @@ class Finished(NamedTuple):
 
 class Failed(NamedTuple):
     error: Exception
+
+
+def of_no_prompt(request: Request) -> tuple[Started, Finished]:
+    """What comes of a request that has no token to go on from. No engine is needed for it."""
+    started = Started(0, 0, request.sampling.seed, NO_PLACE)
+    return started, Finished(FinishReason.NO_PROMPT, "", 0, 0, 0, 0, False, 0.0, 0.0, 0.0, 0, 0)
 
 
 Event = Started | PromptScores | Token | Finished | Failed

@@ -43,6 +43,7 @@ class Template(Protocol):
         *,
         tools: list[Any] | None,
         add_generation_prompt: bool,
+        continued: str,
         arguments: Mapping[str, Any],
     ) -> str: ...
 
@@ -84,7 +85,15 @@ class PromptReader:
                 raise InvalidRequest(f"Field '{field}': Value must be between 0 <= value <= {last}, but got {token}")
         return tokens
 
-    def render(self, messages_json: str, tools_json: str, arguments_json: str, add_generation_prompt: bool) -> str:
+    def render(
+        self,
+        messages_json: str,
+        tools_json: str,
+        arguments_json: str,
+        *,
+        add_generation_prompt: bool,
+        continued: str,
+    ) -> str:
         """The conversation as text. Raises InvalidRequest, NotSupported."""
         messages = _parsed("messages", messages_json, list)
         if not all(isinstance(message, dict) for message in messages):
@@ -93,6 +102,7 @@ class PromptReader:
             messages,
             tools=_parsed("tools", tools_json, list) if tools_json else None,
             add_generation_prompt=add_generation_prompt,
+            continued=continued,
             arguments=_parsed("chat_template_kwargs", arguments_json, dict) if arguments_json else {},
         )
 

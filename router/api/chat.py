@@ -14,7 +14,7 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.fields import Body, Field, Fields, boolean, integer, read
 from router.api.generation import Run, run
-from router.api.messages import chat
+from router.api.messages import conversation
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, parameters
 from router.api.streaming import DONE
@@ -43,11 +43,13 @@ async def chat_completions(request: Request) -> Response:
     """The next message of a conversation."""
     call, body = await routed(request)
     given = parameters(body, _num_logprobs(body), call.sampling)
-    begun = run(call, given, [pb.Prompt(chat=chat(body))], return_prompt=False)
+    asked = conversation(body, call.sampling)
+    begun = run(call, given, [pb.Prompt(chat=asked.proto)], return_prompt=False)
     if given["stream"]:
-        events = [ChatEvents(begun.head, index, given) for index in range(len(begun.generations))]
+        opening = asked.opening if asked.opens_stream else ""
+        events = [ChatEvents(begun.head, index, given, opening) for index in range(len(begun.generations))]
         return begun.event_stream(events, lambda: _closing(begun.head, events, given))
-    return await begun.answer(request, _whole(begun))
+    return await begun.answer(request, _whole(begun, asked.opening))
 
 
 def _num_logprobs(body: Body) -> int | None:
@@ -59,11 +61,12 @@ def _num_logprobs(body: Body) -> int | None:
     return given["n_probs"] or None
 
 
-async def _whole(begun: Run) -> Response:
+async def _whole(begun: Run, opening: str) -> Response:
     completions = await begun.completions()
+    choices = [_choice(index, each, begun.parameters, opening) for index, each in enumerate(completions)]
     return json_response(
         {
-            "choices": [_choice(index, completion, begun.parameters) for index, completion in enumerate(completions)],
+            "choices": choices,
             **_head(begun.head, "chat.completion"),
             "usage": total_usage([(each.started, each.finished) for each in completions], len(completions)),
             "id": begun.head.id,
@@ -72,11 +75,11 @@ async def _whole(begun: Run) -> Response:
     )
 
 
-def _choice(index: int, completion: Completion, given: Parameters) -> dict[str, Any]:
+def _choice(index: int, completion: Completion, given: Parameters, opening: str) -> dict[str, Any]:
     choice: dict[str, Any] = {
         "finish_reason": FINISH_REASONS[completion.finished.reason],
         "index": index,
-        "message": {"role": "assistant", "content": completion.text, "refusal": None},
+        "message": {"role": "assistant", "content": opening + completion.text, "refusal": None},
     }
     if completion.logprobs:
         choice["logprobs"] = content_logprobs(completion.logprobs, after_sampling=given.after_sampling)
@@ -88,10 +91,11 @@ def _head(head: Head, kind: str) -> Mapping[str, Any]:
 
 
 class ChatEvents:
-    """One choice of a chat stream. What all its chunks share is rendered once."""
+    """One choice of a chat stream. What all its chunks share is rendered once; its first text follows the opening."""
 
-    def __init__(self, head: Head, index: int, given: Parameters) -> None:
+    def __init__(self, head: Head, index: int, given: Parameters, opening: str = "") -> None:
         self._given = given
+        self._opening = opening
         self._progress = Progress()
         self._pending: list[pb.TokenLogprob] = []
         self._prefix = b'data: {"choices":[{"finish_reason":null,"index":%d,"delta":' % index
@@ -114,17 +118,23 @@ class ChatEvents:
         self._progress.add(len(delta.tokens))
         if self._tells_logprobs:
             self._pending.extend(delta.logprobs)
-        if not delta.text:
-            return b""
-        progress = _timings(self._progress.timings()) if self._tells_progress else b""
-        content = self._content + orjson.dumps(delta.text) + b"}"
-        return content + self._logprobs() + b"}]" + self._suffix + progress + b"}\n\n"
+        return self._text(delta.text)
 
     def finished(self, finished: pb.Finished) -> bytes:
         self.end = finished
+        unsent = self._text("")
         reason = self._finish % FINISH_REASONS[finished.reason].encode()
         tail = b"" if self._given.include_usage else _timings(finished.timings)
-        return reason + self._logprobs() + b"}]" + self._suffix + tail + b"}\n\n"
+        return unsent + reason + self._logprobs() + b"}]" + self._suffix + tail + b"}\n\n"
+
+    def _text(self, more: str) -> bytes:
+        """A chunk with the text that follows; none for no text."""
+        text, self._opening = self._opening + more, ""
+        if not text:
+            return b""
+        progress = _timings(self._progress.timings()) if self._tells_progress else b""
+        content = self._content + orjson.dumps(text) + b"}"
+        return content + self._logprobs() + b"}]" + self._suffix + progress + b"}\n\n"
 
     def _logprobs(self) -> bytes:
         """Of the text now sent, and of tokens before it whose text was held back."""

@@ -5,6 +5,7 @@ lies in the row's range; everything else became an InvalidRequest or NotSupporte
 """
 
 import math
+from codecs import BOM_UTF8
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,6 +17,7 @@ from router.errors import InvalidRequest, NotSupported
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1
+FLOATS_APART = 2**53  # below it every whole number has a float of its own
 FLOAT32_MAX = 3.4028234663852886e38
 MAX_SHOWN = 60  # characters of a bad value repeated in a message
 
@@ -51,7 +53,7 @@ async def json_body(request: Request, *, may_be_empty: bool = False) -> dict[str
     if may_be_empty and not received:
         return {}
     try:
-        body = orjson.loads(received)
+        body = orjson.loads(received.removeprefix(BOM_UTF8))
         orjson.dumps(body)  # nests less deeply than it reads: what passes here can be shown and passed on
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
@@ -127,7 +129,9 @@ def integer(field: Field, value: Any) -> int:
 
 
 def long(field: Field, value: Any) -> int:
-    """A whole number of up to 64 bits."""
+    """A whole number of up to 64 bits; 40.0 is one, as is any float that stands for no other number."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < FLOATS_APART:
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong_type(field.name, "a 64-bit integer", value)
     return int(_ranged(field, value, -INT64_MAX - 1, INT64_MAX))

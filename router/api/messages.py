@@ -1,10 +1,11 @@
 """A chat body's conversation, checked and put into the proto: messages, tools, template arguments.
 
 Called by api/chat.py and api/text.py. Invariant: every message that leaves has a role and a string as content;
-what the model's template cannot be given (images, prefilled answers) is refused.
+what the model's template cannot be given (images, sounds) is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -27,6 +28,20 @@ from router.api.fields import (
 from router.api.sampling import optional_json
 from router.errors import InvalidRequest, NotSupported
 
+CONTENT, REASONING = "content", "reasoning_content"
+
+
+def _continuation(field: Field, value: Any) -> bool | str:
+    """Whether the last message is continued, or which part of it."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value in (CONTENT, REASONING):
+        return value
+    raise wrong_type(field.name, f"a boolean, '{CONTENT}' or '{REASONING}'", value)
+
+
+# Whether a last message by the assistant is the beginning of the answer, where nothing else says so.
+PREFILL = Field("prefill_assistant", boolean, True)
 TABLE = Fields(
     Field("tools", array, [], high=512),
     Field("tool_choice", anything, "auto"),
@@ -35,28 +50,75 @@ TABLE = Fields(
     Field("chat_template_kwargs", mapping, {}),
     Field("reasoning_effort", string),
     Field("add_generation_prompt", boolean, True),
-    Field("continue_final_message", boolean, False, neutral=lambda value: not value),
+    Field("continue_final_message", _continuation, False),
+    PREFILL,
     Field("functions", anything, None, neutral=lambda value: not value),
     Field("function_call", anything, None, neutral=lambda value: value in ("none", "auto")),
     Field("audio", anything, None, neutral=lambda value: False),
     Field("modalities", anything, ["text"], neutral=lambda value: value == ["text"]),
 )
+ECHO = Fields(Field("echo", boolean, False))
 OTHER_MEDIA = {"image_url": "image", "input_audio": "audio", "input_video": "video"}
 
 
-def chat(body: Body) -> pb.Chat:
-    """The conversation of a chat body."""
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """What a template is given, and the beginning of the answer where the client has written it itself."""
+
+    proto: pb.Chat
+    opening: str
+    opens_stream: bool  # a stream begins with the opening, too; any other answer does
+
+
+def conversation(body: Body, defaults: Mapping[str, Any]) -> Conversation:
+    """The conversation of a chat body; `defaults`, of the server's flags, are for fields that it does not have."""
     given = read(TABLE, body)
+    if body.get(PREFILL.name) is None:
+        given[PREFILL.name] = defaults.get(PREFILL.name, PREFILL.default)
+    messages = _messages(body.get("messages"))
+    continued = _continued(given, messages)
+    opening = messages[-1]["content"] if continued == CONTENT else ""
+    opens_stream = not given["continue_final_message"] or read(ECHO, body)["echo"]
+    return Conversation(_proto(given, messages, continued), opening, opens_stream)
+
+
+def _proto(given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], continued: str) -> pb.Chat:
     _check_response_format(given["response_format"])
     arguments = given["chat_template_kwargs"]
     if given["reasoning_effort"] is not None:
         arguments = {"reasoning_effort": given["reasoning_effort"], **arguments}
     return pb.Chat(
-        messages_json=orjson.dumps(_messages(body.get("messages"))).decode(),
+        messages_json=orjson.dumps(messages).decode(),
         tools_json=optional_json(_tools(given["tools"], given["tool_choice"])),
         template_arguments_json=optional_json(arguments),
         add_generation_prompt=given["add_generation_prompt"],
+        continued=continued,
     )
+
+
+def _continued(given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:
+    """The part of the last message that the answer goes on from; empty: it is a message of its own."""
+    wanted = given["continue_final_message"]
+    if not wanted and not (given[PREFILL.name] and _ends_with_answer(messages)):
+        return ""
+    if wanted and given["add_generation_prompt"]:
+        raise InvalidRequest("Cannot set both add_generation_prompt and continue_final_message to true.")
+    if not messages:
+        raise InvalidRequest("continue_final_message: there is no final message, 'messages' is empty")
+    last = messages[-1]
+    if last.get("tool_calls"):
+        raise InvalidRequest("Cannot continue an assistant message that contains tool calls.")
+    if isinstance(wanted, str):
+        return wanted
+    return REASONING if last.get(REASONING) and not last[CONTENT] else CONTENT
+
+
+def _ends_with_answer(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the assistant is in the middle of its answer."""
+    roles = [message["role"] for message in messages[-2:]]
+    if roles == ["assistant", "assistant"]:
+        raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
+    return roles[-1:] == ["assistant"]
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
@@ -64,11 +126,7 @@ def _messages(value: Any) -> list[dict[str, Any]]:
         raise InvalidRequest("'messages' is required")
     if not isinstance(value, list):
         raise InvalidRequest(f"Expected 'messages' to be an array, but got {kind_of(value)}: {shown(value)}")
-    if not value:
-        raise InvalidRequest("'messages' must not be empty")
-    messages = [_message(index, message) for index, message in enumerate(value)]
-    _check_end(messages)
-    return messages
+    return [_message(index, message) for index, message in enumerate(value)]
 
 
 def _message(index: int, message: Any) -> dict[str, Any]:
@@ -79,7 +137,7 @@ def _message(index: int, message: Any) -> dict[str, Any]:
     if not isinstance(role, str) or not role:
         raise wrong_type(f"{name}.role", "a string", role)
     content = message.get("content")
-    if content is None:
+    if "content" not in message:
         _check_absent_content(role, message)
     return {**message, "role": "system" if role == "developer" else role, "content": _content(name, content)}
 
@@ -116,14 +174,6 @@ def _part(name: str, part: Any) -> str:
     return text
 
 
-def _check_end(messages: list[dict[str, Any]]) -> None:
-    roles = [message["role"] for message in messages[-2:]]
-    if roles == ["assistant", "assistant"]:
-        raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
-    if roles[-1] == "assistant":
-        raise NotSupported("continuing an assistant message at the end of 'messages' is not supported yet")
-
-
 def _tools(tools: list[Any], choice: Any) -> list[Any]:
     """The tools the template may see."""
     for index, tool in enumerate(tools):
@@ -132,6 +182,8 @@ def _tools(tools: list[Any], choice: Any) -> list[Any]:
     if choice in ("auto", "none"):
         return tools if choice == "auto" else []
     if choice == "required" or isinstance(choice, dict):
+        if not tools:
+            return []
         raise NotSupported(f"Field 'tool_choice': {shown(choice)} is not supported yet")
     raise InvalidRequest(f"Field 'tool_choice': expected auto, none or required, but got {shown(choice)}")
 
@@ -142,5 +194,5 @@ def _check_response_format(given: Mapping[str, Any] | None) -> None:
     kind = given.get("type")
     if kind in ("json_object", "json_schema"):
         raise NotSupported(f"Field 'response_format': type {shown(kind)} is not supported yet")
-    if kind != "text":
+    if kind not in (None, "text"):
         raise InvalidRequest(f'response_format type must be one of "text" or "json_object", but got: {shown(kind)}')

@@ -11,18 +11,30 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
-from router.api.fields import Field, Fields, boolean, integer, read, strings
+from router.api.fields import Field, Fields, boolean, integer, read
 from router.api.generation import Run, run
 from router.api.prompts import prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, parameters
 from router.api.wire import Completion, Head, Progress, json_response, probabilities, timings
 
-STOP_TYPES: Mapping[int, str] = {pb.END_OF_SEQUENCE: "eos", pb.STOP_STRING: "word", pb.LENGTH: "limit"}
+STOP_TYPES: Mapping[int, str] = {
+    pb.END_OF_SEQUENCE: "eos",
+    pb.STOP_STRING: "word",
+    pb.LENGTH: "limit",
+    pb.NO_PROMPT: "none",
+}
+
+
+def _paths(_: Field, value: Any) -> Sequence[str]:
+    """An array of strings; anything else asks for no selection, as it does of llama-server."""
+    return value if isinstance(value, list) and all(isinstance(path, str) for path in value) else ()
+
+
 TABLE = Fields(
     Field("n_probs", integer, 0, 0, MAX_LOGPROBS, aliases=("logprobs",)),
     Field("return_tokens", boolean, False),
-    Field("response_fields", strings, (), high=64),
+    Field("response_fields", _paths, ()),
 )
 
 

@@ -4,6 +4,7 @@ Called by app.py's route table with the body of any completion request. Invarian
 changes no balance.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,7 +13,7 @@ from starlette.responses import Response
 
 from protos import inference_pb2 as pb
 from router.api.fields import Body
-from router.api.messages import chat
+from router.api.messages import conversation
 from router.api.prompts import prompts
 from router.api.routed import routed
 from router.api.sampling import parameters
@@ -33,15 +34,15 @@ async def route(request: Request) -> Response:
         "fallbacks": [{"model": step.model, "on": sorted(step.on)} for step in call.route.fallbacks],
         "shadow": call.route.shadow,
         "policy": call.policy,
-        **await _replicas(call, given.request("", _prompt(body), 0, return_prompt=False)),
+        **await _replicas(call, given.request("", _prompt(body, call.sampling), 0, return_prompt=False)),
     }
     return json_response(answer)
 
 
-def _prompt(body: Body) -> pb.Prompt:
+def _prompt(body: Body, defaults: Mapping[str, Any]) -> pb.Prompt:
     """The request's first prompt; an empty one if it has none, which is routed too."""
     if body.get("messages") is not None:
-        return pb.Prompt(chat=chat(body))
+        return pb.Prompt(chat=conversation(body, defaults).proto)
     return prompts(body)[0].proto if body.get("prompt") is not None else pb.Prompt()
 
 

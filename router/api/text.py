@@ -11,7 +11,7 @@ from starlette.responses import Response
 from protos import inference_pb2 as pb
 from router.api.fields import Field, Fields, anything, boolean, read, wrong_type
 from router.api.generation import answered
-from router.api.messages import chat
+from router.api.messages import conversation
 from router.api.prompts import parts, token_ids
 from router.api.routed import routed
 from router.api.wire import json_response
@@ -77,7 +77,7 @@ async def detokenize(request: Request) -> Response:
 async def apply_template(request: Request) -> Response:
     """A conversation to the prompt the model would read."""
     call, body = await routed(request)
-    message = pb.ApplyTemplateRequest(chat=chat(body))
+    message = pb.ApplyTemplateRequest(chat=conversation(body, call.sampling).proto)
 
     async def work() -> Response:
         return json_response({"prompt": (await call.ask(lambda replica: replica.apply_template(message))).prompt})

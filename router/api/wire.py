@@ -22,7 +22,12 @@ from router.errors import JSON_CONTENT_TYPE
 
 _JSON = (b"content-type", JSON_CONTENT_TYPE.encode())
 FINGERPRINT = "b0-corral"
-FINISH_REASONS: Mapping[int, str] = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
+FINISH_REASONS: Mapping[int, str] = {
+    pb.END_OF_SEQUENCE: "stop",
+    pb.STOP_STRING: "stop",
+    pb.LENGTH: "length",
+    pb.NO_PROMPT: "length",
+}
 
 
 def json_response(content: Any) -> Response:

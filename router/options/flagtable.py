@@ -101,6 +101,7 @@ _SAMPLING = """
     --sampler-seq --sampling-seq : LETTERS : the same, a letter for each (edskypmxt)
     -s --seed : N : seed of requests that have none; -1 draws one (-1)
     --ignore-eos :  : go on behind the end of an answer
+    --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT :  : go on from a last answer
     --temp --temperature $ LLAMA_ARG_TEMPERATURE : X : temperature (0.8)
     --top-k $ LLAMA_ARG_TOP_K : N : choose among the N most likely tokens (40); 0 is off
     --top-p $ LLAMA_ARG_TOP_P : P : ... that together have the probability P (0.95); 1 is off

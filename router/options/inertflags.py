@@ -25,7 +25,6 @@ INERT: tuple[Flag, ...] = (
         --warmup ! --no-warmup
         --spec-default
         --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
-        --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT
         --log-timestamps ! --no-log-timestamps $ LLAMA_ARG_LOG_TIMESTAMPS
         --log-prefix ! --no-log-prefix $ LLAMA_ARG_LOG_PREFIX
         -e --escape ! --no-escape

@@ -1,7 +1,7 @@
 """llama-server's flags for how tokens are chosen and how many, as defaults of the fields of the same meaning.
 
-settings.py calls it; api/sampling.py uses what it gives for the fields that a request lacks. Invariant: a value passes
-the field's own checks before anything is started.
+settings.py calls it; api/sampling.py and api/messages.py use what it gives for the fields that a request lacks.
+Invariant: a value passes the field's own checks before anything is started.
 """
 
 import math
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from router.api.fields import Field, integer, long
+from router.api.messages import PREFILL
 from router.api.sampling import DEFAULTED
 from router.errors import CommandError, InvalidRequest
 from router.options.flags import EXIT_USAGE, Given
@@ -50,6 +51,8 @@ def _given_values(given: Given) -> Iterator[tuple[str, Field, Any]]:
         yield "ignore_eos", _FIELDS["ignore_eos"], True
     if not given.on("cache_prompt", True):
         yield "cache_prompt", _FIELDS["cache_prompt"], False
+    if not given.on("prefill_assistant", True):
+        yield "prefill_assistant", PREFILL, False
 
 
 def _number(flag: str, field: Field, text: str) -> float:

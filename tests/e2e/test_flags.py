@@ -27,7 +27,7 @@ MEMORY = "--no-mmap --mlock --numa --check-tensors -t 1 -tb 2 -b 2048 -ub 128 -f
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    flags = f"{FLAGS['yarn']} -c {CONTEXT} {MEMORY}".split()
+    flags = f"{FLAGS['yarn']} -c {CONTEXT} {MEMORY} --no-prefill-assistant".split()
     with serving(tmp_path_factory.mktemp("flags") / "log", "-m", smollm2(), *flags) as started:
         yield started
 
@@ -50,6 +50,12 @@ def test_a_prompt_of_megabytes_is_refused_with_both_numbers(served: Serving) -> 
     assert (answer.status_code, error["type"]) == (400, "exceed_context_size_error")
     assert error["n_ctx"] == CONTEXT and error["n_prompt_tokens"] > CONTEXT
     assert f"at least {error['n_prompt_tokens']} tokens" in error["message"]
+
+
+def test_a_last_answer_is_not_continued_where_the_server_was_told_so(served: Serving) -> None:
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Well"}]
+    prompt = served.http.post("/apply-template", json={"messages": messages}).json()["prompt"]
+    assert prompt.endswith("<|im_start|>assistant\nWell<|im_end|>\n<|im_start|>assistant\n")
 
 
 def test_the_log_says_what_a_flag_means_on_this_machine(served: Serving) -> None:

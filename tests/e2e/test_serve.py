@@ -156,6 +156,22 @@ def test_the_template_is_the_models_own(served: Serving) -> None:
     assert prompt.endswith("<|im_start|>assistant\n")
 
 
+def test_an_answer_that_the_client_began_goes_on_where_it_stopped(served: Serving) -> None:
+    messages = [*QUESTION, {"role": "assistant", "content": "Red, green"}]
+    prompt = served.http.post("/apply-template", json={"model": "tiny", "messages": messages}).json()["prompt"]
+    assert prompt.endswith("<|im_end|>\n<|im_start|>assistant\nRed, green")
+    whole = "Red, green" + native(served, prompt=prompt, n_predict=8)["content"]
+    asked: dict[str, Any] = {"model": "tiny", "messages": messages, "max_tokens": 8, **GREEDY}
+    assert served.openai.chat.completions.create(**asked).choices[0].message.content == whole
+    chunks = list(served.openai.chat.completions.create(**asked, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+
+
+def test_a_prompt_without_tokens_is_answered_with_nothing(served: Serving) -> None:
+    answer = native(served, prompt="", n_predict=8)
+    assert (answer["content"], answer["tokens_evaluated"], answer["stop_type"]) == ("", 0, "none")
+
+
 def test_requests_side_by_side_get_what_they_get_alone(served: Serving) -> None:
     prompts = [PROMPT, "Once upon a time", "2 + 2 =", "def main():"]
     alone = [native(served, prompt=prompt, n_predict=16)["content"] for prompt in prompts]

@@ -124,6 +124,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         seed = request.sampling.seed if request.sampling.has_seed else 7
         prompt = text if request.return_prompt else ""
         say(started=pb.Started(num_prompt_tokens=num_prompt, seed=seed, prompt=prompt))
+        if not num_prompt:
+            return finished(pb.NO_PROMPT, 0, 0, 0)
         if request.logprobs.of_prompt:
             say(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         if "tell" in told or "field" in told:

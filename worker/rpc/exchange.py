@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from protos import inference_pb2 as pb
 from worker.errors import InvalidRequest, Overloaded, Unavailable
-from worker.generation import Event, Failed, Finished, Generation, Sink
+from worker.generation import Event, Failed, Finished, Generation, Sink, of_no_prompt
 from worker.rpc.generate_rpc import read_request, replies
 from worker.rpc.loaded import LoadedModel
 from worker.traces import Trace, Traces
@@ -166,7 +166,11 @@ class Exchange:
     async def _submit(self, call: _Call, model: LoadedModel, request: pb.GenerateRequest) -> None:
         try:
             wanted, call.prompt = await self._entrance.in_text_thread(read_request, model, request)
-            call.generation = model.engine.submit(wanted, partial(self._put, call))
+            if wanted.prompt:
+                call.generation = model.engine.submit(wanted, partial(self._put, call))
+                return
+            for event in of_no_prompt(wanted):
+                self._put(call, event)
         except Exception as error:
             self._say(call, error)
 

@@ -22,6 +22,7 @@ _REASON: Mapping[FinishReason, Any] = {
     FinishReason.END_OF_SEQUENCE: pb.END_OF_SEQUENCE,
     FinishReason.STOP_STRING: pb.STOP_STRING,
     FinishReason.LENGTH: pb.LENGTH,
+    FinishReason.NO_PROMPT: pb.NO_PROMPT,
 }
 
 
@@ -76,7 +77,13 @@ def prompt_parts(parts: pb.PromptParts) -> Iterator[str | list[int]]:
 
 
 def render(prompts: PromptReader, chat: pb.Chat) -> str:
-    return prompts.render(chat.messages_json, chat.tools_json, chat.template_arguments_json, chat.add_generation_prompt)
+    return prompts.render(
+        chat.messages_json,
+        chat.tools_json,
+        chat.template_arguments_json,
+        add_generation_prompt=chat.add_generation_prompt,
+        continued=chat.continued,
+    )
 
 
 def replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Iterator[pb.GenerateReply | Exception]:

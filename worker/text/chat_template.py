@@ -1,13 +1,14 @@
 """Messages to the prompt text of a model, by the Jinja template in its file.
 
 Used by prompt.py for Generate with messages and for ApplyTemplate. What a template cannot take is put into a
-form it can: parts of content become text, a developer becomes the system, an answer begun by the client is continued.
+form it can: parts of content become text, a developer becomes the system, an answer begun by the client is left open.
 Invariant: whatever a template does, `render` returns or raises one of our errors within about a second of its thread's
 time.
 """
 
 from collections.abc import Mapping
 from datetime import datetime
+from secrets import token_hex
 from typing import Any, NoReturn
 
 from jinja2 import Template
@@ -31,6 +32,8 @@ _RESERVED = frozenset(
 )
 _LONGEST_DATE_FORMAT = 100
 _PROBE = "probe-4c1f"
+_PROBE_BYTES = 16
+CONTENT, REASONING = "content", "reasoning_content"
 
 
 class ChatTemplate:
@@ -73,19 +76,21 @@ class ChatTemplate:
         *,
         tools: list[Any] | None,
         add_generation_prompt: bool,
+        continued: str = "",
         arguments: Mapping[str, Any],
     ) -> str:
         """The prompt. Raises InvalidRequest for messages or arguments the template does not take, NotSupported if the
-        template itself is unusable. A last message by the assistant is left open, to be continued."""
+        template itself is unusable. With `continued`, "content" or "reasoning_content", it ends with that part of the
+        last message, as the beginning of the assistant's answer."""
         if self._template is None:
             raise NotSupported(f"this model's chat template cannot be used ({self.fault}); use /v1/completions")
         reserved = sorted(_RESERVED.intersection(arguments))
         if reserved:
             raise InvalidRequest(f"chat template argument {reserved[0]!r} is reserved")
         prepared = [self._prepare(message) for message in messages]
-        begun = _pop_begun_answer(prepared) if add_generation_prompt else ""
-        prompt = self._run(self._template, prepared, tools, add_generation_prompt, arguments) + begun
-        return self._strip(prompt)
+        if continued:
+            return self._strip(self._opened(self._template, prepared, tools, continued, arguments))
+        return self._strip(self._run(self._template, prepared, tools, add_generation_prompt, arguments))
 
     def _compile(self, source: str) -> Template | None:
         if len(source.encode("utf-8", "replace")) > LARGEST_TEMPLATE:
@@ -123,6 +128,44 @@ class ChatTemplate:
             raise InvalidRequest(f"chat template: its result is longer than {LARGEST_PROMPT} characters")
         return prompt
 
+    def _opened(
+        self,
+        template: Template,
+        messages: list[dict[str, Any]],
+        tools: list[Any] | None,
+        part: str,
+        arguments: Mapping[str, Any],
+    ) -> str:
+        """The prompt up to the end of a part of the last message.
+
+        Where the template shows an answer's thoughts, they are put where it shows them, before the content, be there
+        any or not. Else the content follows what asks for an answer.
+        """
+        if part not in (CONTENT, REASONING) or not messages:
+            raise InvalidRequest(f"there is no {part!r} of a last message to continue")
+        *before, last = messages
+        text, thoughts = _text_of(last["content"]), _text_of(last.get(REASONING))
+        frame = self._frame_of_thoughts(template, [*before, {**last, "role": "assistant"}], tools, arguments)
+        if frame is None:
+            prompt = self._run(template, before, tools, True, arguments)
+            return prompt + text if part == CONTENT else prompt
+        start, end = frame
+        return start + thoughts + end + text if part == CONTENT else start + thoughts
+
+    def _frame_of_thoughts(
+        self, template: Template, messages: list[dict[str, Any]], tools: list[Any] | None, arguments: Mapping[str, Any]
+    ) -> tuple[str, str] | None:
+        """What the template puts before the thoughts of the last message, and between them and its content; None if it
+        does not show them there."""
+        if REASONING not in self.source:
+            return None
+        thoughts, text = token_hex(_PROBE_BYTES), token_hex(_PROBE_BYTES)  # what no conversation says by chance
+        probe = {**messages[-1], CONTENT: _parts_of(text) if self._wants_parts else text, REASONING: thoughts}
+        prompt = self._run(template, [*messages[:-1], probe], tools, False, arguments)
+        start, _, rest = prompt.partition(thoughts)
+        end, has_both, _ = rest.partition(text)
+        return (start, end) if has_both else None
+
     def _prepare(self, message: dict[str, Any]) -> dict[str, Any]:
         """A copy of the message in the form the template takes."""
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
@@ -152,15 +195,6 @@ class ChatTemplate:
         if self._strip_bos:
             prompt = prompt.removeprefix(self._tokens["bos_token"])
         return prompt.removesuffix(self._tokens["eos_token"]) if self._strip_eos else prompt
-
-
-def _pop_begun_answer(messages: list[dict[str, Any]]) -> str:
-    """The text of a last message by the assistant, which is taken off: the model goes on from there."""
-    if not messages or messages[-1]["role"] != "assistant" or messages[-1].get("tool_calls"):
-        return ""
-    if len(messages) > 1 and messages[-2]["role"] == "assistant":
-        raise InvalidRequest("Cannot have 2 or more assistant messages at the end of the list.")
-    return _text_of(messages.pop()["content"])
 
 
 def _parts_of(text: str) -> list[dict[str, str]]:

@@ -55,6 +55,38 @@ def test_a_whole_answer_is_llama_servers_to_the_byte(tiny: Gateway) -> None:
     )
 
 
+BEGUN = [*HELLO, {"role": "assistant", "content": "so:"}]
+OPENED = {"messages": BEGUN, "continue_final_message": True, "add_generation_prompt": False}
+
+
+def contents(answer: str) -> list[str]:
+    deltas = [choice["delta"] for event in events(answer)[:-1] for choice in event["choices"]]
+    return [delta["content"] for delta in deltas if delta.get("content") is not None]
+
+
+@pytest.mark.parametrize("body", [{"messages": BEGUN}, OPENED, {**OPENED, "echo": True}])
+def test_a_whole_answer_has_what_the_client_began_and_its_usage_has_not(tiny: Gateway, body: dict[str, Any]) -> None:
+    answer = tiny.post("/v1/chat/completions", n=2, logprobs=True, **body).json()
+    assert [choice["message"]["content"] for choice in answer["choices"]] == ["so:w0 w1"] * 2
+    assert [len(choice["logprobs"]["content"]) for choice in answer["choices"]] == [2, 2]
+    assert answer["usage"]["completion_tokens"] == 4
+
+
+@pytest.mark.parametrize(
+    ("body", "shown"),
+    [
+        ({"messages": BEGUN}, ["so:w0", " w1"]),
+        (OPENED, ["w0", " w1"]),
+        ({**OPENED, "echo": True}, ["so:w0", " w1"]),
+        ({"messages": BEGUN, "max_tokens": 0}, ["so:"]),
+    ],
+)
+def test_a_stream_begins_with_what_the_client_began_unless_it_was_told_to_continue(
+    tiny: Gateway, body: dict[str, Any], shown: list[str]
+) -> None:
+    assert contents(tiny.post("/v1/chat/completions", stream=True, **body).text) == shown
+
+
 def test_one_id_runs_through_a_stream_and_differs_between_answers(tiny: Gateway) -> None:
     streams = [events(tiny.post("/v1/chat/completions", messages=HELLO, stream=True).text) for _ in range(2)]
     ids = [{event["id"] for event in stream[:-1]} for stream in streams]

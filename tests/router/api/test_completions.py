@@ -77,6 +77,15 @@ def test_echo_puts_the_prompt_before_the_text(tiny: Gateway, stream: bool) -> No
     assert found == ["a w0", "b w0"]
 
 
+@pytest.mark.parametrize("echo", [False, True])
+def test_a_prompt_of_no_tokens_is_answered_with_nothing(tiny: Gateway, echo: bool) -> None:
+    whole = tiny.post("/v1/completions", prompt=["", "stop_at=1"], echo=echo, logprobs=1).json()
+    assert whole["choices"][0] == {"text": "", "index": 0, "logprobs": None, "finish_reason": "length"}
+    assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (1, 1)
+    stream = events(tiny.post("/v1/completions", prompt="", echo=echo, stream=True).text)
+    assert [choice["finish_reason"] for event in stream[:-1] for choice in event["choices"]] == ["length"]
+
+
 def test_echo_of_token_ids_is_what_the_worker_reads_in_them(tiny: Gateway) -> None:
     answer = tiny.post("/v1/completions", prompt=["x ", 5], max_tokens=1, echo=True).json()
     assert answer["choices"][0]["text"] == "x w0"

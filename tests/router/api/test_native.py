@@ -89,6 +89,20 @@ def test_response_fields_select_and_lift(tiny: Gateway) -> None:
     assert answer.json() == {"content": "w0", "generation_settings/n_predict": 1, "timings/prompt_n": 1}
 
 
+@pytest.mark.parametrize("wanted", ["content", 5, {}, {"content": 1}, ["content", 5], [None], [], None])
+def test_response_fields_that_are_no_array_of_strings_select_nothing(tiny: Gateway, wanted: Any) -> None:
+    everything = tiny.post("/completion", prompt="a", n_predict=1).json().keys()
+    assert tiny.post("/completion", prompt="a", n_predict=1, response_fields=wanted).json().keys() == everything
+
+
+def test_a_prompt_of_no_tokens_is_answered_with_nothing(tiny: Gateway) -> None:
+    first, second = tiny.post("/completion", prompt=["", "a stop_at=1"]).json()
+    assert (first["content"], first["stop_type"], first["tokens_evaluated"], first["stop"]) == ("", "none", 0, True)
+    assert second["content"] == "w0"
+    stream = events(tiny.post("/completion", prompt="", stream=True).text)
+    assert [(event["content"], event["stop"], event["stop_type"]) for event in stream] == [("", True, "none")]
+
+
 def test_timings_of_every_token_come_when_asked_for(tiny: Gateway) -> None:
     stream = events(tiny.post("/completion", prompt="a", n_predict=2, stream=True, timings_per_token=True).text)
     assert [event["timings"]["predicted_n"] for event in stream] == [1, 2, 2]

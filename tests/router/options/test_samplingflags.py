@@ -21,6 +21,8 @@ from router.options.samplingflags import sampling_defaults
         ("--ignore-eos", {"ignore_eos": True}),
         ("-n 256 --keep -1 --no-cache-prompt", {"n_predict": 256, "n_keep": -1, "cache_prompt": False}),
         ("--cache-prompt --n-predict -1", {"n_predict": -1}),
+        ("--no-prefill-assistant", {"prefill_assistant": False}),
+        ("--prefill-assistant", {}),
         ("--keep -2", None),
         ("-l 5+1.5 -l 6-inf", None),
         ("-l 5+1.5 -l 6-2", {"logit_bias": {5: 1.5, 6: -2.0}}),

@@ -28,8 +28,8 @@ METADATA = {"general.architecture": "fake", "fake.embedding_length": 7, "general
 class Template:
     source = "the template"
 
-    def render(self, messages, *, tools, add_generation_prompt, arguments):
-        return "".join(m["content"] for m in messages) + ("!" if add_generation_prompt else "")
+    def render(self, messages, *, tools, add_generation_prompt, continued, arguments):
+        return "".join(m["content"] for m in messages) + ("!" if add_generation_prompt else "") + continued
 
 
 class Worker:

@@ -126,10 +126,21 @@ async def test_a_prompt_of_ids_gets_no_first_token(worker):
     assert (started.num_prompt_tokens, started.prompt) == (2, "56")
 
 
+async def test_a_prompt_without_tokens_ends_at_once_and_is_not_given_to_the_engine(worker):
+    nothing = pb.Prompt(parts=pb.PromptParts(parts=[{"tokens": {"ids": []}}]))
+    started, deltas, finished = await worker.answer(prompt=nothing, return_prompt=True)
+    assert (started.num_prompt_tokens, started.prompt, started.seed, deltas) == (0, "", 3, [])
+    assert (finished.reason, finished.num_completion_tokens) == (pb.NO_PROMPT, 0)
+    assert worker.num_submitted == 0
+    await worker.until_open(0)
+
+
 async def test_a_conversation_is_rendered_and_gets_its_first_token(worker):
     chat = pb.Chat(messages_json=json.dumps([{"role": "user", "content": "hey"}]), add_generation_prompt=True)
     reply = await worker.stub.ApplyTemplate(pb.ApplyTemplateRequest(chat=chat))
     assert reply.prompt == "hey!"
+    opened = await worker.stub.ApplyTemplate(pb.ApplyTemplateRequest(chat=pb.Chat(messages_json="[]", continued="x")))
+    assert opened.prompt == "x"
     started, _, _ = await worker.answer(prompt=pb.Prompt(chat=chat), max_tokens=1)
     assert started.num_prompt_tokens == 5
 

@@ -10,6 +10,11 @@ from worker.text.chat_template import CHATML, LARGEST_TEMPLATE, ChatTemplate
 from worker.text.tokenizer import Tokenizer
 
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}[bot]{% endif %}"
+THINKER = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.role == 'assistant' %}<t>{{ m.reasoning_content or '' }}</t>{% endif %}{{ m.content }}"
+    "{% endfor %}{% if add_generation_prompt %}[assistant]<t>{% endif %}"
+)
 PARTS = "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
 
 
@@ -17,9 +22,18 @@ def user(content: Any) -> dict[str, Any]:
     return {"role": "user", "content": content}
 
 
-def render(source: str, *messages: dict[str, Any], prompt: bool = True, tools: Any = None, **arguments: Any) -> str:
+def render(
+    source: str,
+    *messages: dict[str, Any],
+    prompt: bool = True,
+    continued: str = "",
+    tools: Any = None,
+    **arguments: Any,
+) -> str:
     template = ChatTemplate(source, bos_token="<s>", eos_token="</s>")
-    return template.render(list(messages), tools=tools, add_generation_prompt=prompt, arguments=arguments)
+    return template.render(
+        list(messages), tools=tools, add_generation_prompt=prompt, continued=continued, arguments=arguments
+    )
 
 
 def test_a_conversation_is_rendered() -> None:
@@ -51,12 +65,44 @@ def test_a_developer_is_the_system_to_a_template_that_knows_none() -> None:
     assert render("{# developer #}" + PLAIN, message) == "[developer]x[bot]"
 
 
-def test_an_answer_begun_by_the_client_is_continued() -> None:
+def test_an_answer_is_left_open_where_it_is_to_be_continued() -> None:
     answer = {"role": "assistant", "content": "Sure"}
-    assert render(PLAIN, user("hi"), answer) == "[user]hi[bot]Sure"
-    assert render(PLAIN, user("hi"), answer, prompt=False) == "[user]hi[assistant]Sure"
-    with pytest.raises(InvalidRequest, match="2 or more assistant messages"):
-        render(PLAIN, user("hi"), answer, answer)
+    assert render(PLAIN, user("hi"), answer) == "[user]hi[assistant]Sure[bot]"
+    assert render(PLAIN, user("hi"), answer, continued="content") == "[user]hi[bot]Sure"
+    assert render(PLAIN, user("hi"), answer, continued="content", prompt=False) == "[user]hi[bot]Sure"
+    assert render(PLAIN, user("hi"), answer, continued="reasoning_content") == "[user]hi[bot]"
+
+
+def test_an_answer_is_continued_to_the_letter() -> None:
+    answer = {"role": "assistant", "content": [{"type": "text", "text": " a "}, {"type": "text", "text": "b\n"}]}
+    assert render(PLAIN, user("hi"), answer, continued="content") == "[user]hi[bot] a \nb\n"
+    assert render("{{ bos_token }}" + PARTS, user("hi"), answer, continued="content") == "<s><hi> a \nb\n"
+
+
+def test_a_begun_answer_stands_behind_its_thoughts_where_a_template_shows_them() -> None:
+    answer = {"role": "assistant", "content": "Sure", "reasoning_content": "hm"}
+    assert render(THINKER, user("hi"), answer, continued="content") == "[user]hi[assistant]<t>hm</t>Sure"
+    assert render(THINKER, user("hi"), answer, continued="reasoning_content") == "[user]hi[assistant]<t>hm"
+    answer["reasoning_content"] = ""
+    assert render(THINKER, user("hi"), answer, continued="content") == "[user]hi[assistant]<t></t>Sure"
+
+
+def test_a_template_that_shows_no_thoughts_of_the_last_answer_is_asked_for_one() -> None:
+    answer = {"role": "assistant", "content": "Sure", "reasoning_content": "hm"}
+    assert render("{# reasoning_content #}" + PLAIN, user("hi"), answer, continued="content") == "[user]hi[bot]Sure"
+
+
+def test_what_others_write_is_not_taken_for_the_answer() -> None:
+    answer = {"role": "assistant", "content": "Sure", "reasoning_content": "hm"}
+    before = (user("Sure"), answer, user("hm"))
+    expected = "[user]Sure[assistant]<t>hm</t>Sure[user]hm[assistant]<t>hm</t>Sure"
+    assert render(THINKER, *before, answer, continued="content") == expected
+
+
+@pytest.mark.parametrize(("messages", "continued"), [((), "content"), ((user("hi"),), "tool_calls")])
+def test_what_a_last_message_has_not_cannot_be_continued(messages: tuple[Any, ...], continued: str) -> None:
+    with pytest.raises(InvalidRequest, match=continued):
+        render(PLAIN, *messages, continued=continued)
 
 
 def test_messages_are_not_changed() -> None:
