@@ -4,7 +4,6 @@ worker/__main__.py calls `prepare`, which starts no thread, and then `start`, in
 whatever a user can cause raises a WorkerError or an OSError.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from worker import sampler
-from worker.cache.kv_file import IDENTITY_BYTES
 from worker.cache.prefix_store import PrefixStore
 from worker.cache.slot_files import SlotFiles
 from worker.config import WorkerConfig
@@ -26,10 +24,11 @@ from worker.cores.numa import place
 from worker.drafting.draft_load import SmallModel, load_draft
 from worker.drafting.drafts import Alternatives, Drafter
 from worker.drafting.lookup import LookupDrafter
-from worker.engine import Engine, Model
+from worker.engine import Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.identity import cache_identity, vocabulary_digest
 from worker.model.architecture import architecture_name
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
@@ -82,6 +81,7 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
             trained_context_length=decoder.context_length,
             num_threads=decoder.num_threads,
             instruction_set=decoder.instruction_set,
+            vocabulary=vocabulary_digest(gguf.metadata) if config.has_siblings else b"",
         )
     return Prepared(tokenizer, prompts, decoder, small, facts)
 
@@ -166,17 +166,6 @@ def make_drafter(small: SmallModel | None, cores: Cores, *, looks_up: bool) -> D
         return LookupDrafter()
     by_model = small.drafter(cores)
     return Alternatives(LookupDrafter(), by_model) if looks_up else by_model
-
-
-def cache_identity(model: Model) -> bytes:
-    """What the keys and values of this model, as it was loaded, can be told by: those it computes for a fixed block.
-
-    Weights, rotation, cache type and kernels all have their part in them. The block is not in use yet.
-    """
-    tokens = np.arange(BLOCK_SIZE, dtype=np.int32) % model.vocab_size
-    starts, zero = np.array([0, BLOCK_SIZE], np.int32), np.zeros(1, np.int32)
-    model.forward(tokens, starts, zero, zero.reshape(1, 1), zero[:0])
-    return hashlib.blake2b(model.read_block(0), digest_size=IDENTITY_BYTES).digest()
 
 
 def check_memory(block_bytes: int, capacity: Capacity, draft_bytes: int = 0) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
-from tests.worker.model.models import loaded
 from worker.config import RopeConfig, WorkerConfig
 from worker.errors import ModelFileError, UnsupportedModel
-from worker.startup import cache_identity, check_memory, plan, prepare, warn_of_context
+from worker.startup import check_memory, plan, prepare, warn_of_context
 
 
 def config(context_length: int, **settings) -> WorkerConfig:
@@ -72,12 +71,3 @@ def test_a_context_beyond_the_memory_is_refused_with_one_that_fits():
     capacity = plan(config(1 << 40), trained=1 << 40)
     with pytest.raises(ModelFileError, match=r"needs .* GiB, .* GiB are free; try --ctx-size \d+"):
         check_memory(30 * 2 * 3 * 64 * 2 * 16, capacity)
-
-
-def test_a_models_cache_is_told_by_what_it_computes(tmp_path):
-    def identity(**facts) -> bytes:
-        with loaded(write_tiny_llama(tmp_path / "model.gguf", **facts)) as decoder:
-            return cache_identity(decoder)
-
-    assert identity() == identity()
-    assert len({identity(), identity(seed=5), identity(metadata={"llama.rope.freq_base": 500.0})}) == 3
