@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from worker.batch import Batch
 from worker.cache.kv_cache import BlockPool
+from worker.cache.kv_file import Content
 from worker.cache.places import Places
 from worker.cache.prefix_store import PrefixStore
 from worker.cache.prefixes import Prefixes
@@ -54,7 +55,7 @@ class Model(Protocol):
 
     def read_block(self, block: int) -> bytes: ...
 
-    def write_block(self, block: int, content: bytes) -> None: ...
+    def write_block(self, block: int, content: Content) -> None: ...
 
 
 class ComputeFailed(WorkerError):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.cache.kv_file import Unusable, read, write
+from worker.cache.kv_file import Content, Unusable, read, write
 
 log = logging.getLogger("worker.prefix_store")
 
@@ -22,7 +22,7 @@ _SUFFIX = ".kv"
 _HEADER_ROOM = 1024  # bytes of a file besides the block's own
 _PARTS = 16  # of the room; the folder is looked at once for each that was written
 
-Blocks = Mapping[bytes, bytes]  # name -> content
+Blocks = Mapping[bytes, Content]  # name -> content
 
 
 class PrefixStore:
@@ -56,7 +56,7 @@ class PrefixStore:
         self._thread.shutdown()
 
     def _read(self, names: Sequence[bytes], block_bytes: int, then: Callable[[Blocks], None]) -> None:
-        found: dict[bytes, bytes] = {}
+        found: dict[bytes, Content] = {}
         try:
             for name in names:
                 if name not in self._sizes or (content := self._content(name, block_bytes)) is None:
@@ -70,7 +70,7 @@ class PrefixStore:
         finally:
             then(found)
 
-    def _content(self, name: bytes, block_bytes: int) -> bytes | None:
+    def _content(self, name: bytes, block_bytes: int) -> Content | None:
         """A block's content; a file that is no good is removed."""
         try:
             key, content = read(self._path(name), self._identity, block_bytes + _HEADER_ROOM)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from worker.cache.kv_cache import BlockPool
+from worker.cache.kv_file import Content
 from worker.cache.prefix_store import PrefixStore
 from worker.sequence import Sequence as TokenSequence
 
@@ -20,7 +21,7 @@ class CacheMemory(Protocol):
 
     def read_block(self, block: int) -> bytes: ...
 
-    def write_block(self, block: int, content: bytes) -> None: ...
+    def write_block(self, block: int, content: Content) -> None: ...
 
 
 class Prefixes:
@@ -50,7 +51,7 @@ class Prefixes:
         """The content of the longest beginning of a chain of blocks that the tree has."""
         return [self._memory.read_block(block) for block in self._pool.find(names)]
 
-    def fill(self, names: Sequence[bytes], contents: Mapping[bytes, bytes]) -> None:
+    def fill(self, names: Sequence[bytes], contents: Mapping[bytes, Content]) -> None:
         """Puts a chain of blocks into the tree, up to the first that is neither there nor given."""
         num_known = len(self._pool.find(names))
         end = next((i for i in range(num_known, len(names)) if names[i] not in contents), len(names))
@@ -69,7 +70,7 @@ class Prefixes:
         if num_known == len(names) or names[num_known] not in self._store:
             return False
 
-        def arrived(found: Mapping[bytes, bytes]) -> None:
+        def arrived(found: Mapping[bytes, Content]) -> None:
             def enter() -> None:
                 self.fill(names, found)
                 then()

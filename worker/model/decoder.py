@@ -211,7 +211,7 @@ class Decoder:
         """A copy of what all layers have in a cache block."""
         return b"".join(pages[:, block].tobytes() for pages in self._pages)
 
-    def write_block(self, block: int, content: bytes) -> None:
+    def write_block(self, block: int, content: bytes | memoryview) -> None:
         """Puts back what `read_block` gave."""
         keys, values = (pages[:, block] for pages in self._pages)
         source = np.frombuffer(content, np.uint8)
