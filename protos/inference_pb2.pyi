@@ -465,7 +465,7 @@ class DescribeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class DescribeReply(_message.Message):
-    __slots__ = ("model_path", "architecture", "file_type", "num_parameters", "size_bytes", "vocab_type", "vocab_size", "embedding_length", "context_length", "trained_context_length", "num_parallel", "chat_template", "bos_token", "eos_token", "num_threads", "instruction_set", "name", "identity", "speculative", "shifts_context")
+    __slots__ = ("model_path", "architecture", "file_type", "num_parameters", "size_bytes", "vocab_type", "vocab_size", "embedding_length", "context_length", "trained_context_length", "num_parallel", "chat_template", "bos_token", "eos_token", "num_threads", "instruction_set", "name", "identity", "speculative", "shifts_context", "vocabulary")
     MODEL_PATH_FIELD_NUMBER: _ClassVar[int]
     ARCHITECTURE_FIELD_NUMBER: _ClassVar[int]
     FILE_TYPE_FIELD_NUMBER: _ClassVar[int]
@@ -486,6 +486,7 @@ class DescribeReply(_message.Message):
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     SPECULATIVE_FIELD_NUMBER: _ClassVar[int]
     SHIFTS_CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FIELD_NUMBER: _ClassVar[int]
     model_path: str
     architecture: str
     file_type: str
@@ -506,7 +507,8 @@ class DescribeReply(_message.Message):
     identity: bytes
     speculative: bool
     shifts_context: bool
-    def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ..., identity: _Optional[bytes] = ..., speculative: _Optional[bool] = ..., shifts_context: _Optional[bool] = ...) -> None: ...
+    vocabulary: bytes
+    def __init__(self, model_path: _Optional[str] = ..., architecture: _Optional[str] = ..., file_type: _Optional[str] = ..., num_parameters: _Optional[int] = ..., size_bytes: _Optional[int] = ..., vocab_type: _Optional[int] = ..., vocab_size: _Optional[int] = ..., embedding_length: _Optional[int] = ..., context_length: _Optional[int] = ..., trained_context_length: _Optional[int] = ..., num_parallel: _Optional[int] = ..., chat_template: _Optional[str] = ..., bos_token: _Optional[str] = ..., eos_token: _Optional[str] = ..., num_threads: _Optional[int] = ..., instruction_set: _Optional[str] = ..., name: _Optional[str] = ..., identity: _Optional[bytes] = ..., speculative: _Optional[bool] = ..., shifts_context: _Optional[bool] = ..., vocabulary: _Optional[bytes] = ...) -> None: ...
 
 class StatsRequest(_message.Message):
     __slots__ = ()

@@ -19,9 +19,11 @@ import numpy.typing as npt
 
 from worker.batch import Batch
 from worker.cache.kv_cache import BlockPool
+from worker.cache.kv_file import Content
 from worker.cache.places import Places
 from worker.cache.prefix_store import PrefixStore
 from worker.cache.prefixes import Prefixes
+from worker.chores import Chores, Work, promised
 from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
 from worker.cores.lease import Cores, OwnCores
 from worker.drafting.drafts import NOTHING, Drafter
@@ -54,7 +56,7 @@ class Model(Protocol):
 
     def read_block(self, block: int) -> bytes: ...
 
-    def write_block(self, block: int, content: bytes) -> None: ...
+    def write_block(self, block: int, content: Content) -> None: ...
 
 
 class ComputeFailed(WorkerError):
@@ -97,8 +99,10 @@ class Engine:
         self._writer = Writer(Sampler(model.vocab_size), self._eog_ids, self._counters, self._outbox)
         max_blocks = -(-capacity.context_length // capacity.block_size)
         self._inputs = StepInputs(capacity.max_running, capacity.step_tokens, max_blocks, capacity.max_logits)
-        self.prefixes = Prefixes(self._pool, model, store, self._inbox.offer)
-        self.places = Places(capacity.max_running, self._pool, self.prefixes)  # for functions given to `call`
+        self._chores = Chores()
+        step_blocks = self._pool.num_needed(capacity.step_tokens) + capacity.max_running
+        self.prefixes = Prefixes(self._pool, model, store, self._inbox.offer, self._chores, step_blocks)
+        self.places = Places(capacity.max_running, self._pool, self.prefixes)  # for `call` and `carry_out`
         self._generations: dict[Sequence, Generation] = {}
         self._num_begun = 0
         self._busy = False
@@ -138,6 +142,12 @@ class Engine:
         """Runs a function in the engine's thread, between two steps. Raises Unavailable."""
         return self._inbox.call(function)
 
+    def carry_out(self, work: Work[_Result]) -> "Future[_Result]":
+        """Does long work in the engine's thread, a piece between two steps. Raises Unavailable."""
+        future: Future[_Result] = Future()
+        self._inbox.put(lambda: self._chores.add(promised(work, future)))
+        return future
+
     def stats(self) -> Stats:
         """Any thread may ask."""
         scheduler, pool, counters = self._scheduler, self._pool, self._counters
@@ -154,11 +164,13 @@ class Engine:
     def _run(self) -> None:
         try:
             while self._take():
+                self._chores.advance()
                 if self._scheduler.has_work:
                     self._busy = True
                     self._step()
                     self._busy = False
                 self._outbox.send()
+            self._chores.finish()
             self._fail(list(self._generations), Unavailable("the worker is ending"))
             self._outbox.send()
             self.prefixes.close()
@@ -171,10 +183,12 @@ class Engine:
         is_idle = not self._scheduler.has_work
         if is_idle:
             self._cores.release()
-        return self._inbox.take(wait=is_idle)
+        return self._inbox.take(wait=is_idle and not self._chores)
 
     def _step(self) -> None:
         batch = self._schedule()
+        if not batch.sequences:  # who is first in line waits for blocks that are being copied
+            return
         try:
             logits, seconds = self._forward(batch)
         except Exception:

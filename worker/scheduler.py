@@ -228,8 +228,9 @@ class Scheduler:
         if self._awaits_prefix(sequence, len(matched)):
             return False
         num_taken = self._pool.num_needed(sequence.num_tokens) - len(matched) + self._pool.num_unused(matched)
-        # A block to spare for everyone who runs, or the newcomer would be preempted as soon as they grow.
-        if self._running and num_taken + len(self._running) > available:
+        # A block to spare for everyone who runs, or the newcomer would be preempted as soon as they grow. Where nobody
+        # runs, too few are left only while others are held to be copied.
+        if num_taken + len(self._running) > available:
             self._refused_with = available
             return False
         position = len(matched) * self._pool.block_size

@@ -4,7 +4,7 @@ worker/__main__.py calls `prepare`, which starts no thread, and then `start`, in
 whatever a user can cause raises a WorkerError or an OSError.
 """
 
-import hashlib
+import errno
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,6 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]
 
 from worker import sampler
-from worker.cache.kv_file import IDENTITY_BYTES
 from worker.cache.prefix_store import PrefixStore
 from worker.cache.slot_files import SlotFiles
 from worker.config import WorkerConfig
@@ -26,10 +25,11 @@ from worker.cores.numa import place
 from worker.drafting.draft_load import SmallModel, load_draft
 from worker.drafting.drafts import Alternatives, Drafter
 from worker.drafting.lookup import LookupDrafter
-from worker.engine import Engine, Model
+from worker.engine import Engine
 from worker.errors import ModelFileError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
+from worker.identity import cache_identity, vocabulary_digest
 from worker.model.architecture import architecture_name
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
@@ -44,6 +44,7 @@ log = logging.getLogger("worker")
 Progress = Callable[[str, float], None]  # stage, fraction done
 
 _MAX_RUNNING = 16
+_LARGE_STEP = 4096  # tokens: more makes no step better, and its buffers large
 _GIB = 1 << 30
 
 
@@ -82,6 +83,7 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
             trained_context_length=decoder.context_length,
             num_threads=decoder.num_threads,
             instruction_set=decoder.instruction_set,
+            vocabulary=vocabulary_digest(gguf.metadata) if config.has_siblings else b"",
         )
     return Prepared(tokenizer, prompts, decoder, small, facts)
 
@@ -97,7 +99,7 @@ def start(
     capacity = plan(config, decoder.context_length)
     warn_of_context(config, capacity, decoder.context_length)
     check_memory(decoder.block_bytes, capacity, small.cache_bytes if small else 0)
-    decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
+    reserve(decoder, capacity)
     identity = cache_identity(decoder) if config.kv_store or config.slot_save_path or config.has_siblings else b""
     store = PrefixStore(config.kv_store, identity, config.kv_store_mib << 20) if config.kv_store else None
     slot_files = SlotFiles(config.slot_save_path, identity) if config.slot_save_path else None
@@ -168,17 +170,6 @@ def make_drafter(small: SmallModel | None, cores: Cores, *, looks_up: bool) -> D
     return Alternatives(LookupDrafter(), by_model) if looks_up else by_model
 
 
-def cache_identity(model: Model) -> bytes:
-    """What the keys and values of this model, as it was loaded, can be told by: those it computes for a fixed block.
-
-    Weights, rotation, cache type and kernels all have their part in them. The block is not in use yet.
-    """
-    tokens = np.arange(BLOCK_SIZE, dtype=np.int32) % model.vocab_size
-    starts, zero = np.array([0, BLOCK_SIZE], np.int32), np.zeros(1, np.int32)
-    model.forward(tokens, starts, zero, zero.reshape(1, 1), zero[:0])
-    return hashlib.blake2b(model.read_block(0), digest_size=IDENTITY_BYTES).digest()
-
-
 def check_memory(block_bytes: int, capacity: Capacity, draft_bytes: int = 0) -> None:
     """Memory is given out when it is first touched: one too large would end the process in the middle of an answer.
 
@@ -188,9 +179,39 @@ def check_memory(block_bytes: int, capacity: Capacity, draft_bytes: int = 0) -> 
     available = psutil.virtual_memory().available
     if needed > available:
         num_positions = capacity.num_blocks * capacity.block_size
-        fitting = int(available / 2 / needed * num_positions) // 1024 * 1024
         beside = " with --model-draft" if draft_bytes else ""
         raise TooLittleMemory(
             f"a context of {num_positions} positions needs {needed / _GIB:.1f} GiB{beside}, "
-            f"{available / _GIB:.1f} GiB are free; try --ctx-size {max(fitting, 1024)}"
+            f"{available / _GIB:.1f} GiB are free; try {_fitting(capacity, available / 2 / needed)}"
         )
+
+
+def _fitting(capacity: Capacity, share: float) -> str:
+    """The flag that asks for most of the cache's blocks, with a value that leaves this share of them."""
+    num_blocks, most = int(share * capacity.num_blocks), capacity.max_running
+    if most > capacity.num_blocks // 2:
+        return f"--parallel {max(num_blocks - (capacity.num_blocks - most), 1)}"
+    return f"--ctx-size {max(num_blocks * capacity.block_size // 1024 * 1024, 1024)}"
+
+
+def reserve(decoder: Decoder, capacity: Capacity) -> None:
+    """Takes the memory for cache and steps and starts the threads. Raises TooLittleMemory, OSError."""
+    try:
+        decoder.reserve(capacity.num_blocks, capacity.step_tokens, capacity.max_running, capacity.max_logits)
+    except (MemoryError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENOMEM:
+            raise
+        num_positions = capacity.num_blocks * capacity.block_size
+        raise TooLittleMemory(
+            f"the system has no memory for a cache of {num_positions} positions and steps of {capacity.step_tokens} "
+            f"tokens of up to {capacity.max_running} sequences; try a smaller {_largest(capacity)}"
+        ) from None
+
+
+def _largest(capacity: Capacity) -> str:
+    """The flag that asks for more than is usual, with its value."""
+    if capacity.max_running > _MAX_RUNNING:
+        return f"--parallel than {capacity.max_running}"
+    if capacity.step_tokens > _LARGE_STEP:
+        return f"--ubatch-size than {capacity.step_tokens}"
+    return "--ctx-size"

@@ -58,7 +58,7 @@ def never_fits(model: Resident, residents: Iterable[Resident], limits: Residency
     beside = f", of which pinned ones take {_gib(taken)}" if taken else ""
     return (
         f"it needs about {_gib(model.num_bytes)}, but models may take {_gib(limits.memory)}{beside} (--models-memory); "
-        "a smaller --ctx-size needs less"
+        "a smaller --ctx-size or --parallel needs less"
     )
 
 

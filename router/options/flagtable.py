@@ -74,7 +74,7 @@ _WORKER = """
     --context-shift ! --no-context-shift $ LLAMA_ARG_CONTEXT_SHIFT :  : make room in a full context, do not end there
     --slot-save-path : DIR : where POST /slots/N may save computed prefixes
     --kv-store : DIR : keep computed prefixes here over a restart
-    --kv-store-size : MIB : that they may take, for each model (4096)
+    --kv-store-size : MIB : that they may take, for each model that runs (4096); what others have left there goes first
     -ctk --cache-type-k $ LLAMA_ARG_CACHE_TYPE_K : TYPE : type of cached keys (f16)
     -ctv --cache-type-v $ LLAMA_ARG_CACHE_TYPE_V : TYPE : type of cached values (f16)
     --memory-f32 :  : the same as -ctk f32 -ctv f32

@@ -26,6 +26,10 @@ LIMITS: Facts = {
     "context length": lambda told: told.context_length,  # what one refuses the other must not take
     "context shift": lambda told: "on" if told.shifts_context else "off",  # where one goes on the other must not end
 }
+_DIGESTS: Mapping[str, Callable[[pb.DescribeReply], bytes]] = {  # empty where a worker does not tell
+    "reads text by another vocabulary": lambda told: told.vocabulary,
+    "computes something else (other weights, cache types or rotation)": lambda told: told.identity,
+}
 _DIFFERENCES: Mapping[str, Facts] = {
     "it serves another model than the others under this name": MODEL,
     "it serves the model within other limits than the others under this name": LIMITS,
@@ -38,10 +42,8 @@ def misfit(told: pb.DescribeReply, reference: pb.DescribeReply) -> str:
         for what, of in facts.items():
             if of(told) != of(reference):
                 return f"{difference}: {what} {of(told)}, theirs {of(reference)}"
-    if told.identity and reference.identity and told.identity != reference.identity:
-        ours, theirs = (each.identity.hex()[:_SHOWN] for each in (told, reference))
-        return (
-            "it computes something else than the others under this name (other weights, cache types or rotation): "
-            f"{ours}, theirs {theirs}"
-        )
+    for what, of in _DIGESTS.items():
+        ours, theirs = of(told), of(reference)
+        if ours and theirs and ours != theirs:
+            return f"it {what} than the others under this name: {ours.hex()[:_SHOWN]}, theirs {theirs.hex()[:_SHOWN]}"
     return ""

@@ -1,15 +1,15 @@
 """What a worker plans for: how long a context it gives, how much memory that takes."""
 
+import errno
 import logging
 from pathlib import Path
 
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
-from tests.worker.model.models import loaded
 from worker.config import RopeConfig, WorkerConfig
 from worker.errors import ModelFileError, UnsupportedModel
-from worker.startup import cache_identity, check_memory, plan, prepare, warn_of_context
+from worker.startup import TooLittleMemory, check_memory, plan, prepare, reserve, warn_of_context
 
 
 def config(context_length: int, **settings) -> WorkerConfig:
@@ -74,10 +74,37 @@ def test_a_context_beyond_the_memory_is_refused_with_one_that_fits():
         check_memory(30 * 2 * 3 * 64 * 2 * 16, capacity)
 
 
-def test_a_models_cache_is_told_by_what_it_computes(tmp_path):
-    def identity(**facts) -> bytes:
-        with loaded(write_tiny_llama(tmp_path / "model.gguf", **facts)) as decoder:
-            return cache_identity(decoder)
+def test_where_the_sequences_take_most_of_the_memory_it_is_their_number_that_is_to_be_smaller():
+    capacity = plan(config(1024, max_running=1 << 40), trained=1024)
+    with pytest.raises(TooLittleMemory, match=r"GiB are free; try --parallel \d+$"):
+        check_memory(30 * 2 * 3 * 64 * 2 * 16, capacity)
 
-    assert identity() == identity()
-    assert len({identity(), identity(seed=5), identity(metadata={"llama.rope.freq_base": 500.0})}) == 3
+
+class Full:
+    """A decoder that the system refuses memory to, in one of its two ways or for another reason."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def reserve(self, *_) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("settings", "advice"),
+    [
+        ({"max_running": 20000}, r"of up to 20000 sequences; try a smaller --parallel than 20000$"),
+        ({"step_tokens": 1 << 20}, r"steps of 1048576 tokens .* try a smaller --ubatch-size than 1048576$"),
+        ({"step_tokens": 512}, r"a cache of 1280 positions .* try a smaller --ctx-size$"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("error", [MemoryError(), OSError(errno.ENOMEM, "Cannot allocate memory")], ids=repr)
+def test_memory_that_the_system_refuses_is_told_with_the_flag_that_asks_for_it(error, settings, advice):
+    with pytest.raises(TooLittleMemory, match=advice):
+        reserve(Full(error), plan(config(1024, **settings), trained=1024))
+
+
+def test_another_error_while_memory_is_taken_stays_what_it_is():
+    with pytest.raises(PermissionError):
+        reserve(Full(PermissionError(errno.EACCES, "no")), plan(config(1024), trained=1024))

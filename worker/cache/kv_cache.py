@@ -4,7 +4,7 @@ A block keeps the keys and values of `block_size` positions. The scheduler is th
 the cache itself. Every block is in exactly one state, num_free + num_cached + num_held == num_blocks:
 
     free    holds nothing
-    held    referenced by one sequence or, as part of a shared prefix, by several
+    held    referenced by one sequence or, as part of a shared prefix, by several, or while it is copied
     cached  referenced by none, but in the tree: its tokens are known and the next sequence may adopt it
 
 The tree. A node is a block in it; its name is the digest of its parent's name and its own tokens, so that a name stands
@@ -154,27 +154,34 @@ class BlockPool:
         blocks = sequence.blocks[: sequence.num_blocks].tolist()
         if forget:
             self._withdraw({name for name in map(self._names.__getitem__, blocks) if name is not None})
-        for block in reversed(blocks):  # children before their parents
-            self._let_go(block)
+        self.give_back(blocks)
         sequence.num_blocks = sequence.num_computed = sequence.num_published = 0
 
-    def insert(self, names: Items[bytes]) -> list[tuple[int, int]]:
-        """Makes room in the tree for a chain of names whose content comes from elsewhere.
+    def hold_next(self, names: Items[bytes], held: list[int]) -> bool:
+        """Holds the block of a chain of names that follows those in `held`, its beginning, and adds it to them.
 
-        Returns (index in `names`, block to be filled) of those the tree lacked, in order; their number is bounded by
-        the blocks that can be had without pushing out the chain's own beginning.
+        A name that the tree lacks gets a block, whose content comes from elsewhere: the caller sees to it at once.
+        False: no block can be had, or the last of those in `held` was withdrawn from the tree.
         """
-        known = self.find(names)
-        num_new = min(len(names) - len(known), self.num_available - self.num_unused(known))
-        for block in known:
+        index = len(held)
+        if index and self._names[held[-1]] != names[index - 1]:
+            return False
+        block = self._nodes.get(names[index])
+        if block is not None:
             self._hold(block)
-        filled = [(len(known) + i, self._take()) for i in range(num_new)]
-        for i, block in filled:
+        elif self.num_available:
+            block = self._take()
             self._num_references[block] = 1
-            self._enter(names[i], names[i - 1] if i else _ROOT, block)
-        for block in reversed([*known, *(block for _, block in filled)]):
+            self._enter(names[index], names[index - 1] if index else _ROOT, block)
+        else:
+            return False
+        held.append(block)
+        return True
+
+    def give_back(self, held: Items[int]) -> None:
+        """Lets go of a chain that `hold_next` has made."""
+        for block in reversed(held):  # children before their parents
             self._let_go(block)
-        return filled
 
     def erase(self, names: Items[bytes]) -> None:
         """Frees the end of a chain of names, up to what others hold or continue."""

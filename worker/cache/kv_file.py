@@ -16,13 +16,15 @@ from pathlib import Path
 IDENTITY_BYTES = 32
 _MAGIC = b"CORRALKV"
 _HEADER = struct.Struct("<8s32s32sqq")
+Content = bytes | memoryview
+HEADER_BYTES = _HEADER.size  # of a file, besides its key and its payload
 
 
 class Unusable(Exception):
     """The file is damaged, of another model, or no such file at all."""
 
 
-def write(path: Path, identity: bytes, key: bytes, payload: Iterable[bytes]) -> int:
+def write(path: Path, identity: bytes, key: bytes, payload: Iterable[Content]) -> int:
     """Returns the size of the file in bytes. Raises OSError."""
     parts = list(payload)
     size = sum(map(len, parts))
@@ -35,35 +37,35 @@ def write(path: Path, identity: bytes, key: bytes, payload: Iterable[bytes]) -> 
         except BaseException:
             os.unlink(file.name)
             raise
-    return len(header) + len(key) + size
+    return HEADER_BYTES + len(key) + size
 
 
-def read(path: Path, identity: bytes, most: int) -> tuple[bytes, bytes]:
-    """Key and payload of a file of at most `most` bytes. Raises Unusable."""
+def read(path: Path, identity: bytes, most: int) -> tuple[bytes, memoryview]:
+    """Key and payload of a file of at most `most` bytes; the payload is not copied. Raises Unusable."""
     try:
         # A link may lead to a file that is not ours to show, and a pipe would never end.
         with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-            content = file.read(most + 1)
+            content = memoryview(file.read(min(os.fstat(file.fileno()).st_size, most) + 1))
     except OSError as error:
         raise Unusable(error.strerror or str(error)) from None
     if len(content) > most:
         raise Unusable(f"it is larger than {most} bytes")
-    if len(content) < _HEADER.size:
+    if len(content) < HEADER_BYTES:
         raise Unusable("it is cut off")
     magic, owner, checksum, key_size, size = _HEADER.unpack_from(content)
     if magic != _MAGIC:
         raise Unusable("it is not a file of keys and values")
     if owner != identity:
         raise Unusable("it belongs to another model, or to another version or setting of this one")
-    if min(key_size, size) < 0 or len(content) != _HEADER.size + key_size + size:
+    if min(key_size, size) < 0 or len(content) != HEADER_BYTES + key_size + size:
         raise Unusable("it is cut off")
-    key, payload = content[_HEADER.size : _HEADER.size + key_size], content[_HEADER.size + key_size :]
+    key, payload = bytes(content[HEADER_BYTES : HEADER_BYTES + key_size]), content[HEADER_BYTES + key_size :]
     if checksum != _checksum(key, [payload]):
         raise Unusable("it is damaged")
     return key, payload
 
 
-def _checksum(key: bytes, parts: Iterable[bytes]) -> bytes:
+def _checksum(key: bytes, parts: Iterable[Content]) -> bytes:
     digest = hashlib.blake2b(len(key).to_bytes(8, "little") + key, digest_size=32)
     for part in parts:
         digest.update(part)

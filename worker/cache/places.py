@@ -9,6 +9,7 @@ from typing import NamedTuple
 from worker.cache.kv_cache import BlockPool
 from worker.cache.prefixes import Prefixes
 from worker.cache.slot_files import SavedPrefix
+from worker.chores import Work
 from worker.errors import InvalidRequest
 from worker.generation import Generation
 from worker.sampling.settings import Sampling
@@ -49,20 +50,21 @@ class Places:
         """Of the places that have had a generation."""
         return [_state(number, latest) for number, latest in enumerate(self._generations) if latest is not None]
 
-    def copy(self, number: int) -> SavedPrefix:
+    def copy(self, number: int) -> Work[SavedPrefix]:
         """The tokens that a place stands for, as far as whole blocks of them are in the tree, and those blocks."""
         sequence = self._checked(number)
         if sequence is None:
             return SavedPrefix((), ())
-        blocks = self._prefixes.copy(self._names(sequence))
-        return SavedPrefix(sequence.tokens[: len(blocks) * self._pool.block_size].tolist(), blocks)
+        names, tokens = self._names(sequence), sequence.tokens[: sequence.num_tokens].tolist()
+        blocks = yield from self._prefixes.copy(names)
+        return SavedPrefix(tokens[: len(blocks) * self._pool.block_size], blocks)
 
-    def fill(self, number: int, saved: SavedPrefix) -> None:
+    def fill(self, number: int, saved: SavedPrefix) -> Work[None]:
         """Lets a place stand for a saved prefix, whose blocks enter the tree as far as there is room."""
         self._checked(number)
         sequence = Sequence(saved.tokens, (), len(saved.tokens), shares_prefix=True)
         names = self._names(sequence)
-        self._prefixes.fill(names, dict(zip(names, saved.blocks, strict=True)))
+        yield from self._prefixes.fill(names, dict(zip(names, saved.blocks, strict=True)))
         self._sequences[number] = sequence
 
     def erase(self, number: int) -> int:

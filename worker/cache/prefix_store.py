@@ -2,27 +2,35 @@
 
 prefixes.py calls it in the engine's thread; files are read and written in a thread of its own. A file that is gone,
 damaged or stale is a miss and nothing else; so is a full disk. Replicas share a folder: each looks at what the others
-have done whenever it has written a part of the room. Invariant: the files never take more than `max_bytes`, but for
-that part for each of the others; those used longest ago go first.
+have done whenever it has written a part of the room. Folders of other identities lie beside it: one that another worker
+uses has room of its own, and what is left in one that nobody uses goes before anything else. Invariant: the files of
+the folder and those that nobody uses never take more than `max_bytes`, but for that part for each of the others; those
+used longest ago go first.
 """
 
-import contextlib
 import logging
 import os
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from worker.cache.kv_file import Unusable, read, write
+from worker.cache.kv_file import HEADER_BYTES, Content, Unusable, read, write
+from worker.cache.store_folders import (
+    NAME_DIGITS,
+    SUFFIX,
+    StoredBlock,
+    blocks_in,
+    claim,
+    leftovers,
+    remove_leftover,
+)
 
 log = logging.getLogger("worker.prefix_store")
 
-_SUFFIX = ".kv"
-_HEADER_ROOM = 1024  # bytes of a file besides the block's own
 _PARTS = 16  # of the room; the folder is looked at once for each that was written
 
-Blocks = Mapping[bytes, bytes]  # name -> content
+Blocks = Mapping[bytes, Content]  # name -> content
 
 
 class PrefixStore:
@@ -30,12 +38,11 @@ class PrefixStore:
 
     def __init__(self, folder: Path, identity: bytes, max_bytes: int) -> None:
         """A folder of the model's own inside `folder` is made. Raises OSError."""
-        self._folder = folder / identity.hex()[:32]
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder / identity.hex()[:NAME_DIGITS]
+        self._claim = claim(self._folder)
         self._identity = identity
         self._max_bytes = max_bytes
-        for abandoned in self._folder.glob(".*.part"):  # by a writer that was killed
-            abandoned.unlink(missing_ok=True)
+        self._is_failing = False  # since the last block that was written
         self._look()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="prefix-store")
 
@@ -54,9 +61,10 @@ class PrefixStore:
     def close(self) -> None:
         """Returns when everything that was put is written."""
         self._thread.shutdown()
+        self._claim.close()
 
     def _read(self, names: Sequence[bytes], block_bytes: int, then: Callable[[Blocks], None]) -> None:
-        found: dict[bytes, bytes] = {}
+        found: dict[bytes, Content] = {}
         try:
             for name in names:
                 if name not in self._sizes or (content := self._content(name, block_bytes)) is None:
@@ -70,10 +78,10 @@ class PrefixStore:
         finally:
             then(found)
 
-    def _content(self, name: bytes, block_bytes: int) -> bytes | None:
+    def _content(self, name: bytes, block_bytes: int) -> Content | None:
         """A block's content; a file that is no good is removed."""
         try:
-            key, content = read(self._path(name), self._identity, block_bytes + _HEADER_ROOM)
+            key, content = read(self._path(name), self._identity, _file_bytes(name, block_bytes))
             if key != name or len(content) != block_bytes:
                 raise Unusable("it is not the block that its name says")
         except Unusable as error:
@@ -86,43 +94,55 @@ class PrefixStore:
         try:
             for name, content in blocks.items():
                 if name not in self._sizes:
-                    self._make_room(len(content) + _HEADER_ROOM)
-                    self._sizes[name] = write(self._path(name), self._identity, name, [content])
-                    self._num_bytes += self._sizes[name]
+                    self._write_block(name, content)
         except OSError as error:
-            log.warning("%s: prefixes are not stored: %s", self._folder, error.strerror)
+            self._tell(error.strerror or str(error))
         finally:
             then()
 
+    def _write_block(self, name: bytes, content: Content) -> None:
+        num_bytes = _file_bytes(name, len(content))
+        if num_bytes > self._max_bytes:
+            self._tell(f"a block takes {num_bytes} bytes, and all may take {self._max_bytes} (--kv-store-size)")
+            return
+        self._make_room(num_bytes)
+        self._sizes[name] = write(self._path(name), self._identity, name, [content])
+        self._num_bytes += num_bytes
+        self._is_failing = False
+
+    def _tell(self, reason: str) -> None:
+        """Of a disk that stays full, one line is enough."""
+        if not self._is_failing:
+            log.warning("%s: prefixes are not stored: %s", self._folder, reason)
+        self._is_failing = True
+
     def _look(self) -> None:
-        self._sizes = _known_files(self._folder)  # used longest ago first
-        self._num_bytes = sum(self._sizes.values())
+        own = blocks_in(self._folder)
+        self._sizes = OrderedDict((bytes.fromhex(block.path.stem), block.num_bytes) for block in own)  # oldest first
+        self._leftovers = deque(leftovers(self._folder))
+        self._num_bytes = sum(block.num_bytes for block in (*own, *self._leftovers))
         self._num_new = 0  # bytes written since
 
     def _make_room(self, num_bytes: int) -> None:
         self._num_new += num_bytes
         if self._num_new > self._max_bytes // _PARTS:
             self._look()
+        while self._leftovers and self._num_bytes + num_bytes > self._max_bytes:
+            self._drop_leftover(self._leftovers.popleft())
         while self._sizes and self._num_bytes + num_bytes > self._max_bytes:
             self._drop(next(iter(self._sizes)))
+
+    def _drop_leftover(self, block: StoredBlock) -> None:
+        remove_leftover(block)
+        self._num_bytes -= block.num_bytes
 
     def _drop(self, name: bytes) -> None:
         self._num_bytes -= self._sizes.pop(name, 0)
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: bytes) -> Path:
-        return self._folder / f"{name.hex()}{_SUFFIX}"
+        return self._folder / f"{name.hex()}{SUFFIX}"
 
 
-def _known_files(folder: Path) -> OrderedDict[bytes, int]:
-    """Name and size of every block in the folder, the oldest first."""
-    facts = []
-    for path in folder.glob(f"*{_SUFFIX}"):
-        with contextlib.suppress(FileNotFoundError):  # another worker has made room
-            stat = path.stat()
-            facts.append((stat.st_mtime_ns, stat.st_size, path.stem))
-    return OrderedDict((bytes.fromhex(stem), size) for _, size, stem in sorted(facts) if _is_name(stem))
-
-
-def _is_name(stem: str) -> bool:
-    return len(stem) % 2 == 0 and all(letter in "0123456789abcdef" for letter in stem)
+def _file_bytes(name: bytes, block_bytes: int) -> int:
+    return HEADER_BYTES + len(name) + block_bytes

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from worker.cache.kv_file import Unusable, read, write
+from worker.cache.kv_file import HEADER_BYTES, Content, Unusable, read, write
 from worker.errors import InvalidRequest
 
 _MOST_NAME_BYTES = 200
-_HEADER_ROOM = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +20,7 @@ class SavedPrefix:
     """Tokens, and the content of the blocks that they fill."""
 
     tokens: Sequence[int]
-    blocks: Sequence[bytes]
+    blocks: Sequence[Content]
 
 
 class SlotFiles:
@@ -46,7 +45,7 @@ class SlotFiles:
 
     def load(self, name: str, block_size: int, max_blocks: int, block_bytes: int) -> tuple[SavedPrefix, int]:
         """A prefix of at most `max_blocks` blocks, and the size of its file in bytes. Raises InvalidRequest."""
-        most = max_blocks * (block_bytes + 4 * block_size) + _HEADER_ROOM
+        most = max_blocks * (block_bytes + 4 * block_size) + HEADER_BYTES
         try:
             key, payload = read(self._path(name), self._identity, most)
             num_blocks, rest = divmod(len(payload), block_bytes)
@@ -55,7 +54,7 @@ class SlotFiles:
         except Unusable as error:
             raise InvalidRequest(f"Unable to restore slot from '{name}': {error}") from None
         blocks = [payload[i * block_bytes : (i + 1) * block_bytes] for i in range(num_blocks)]
-        return SavedPrefix(np.frombuffer(key, "<i4").tolist(), blocks), len(key) + len(payload)
+        return SavedPrefix(np.frombuffer(key, "<i4").tolist(), blocks), HEADER_BYTES + len(key) + len(payload)
 
     def _path(self, name: str) -> Path:
         self.check(name)

@@ -111,6 +111,16 @@ class Decoder:
         return sum(t.num_matrices * t.num_rows * t.num_columns for t in self._weights.tensors.values())
 
     @property
+    def content(self) -> bytes:
+        """The SHA-256 of all tensors of the file."""
+        return self._weights.content
+
+    @property
+    def rotation_tables(self) -> list[NDArray[np.float32]]:
+        """Of layers that see everything and of the others, by position; from `reserve` on."""
+        return self._tables
+
+    @property
     def thread_ids(self) -> list[int]:
         """The system's, of the threads that compute beside the caller of `forward`."""
         return self._pool.thread_ids if self._pool else []
@@ -201,7 +211,7 @@ class Decoder:
         """A copy of what all layers have in a cache block."""
         return b"".join(pages[:, block].tobytes() for pages in self._pages)
 
-    def write_block(self, block: int, content: bytes) -> None:
+    def write_block(self, block: int, content: bytes | memoryview) -> None:
         """Puts back what `read_block` gave."""
         keys, values = (pages[:, block] for pages in self._pages)
         source = np.frombuffer(content, np.uint8)

@@ -32,6 +32,7 @@ ALIGNMENT = 4096  # of the data and of every tensor's start: whole pages can be 
 _MAGIC = b"CORRALPK"
 _SAMPLE = 4096
 _NAME_LENGTH = 32
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class _Place:
 class PackedWeights:
     """The packed tensors of one model by GGUF name, mapped or in memory until `close`."""
 
-    def __init__(self, memory: mmap.mmap, places: list[_Place]) -> None:
+    def __init__(self, memory: mmap.mmap, places: list[_Place], content: bytes) -> None:
+        """`content`: the SHA-256 of the tensors, as they are in the GGUF."""
+        self.content = content
         self._memory = memory
         self._view = np.frombuffer(memory, np.uint8)
         base = self._view.ctypes.data
@@ -99,17 +102,17 @@ def pack_weights(
 ) -> PackedWeights:
     """The model's packed file in `folder`, written first if it is not there: mapped, or copied into memory."""
     places, size = _lay_out(gguf)
+    content = _content(gguf) if folder is None else _known_content(gguf, folder)
     if folder is not None:
-        path = folder
+        path = folder / f"{_packed_name(content)}.panels"
         try:
-            path = folder / f"{_content_name(gguf, folder)}.panels"
             memory = _map_whole(path, size) or _write_once(path, gguf, places, size, progress)
-            return PackedWeights(memory if mapped else _copied(memory), places)
+            return PackedWeights(memory if mapped else _copied(memory), places, content)
         except OSError as error:
             print(f"warning: packed weights stay in memory: {path}: {error.strerror}", file=sys.stderr)
     memory = _anonymous(size)
     _fill(np.frombuffer(memory, np.uint8), gguf, places, progress)
-    return PackedWeights(memory, places)
+    return PackedWeights(memory, places, content)
 
 
 def _anonymous(size: int) -> mmap.mmap:
@@ -157,27 +160,32 @@ def _fill(out: NDArray[np.uint8], gguf: GGUF, places: list[_Place], progress: Ca
     progress(1.0)
 
 
-def _content_name(gguf: GGUF, folder: Path) -> str:
-    """A name for the model's content, and for how it is packed: the SHA-256 of every tensor.
+def _packed_name(content: bytes) -> str:
+    """A name for these weights in this layout."""
+    return hashlib.sha256(f"{LAYOUT_VERSION} {sys.byteorder}".encode() + content).hexdigest()[:_NAME_LENGTH]
 
-    Reading a large file takes seconds, so the name is remembered under what says that the file is still the same.
-    """
+
+def _content(gguf: GGUF) -> bytes:
+    """The SHA-256 of every tensor, as it is in the file: the same on every host, whatever it is packed into."""
+    digest = hashlib.sha256()
+    _add_tensors(digest, gguf, None)
+    return digest.digest()
+
+
+def _known_content(gguf: GGUF, folder: Path) -> bytes:
+    """The same: reading a large file takes seconds, so it is remembered under what says that the file is unchanged."""
     stat = gguf.path.stat()
-    identity = hashlib.sha256(
-        f"{LAYOUT_VERSION} {stat.st_dev} {stat.st_ino} {stat.st_mtime_ns} {gguf.size_bytes}".encode()
-    )
+    identity = hashlib.sha256(f"{stat.st_dev} {stat.st_ino} {stat.st_mtime_ns} {gguf.size_bytes}".encode())
     _add_tensors(identity, gguf, _SAMPLE)
-    remembered = folder / f"{identity.hexdigest()[:32]}.name"
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        if len(name := remembered.read_text()) == _NAME_LENGTH:
-            return name
-    content = hashlib.sha256(f"{LAYOUT_VERSION} {sys.byteorder}".encode())
-    _add_tensors(content, gguf, None)
-    name = content.hexdigest()[:_NAME_LENGTH]
+    remembered = folder / f"{identity.hexdigest()[:_NAME_LENGTH]}.name"
+    with contextlib.suppress(OSError, ValueError):
+        if len(content := bytes.fromhex(remembered.read_text())) == _DIGEST_BYTES:
+            return content
+    content = _content(gguf)
     with contextlib.suppress(OSError):  # whoever has to write more than a name will say what is wrong
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        remembered.write_text(name)
-    return name
+        remembered.write_text(content.hex())
+    return content
 
 
 def _add_tensors(digest: "hashlib._Hash", gguf: GGUF, most: int | None) -> None:

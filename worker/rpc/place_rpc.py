@@ -60,12 +60,12 @@ def change_place(engine: Engine, files: SlotFiles | None, request: pb.ChangePlac
 
 def _save(engine: Engine, files: SlotFiles, number: int, name: str) -> pb.ChangePlaceReply:
     files.check(name)
-    saved = engine.call(lambda: engine.places.copy(number)).result()
+    saved = engine.carry_out(engine.places.copy(number)).result()
     return pb.ChangePlaceReply(num_tokens=len(saved.tokens), num_bytes=files.save(name, saved))
 
 
 def _restore(engine: Engine, files: SlotFiles, number: int, name: str) -> pb.ChangePlaceReply:
     capacity = engine.capacity
     saved, num_bytes = files.load(name, capacity.block_size, capacity.num_blocks, engine.prefixes.block_bytes)
-    engine.call(lambda: engine.places.fill(number, saved)).result()
+    engine.carry_out(engine.places.fill(number, saved)).result()
     return pb.ChangePlaceReply(num_tokens=len(saved.tokens), num_bytes=num_bytes)

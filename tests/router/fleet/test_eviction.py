@@ -49,7 +49,8 @@ def test_nobody_else_goes_while_enough_is_on_its_way_out() -> None:
 def test_a_model_that_can_never_fit_is_told_both_numbers() -> None:
     why = never_fits(resident("huge", 4.5), [resident("a", 4.0)], FOUR_GIB)
     assert why == (
-        "it needs about 4.50 GiB, but models may take 4.00 GiB (--models-memory); a smaller --ctx-size needs less"
+        "it needs about 4.50 GiB, but models may take 4.00 GiB (--models-memory); "
+        "a smaller --ctx-size or --parallel needs less"
     )
     assert never_fits(resident("large", 4.0), [resident("a", 4.0)], FOUR_GIB) is None
 

@@ -14,6 +14,7 @@ REFERENCE = {
     "name": "One",
     "context_length": 2048,
     "identity": b"\x01" * 32,
+    "vocabulary": b"\x03" * 32,
 }
 
 
@@ -32,7 +33,8 @@ def told(**changes: object) -> pb.DescribeReply:
         ({"name": "Two"}, "name Two, theirs One"),
         ({"context_length": 1024}, "other limits than the others under this name: context length 1024, theirs 2048"),
         ({"shifts_context": True}, "context shift on, theirs off"),
-        ({"identity": b"\x02" * 32}, "02020202, theirs 01010101"),
+        ({"identity": b"\x02" * 32}, "cache types or rotation) than the others under this name: 02020202, theirs 01"),
+        ({"vocabulary": b"\x04" * 32}, "another vocabulary than the others under this name: 04040404, theirs 03030303"),
     ],
 )
 def test_another_model_is_told_with_both_values(changes: dict[str, object], reason: str) -> None:
@@ -45,4 +47,4 @@ def test_hosts_may_differ_in_what_does_not_change_answers() -> None:
 
 
 def test_a_worker_that_does_not_tell_what_it_computes_is_judged_by_the_rest() -> None:
-    assert misfit(told(identity=b""), told()) == ""
+    assert misfit(told(identity=b"", vocabulary=b""), told()) == ""

@@ -195,9 +195,22 @@ def names_of(pool: BlockPool, tokens) -> list[bytes]:
     return list(pool.digests(make_sequence(tokens), len(tokens) // BLOCK))
 
 
+def insert(pool: BlockPool, names: list[bytes]) -> list[tuple[int, int]]:
+    """Puts a chain into the tree as far as there is room: the index and the block of each that it lacked."""
+    held, filled = [], []
+    for index, name in enumerate(names):
+        is_known = name in pool
+        if not pool.hold_next(names, held):
+            break
+        if not is_known:
+            filled.append((index, held[-1]))
+    pool.give_back(held)
+    return filled
+
+
 def test_inserted_blocks_are_found_like_computed_ones():
     pool = BlockPool(8, BLOCK)
-    filled = pool.insert(names_of(pool, range(8)))
+    filled = insert(pool, names_of(pool, range(8)))
     assert [index for index, _ in filled] == [0, 1]
     assert pool.match(make_sequence(range(9))) == [block for _, block in filled]
     assert (pool.num_cached, pool.num_free) == (2, 6)
@@ -206,9 +219,9 @@ def test_inserted_blocks_are_found_like_computed_ones():
 def test_inserting_adds_only_what_the_tree_lacks():
     pool = BlockPool(8, BLOCK)
     first = computed(pool, range(4))
-    assert [index for index, _ in pool.insert(names_of(pool, range(8)))] == [1]
+    assert [index for index, _ in insert(pool, names_of(pool, range(8)))] == [1]
     assert pool.match(make_sequence(range(9)))[:1] == blocks_of(first)
-    assert pool.insert(names_of(pool, range(8))) == []
+    assert insert(pool, names_of(pool, range(8))) == []
 
 
 def test_inserting_pushes_out_others_but_not_its_own_beginning_nor_what_is_held():
@@ -216,10 +229,35 @@ def test_inserting_pushes_out_others_but_not_its_own_beginning_nor_what_is_held(
     held = computed(pool, range(100, 104))
     pool.release(computed(pool, range(4)))
     pool.release(computed(pool, range(50, 58)))
-    assert [index for index, _ in pool.insert(names_of(pool, range(20)))] == [1, 2]
+    assert [index for index, _ in insert(pool, names_of(pool, range(20)))] == [1, 2]
     assert len(pool.match(make_sequence(range(21)))) == 3
     assert pool.num_held == 1 and len(pool.match(make_sequence(range(100, 105)))) == 1
     assert blocks_of(held) == pool.match(make_sequence(range(100, 105)))
+
+
+def test_a_held_chain_is_not_pushed_out_and_is_cached_once_it_is_given_back():
+    pool = BlockPool(4, BLOCK)
+    pool.release(computed(pool, range(8)))
+    names, held = names_of(pool, range(8)), []
+    assert pool.hold_next(names, held) and pool.hold_next(names, held)
+    pool.release(computed(pool, range(50, 58)))
+    pool.release(computed(pool, range(70, 78)))
+    assert pool.find(names) == held and (pool.num_held, pool.num_available) == (2, 2)
+    pool.give_back(held)
+    assert (pool.num_held, pool.num_cached) == (0, 4)
+    pool.erase(names)
+    assert pool.num_free == 2
+
+
+def test_no_chain_goes_on_from_a_block_that_was_withdrawn():
+    pool = BlockPool(4, BLOCK)
+    sequence = computed(pool, range(4))
+    names, held = names_of(pool, range(8)), []
+    assert pool.hold_next(names, held)
+    pool.release(sequence, forget=True)
+    assert not pool.hold_next(names, held)
+    pool.give_back(held)
+    assert pool.num_free == 4
 
 
 def test_erasing_frees_the_end_of_a_prefix_up_to_what_others_use():
@@ -242,6 +280,7 @@ class PoolLife(RuleBasedStateMachine):
         super().__init__()
         self.pool = BlockPool(6, 2)
         self.alive: list[Sequence] = []
+        self.chains: list[tuple[list[int], list[bytes], list[int]]] = []  # tokens, names, blocks held of them
         self.content: dict[int, tuple[int, ...]] = {}  # block -> all tokens up to its end, as computed
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=1, max_size=8), shares=st.booleans())
@@ -272,10 +311,24 @@ class PoolLife(RuleBasedStateMachine):
         self.pool.release(sequence, forget=forget)
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=2, max_size=8))
-    def insert(self, tokens):
-        names = self.pool.digests(make_sequence(tokens), len(tokens) // 2)
-        for index, block in self.pool.insert(names):
-            self.content[block] = tuple(tokens[: 2 * (index + 1)])
+    def begin_chain(self, tokens):
+        self.chains.append((tokens, self.pool.digests(make_sequence(tokens), len(tokens) // 2), []))
+
+    @precondition(lambda self: self.chains)
+    @rule(data=st.data())
+    def hold_more(self, data):
+        tokens, names, held = data.draw(st.sampled_from(self.chains))
+        if len(held) < len(names):
+            is_known = names[len(held)] in self.pool
+            if self.pool.hold_next(names, held) and not is_known:
+                self.content[held[-1]] = tuple(tokens[: 2 * len(held)])
+
+    @precondition(lambda self: self.chains)
+    @rule(data=st.data())
+    def end_chain(self, data):
+        chain = data.draw(st.sampled_from(self.chains))
+        self.chains.remove(chain)
+        self.pool.give_back(chain[2])
 
     @rule(tokens=st.lists(st.integers(0, 1), min_size=2, max_size=8))
     def erase(self, tokens):
@@ -300,6 +353,7 @@ class PoolLife(RuleBasedStateMachine):
     @invariant()
     def every_block_is_in_one_state(self):
         held = {block for sequence in self.alive for block in blocks_of(sequence)}
+        held |= {block for _, _, chain in self.chains for block in chain}
         free, cached = set(self.pool._free), set(self.pool._cached)
         assert len(self.pool._free) == len(free)
         assert not held & free and not held & cached and not free & cached
@@ -311,6 +365,8 @@ class PoolLife(RuleBasedStateMachine):
         for sequence in self.alive:
             for i in range(sequence.num_computed // 2):
                 assert self.content[int(sequence.blocks[i])] == tuple(sequence.tokens[: 2 * (i + 1)].tolist())
+        for tokens, _, held in self.chains:
+            assert all(self.content[block] == tuple(tokens[: 2 * (i + 1)]) for i, block in enumerate(held))
 
 
 def test_blocks_are_free_cached_or_held_whatever_happens_in_whatever_order():

@@ -134,6 +134,7 @@ def test_strange_files_are_left_alone_and_half_written_ones_removed(store, tmp_p
     (folder / "nothex.kv").touch()
     (folder / ".half.part").touch()
     (folder / f"{name(9).hex()}.kv").symlink_to("gone")  # as a file that vanishes while the folder is read
+    store.close()
     again = PrefixStore(tmp_path, IDENTITY, ROOM)
     assert fetch(again, 1)
     assert (folder / "notes.txt").exists() and (folder / "nothex.kv").exists() and not (folder / ".half.part").exists()
@@ -150,3 +151,64 @@ def test_a_full_disk_stores_nothing_and_harms_nobody(store, monkeypatch):
     monkeypatch.undo()
     put(store, 1)
     assert fetch(store, 1)
+
+
+def test_a_disk_that_stays_full_is_told_once_and_again_only_after_a_block_was_stored(store, monkeypatch, caplog):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for number in (1, 2):
+        with monkeypatch.context() as patch:
+            patch.setattr("worker.cache.prefix_store.write", full)
+            for _ in range(5):
+                put(store, 10)
+        assert [record.message.partition(": ")[2] for record in caplog.records] == [
+            "prefixes are not stored: No space left on device"
+        ] * number
+        put(store, number)
+
+
+def test_a_block_larger_than_all_may_be_is_not_stored_and_the_others_stay(tmp_path, caplog):
+    store = PrefixStore(tmp_path, IDENTITY, 1200)
+    put(store, 1)
+    put(store, 2, 3, content=BLOCK * 2)
+    assert [path.stat().st_size for path in files(tmp_path)] == [1120] and name(1) in store
+    assert "a block takes 2120 bytes, and all may take 1200 (--kv-store-size)" in caplog.text
+    store.close()
+
+
+def test_what_other_models_have_left_counts_and_goes_first_and_the_longest_unused_of_it_before_the_rest(tmp_path):
+    for identity, number in ((5, 1), (6, 2)):
+        left = PrefixStore(tmp_path, bytes([identity]) * 32, ROOM)
+        put(left, number)
+        os.utime(files(tmp_path / ".")[-1], (identity, identity))
+        left.close()
+    store = PrefixStore(tmp_path, IDENTITY, 4500)  # room for four
+    for number, folders in enumerate((["02", "05", "06"], ["02", "05", "06"], ["02", "06"], ["02"], ["02"]), 1):
+        put(store, number)
+        assert sorted(path.name[:2] for path in tmp_path.iterdir()) == folders
+        assert sum(path.stat().st_size for path in files(tmp_path)) <= 4500
+    assert name(2) in store and name(1) not in store
+    store.close()
+
+
+def test_what_another_model_stores_that_is_in_use_is_neither_counted_nor_removed(tmp_path):
+    other = PrefixStore(tmp_path, b"\6" * 32, ROOM)
+    put(other, *range(1, 9))
+    store = PrefixStore(tmp_path, IDENTITY, 2300)  # room for two
+    put(store, 1, 2, 3)
+    assert len(fetch(other, *range(1, 9))) == 8 and list(fetch(store, 2, 3)) == [name(2), name(3)]
+    other.close()
+    store.close()
+
+
+def test_what_is_in_use_again_is_not_removed(tmp_path):
+    other = PrefixStore(tmp_path, b"\6" * 32, ROOM)
+    put(other, 1)
+    other.close()
+    store = PrefixStore(tmp_path, IDENTITY, 1 << 14)
+    other = PrefixStore(tmp_path, b"\6" * 32, ROOM)
+    put(store, *range(1, 20))
+    assert fetch(other, 1)
+    other.close()
+    store.close()

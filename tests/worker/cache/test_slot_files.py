@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from worker.cache.slot_files import SavedPrefix, SlotFiles
@@ -19,6 +21,21 @@ def load(files, name, max_blocks=2, block_bytes=10):
 def test_what_was_saved_is_loaded(files):
     files.save("first.bin", SAVED)
     assert load(files, "first.bin") == SAVED
+
+
+def test_as_many_bytes_are_read_as_were_written(files, tmp_path):
+    num_written = files.save("a", SAVED)
+    assert files.load("a", 4, 2, 10)[1] == num_written == (tmp_path / "slots" / "a").stat().st_size
+
+
+def test_a_large_file_is_in_memory_once_while_it_is_loaded(files):
+    num_blocks, block_bytes = 64, 1 << 16
+    size = files.save("a", SavedPrefix(list(range(4 * num_blocks)), [bytes(block_bytes)] * num_blocks))
+    tracemalloc.start()
+    saved, _ = files.load("a", 4, 1 << 20, block_bytes)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(saved.blocks) == num_blocks and most < 1.2 * size
 
 
 def test_nothing_can_be_saved(files):

@@ -107,13 +107,13 @@ def test_a_running_place_says_so():
 def test_a_saved_place_is_found_again_in_another_engine():
     with Bench() as bench:
         bench.submit(PROMPT, max_tokens=4).result()
-        saved = in_engine(bench, lambda: bench.engine.places.copy(0))
+        saved = bench.engine.carry_out(bench.engine.places.copy(0)).result(60)
     assert list(saved.tokens[:33]) == PROMPT and len(saved.tokens) == BLOCK * len(saved.blocks) == 36
     with Bench() as bench:
-        in_engine(bench, lambda: bench.engine.places.fill(3, saved))
+        bench.engine.carry_out(bench.engine.places.fill(3, saved)).result(60)
         inbox = bench.submit(PROMPT, max_tokens=4)
         assert inbox.result().num_cached_tokens == 32
-        assert in_engine(bench, lambda: bench.engine.places.copy(3)) == saved
+        assert bench.engine.carry_out(bench.engine.places.copy(3)).result(60) == saved
     assert inbox.tokens == alone(PROMPT, max_tokens=4).tokens
 
 

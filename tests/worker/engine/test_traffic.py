@@ -13,7 +13,7 @@ from worker.generation import Finished, Started
 
 @pytest.mark.parametrize("seed", range(12))
 def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_path):
-    """Arrivals, cancellations, shared prefixes, tiny pools and tiny budgets; most runs preempt."""
+    """Arrivals, cancellations, shared prefixes, saved and restored places, tiny pools; most runs preempt."""
     dice = random.Random(seed)
     stems = [[dice.randrange(2, 48) for _ in range(40)] for _ in range(3)]
     num_running = dice.randint(1, 6)
@@ -31,7 +31,7 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
         store=PrefixStore(tmp_path, bytes(32), 1500) if seed % 2 else None,
         drafter=drafter if seed % 3 else None,
     ) as bench:
-        traffic = []
+        traffic, copies = [], []
         for _ in range(40):
             prompt = dice.choice(stems)[: dice.randint(1, 40)] + [
                 dice.randrange(2, 48) for _ in range(dice.randint(0, 9))
@@ -52,6 +52,11 @@ def test_each_request_of_random_traffic_gets_the_tokens_it_gets_alone(seed, tmp_
                 bench.engine.cancel(generation)
             elif dice.random() < 0.2:
                 traffic[dice.randrange(len(traffic))][0].wait_for(lambda i: len(i.events) > 0)
+            elif dice.random() < 0.2:
+                copies.append(bench.engine.carry_out(bench.engine.places.copy(dice.randrange(num_running))))
+            elif copies and dice.random() < 0.2:
+                number, saved = dice.randrange(num_running), dice.choice(copies).result(60)
+                bench.engine.carry_out(bench.engine.places.fill(number, saved))
         for inbox, _, _ in traffic:
             inbox.result()
         bench.wait_until_idle()

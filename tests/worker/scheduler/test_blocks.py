@@ -1,6 +1,9 @@
 """When blocks run out: who waits for them, and who gives its own back."""
 
-from tests.worker.scheduler.bench import Bench
+import numpy as np
+
+from tests.worker.scheduler.bench import BLOCK, Bench
+from worker.cache.kv_cache import chain
 from worker.sequence import NO_PLACE
 
 
@@ -91,3 +94,13 @@ def test_a_preempted_sequence_comes_back_to_its_place():
     bench.scheduler.remove(old)
     bench.step()
     assert young.place == 2
+
+
+def test_who_is_first_in_line_waits_for_blocks_that_are_held_to_be_copied_although_nobody_runs():
+    bench = Bench(num_blocks=4)
+    names, held = chain(np.arange(3 * BLOCK, dtype=np.int32), BLOCK), []
+    assert all(bench.pool.hold_next(names, held) for _ in names)
+    waiting = bench.add(2 * BLOCK, 100)
+    assert bench.step() == bench.step() == {}
+    bench.pool.give_back(held)
+    assert bench.step() == {waiting: 2 * BLOCK}
