@@ -215,7 +215,7 @@ class Resume(_message.Message):
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded", "traceparent", "tracestate")
+    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded", "traceparent", "tracestate", "max_predict_ms")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -233,6 +233,7 @@ class GenerateRequest(_message.Message):
     NUM_DISCARDED_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PREDICT_MS_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: Prompt
     sampling: Sampling
@@ -250,7 +251,8 @@ class GenerateRequest(_message.Message):
     num_discarded: int
     traceparent: str
     tracestate: str
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ...) -> None: ...
+    max_predict_ms: int
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., max_predict_ms: _Optional[int] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token", "piece", "logprob", "top")

@@ -52,6 +52,7 @@ class Request:
     wanted_place: int = NO_PLACE
     num_kept: int = 0  # first tokens that a context shift leaves alone; below 0: the whole prompt
     num_discarded: int = 0  # tokens that a context shift takes out; 0: half of the others
+    max_seconds: float = 0.0  # from its first token to a line's end, which is its last; 0 or less: no limit
 
 
 class FinishReason(Enum):
@@ -138,6 +139,11 @@ class Generation:
     def num_predicted(self) -> int:
         """Completion tokens computed here."""
         return self.sequence.num_completion_tokens - len(self.request.resumed)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it is to end with the line in which it is."""
+        return 0 < self.request.max_seconds < self.last_token - self.first_token
 
     def started(self) -> Started:
         sequence = self.sequence

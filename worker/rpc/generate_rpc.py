@@ -52,6 +52,7 @@ def read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Reque
         wanted_place=request.place if request.HasField("place") else NO_PLACE,
         num_kept=request.num_kept + model.prompts.tokenizer.add_bos if request.num_kept >= 0 else -1,
         num_discarded=request.num_discarded,
+        max_seconds=request.max_predict_ms / 1e3,
     )
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
 

@@ -74,7 +74,6 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"json_schema": {}}, "'json_schema'"),
     ({"lora": [{"id": 0, "scale": 1.0}]}, "'lora'"),
     ({"n_indent": 2}, "'n_indent'"),
-    ({"t_max_predict_ms": 100}, "'t_max_predict_ms'"),
     ({"return_progress": True}, "'return_progress'"),
 ]
 

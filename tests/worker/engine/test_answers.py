@@ -37,6 +37,26 @@ def test_a_full_context_ends_with_length():
     assert (finished.reason, finished.num_completion_tokens) == (FinishReason.LENGTH, 4)
 
 
+class LineDetokenizer(FakeDetokenizer):
+    """Ends a line with every third token."""
+
+    def push(self, token: int) -> str:
+        return super().push(token) + ("\n" if len(self.pushed) % 3 == 0 else "")
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "detokenizer", "num_tokens"),
+    [(1e-9, LineDetokenizer, 3), (1e9, LineDetokenizer, 8), (-1, LineDetokenizer, 8), (1e-9, FakeDetokenizer, 8)],
+    ids=["late", "in time", "no limit", "no end of a line"],
+)
+def test_an_answer_that_takes_too_long_ends_with_its_line(max_seconds, detokenizer, num_tokens):
+    with Bench() as bench:
+        inbox = bench.submit([5, 6, 7], max_tokens=8, max_seconds=max_seconds, detokenizer=detokenizer())
+        finished = inbox.result()
+    assert (finished.reason, finished.num_completion_tokens) == (FinishReason.LENGTH, num_tokens)
+    assert inbox.text.endswith("\n") or num_tokens == 8
+
+
 def test_no_tokens_wanted_computes_the_prompt_and_ends():
     with Bench() as bench:
         inbox = bench.submit([3] * 9, max_tokens=0)
