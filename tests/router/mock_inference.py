@@ -124,6 +124,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         seed = request.sampling.seed if request.sampling.has_seed else 7
         prompt = text if request.return_prompt else ""
         say(started=pb.Started(num_prompt_tokens=num_prompt, seed=seed, prompt=prompt))
+        if request.return_progress:
+            say(progress=pb.PromptProgress(num_prompt_tokens=num_prompt, num_cached_tokens=1, num_done=2, ms=3.9))
         if request.logprobs.of_prompt:
             say(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         if "tell" in told or "field" in told:
