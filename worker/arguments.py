@@ -150,8 +150,8 @@ def _add_rope(made: argparse.ArgumentParser) -> None:
     made.add_argument("--yarn-orig-ctx", type=Whole(), metavar="N", help="context before stretching")
     add("--yarn-ext-factor", 0, help="0: stretch all frequencies alike; 1: leave the high ones alone")
     add("--yarn-attn-factor", 0, help="magnitude, where nothing is extrapolated")
-    add("--yarn-beta-fast", _TINY, help="turns from which a frequency is left alone (32)")
-    add("--yarn-beta-slow", _TINY, help="turns up to which a frequency is stretched (1)")
+    add("--yarn-beta-fast", 0, help="turns from which a frequency is left alone (32)")
+    add("--yarn-beta-slow", 0, help="turns up to which a frequency is stretched (1)")
 
 
 def _add_memory(made: argparse.ArgumentParser) -> None:

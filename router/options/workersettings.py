@@ -146,8 +146,8 @@ _CHECKS: Mapping[str, Check] = {
     "yarn_orig_ctx": _whole(_MOST),
     "yarn_ext_factor": _real(0, _negative),
     "yarn_attn_factor": _real(0, _negative),
-    "yarn_beta_slow": _real(_TINY, _negative),
-    "yarn_beta_fast": _real(_TINY, _negative),
+    "yarn_beta_slow": _real(0, _negative),
+    "yarn_beta_fast": _real(0, _negative),
 }
 
 
