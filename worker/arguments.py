@@ -1,6 +1,7 @@
 """The worker's command line, in llama-server's words, as a WorkerConfig.
 
-worker/__main__.py reads it. Invariant: 0, or no flag, leaves a choice to the worker or to the model file.
+worker/__main__.py reads it. Invariant: 0, or no flag, leaves a choice to the worker or to the model file; only
+--spec-draft-n-max means 0.
 """
 
 import argparse
@@ -48,7 +49,7 @@ def access(arguments: argparse.Namespace, environment: MutableMapping[str, str])
 
 
 def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
-    spec_types = arguments.spec_type
+    guesses = arguments.spec_draft_n_max > 0 and arguments.spec_type != {_NO_DRAFTS}
     return WorkerConfig(
         model_path=arguments.model,
         listen=arguments.listen,
@@ -77,9 +78,9 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         core_lease=_core_lease(arguments.core_lease),
         core_weight=arguments.core_weight,
         step_target_ms=arguments.step_target_ms,
-        max_drafts=0 if spec_types == {_NO_DRAFTS} else arguments.spec_draft_n_max or _DEFAULTS["max_drafts"],
-        looks_up=_LOOKUP in spec_types,
-        draft=_draft(arguments) if arguments.model_draft and _MODEL in spec_types else None,
+        max_drafts=arguments.spec_draft_n_max if guesses else 0,
+        looks_up=guesses and _LOOKUP in arguments.spec_type,
+        draft=_draft(arguments) if guesses and arguments.model_draft and _MODEL in arguments.spec_type else None,
         context_shift=arguments.context_shift,
         slot_save_path=arguments.slot_save_path,
         kv_store=arguments.kv_store,
@@ -149,8 +150,8 @@ def _add_rope(made: argparse.ArgumentParser) -> None:
     made.add_argument("--yarn-orig-ctx", type=Whole(), metavar="N", help="context before stretching")
     add("--yarn-ext-factor", 0, help="0: stretch all frequencies alike; 1: leave the high ones alone")
     add("--yarn-attn-factor", 0, help="magnitude, where nothing is extrapolated")
-    add("--yarn-beta-fast", _TINY, help="turns from which a frequency is left alone (32)")
-    add("--yarn-beta-slow", _TINY, help="turns up to which a frequency is stretched (1)")
+    add("--yarn-beta-fast", 0, help="turns from which a frequency is left alone (32)")
+    add("--yarn-beta-slow", 0, help="turns up to which a frequency is stretched (1)")
 
 
 def _add_memory(made: argparse.ArgumentParser) -> None:
@@ -172,13 +173,13 @@ def _add_prefixes(made: argparse.ArgumentParser) -> None:
 
 
 def _add_speculation(made: argparse.ArgumentParser) -> None:
-    def whole(*names: str, most: int, help: str) -> None:
-        made.add_argument(*names, type=Whole(most), default=0, metavar="N", help=help)
+    def whole(*names: str, default: int = 0, most: int, help: str) -> None:
+        made.add_argument(*names, type=Whole(most), default=default, metavar="N", help=help)
 
-    add = made.add_argument
+    add, few = made.add_argument, _DEFAULTS["max_drafts"]
     add("--spec-type", type=_spec_types, default={_LOOKUP, _MODEL}, metavar="TYPE,...",
         help=f"how tokens are guessed ahead: {', '.join(SPEC_TYPES)}; all ways there are if not given")  # fmt: skip
-    whole("--spec-draft-n-max", most=_MOST_DRAFTS, help="tokens guessed ahead at once; 0: chosen by the worker")
+    whole("--spec-draft-n-max", default=few, most=_MOST_DRAFTS, help=f"tokens guessed ahead at once ({few}); 0: none")
     whole("--spec-draft-n-min", most=_MOST_DRAFTS, help="fewer guesses of a model than this are not tried")
     add("--spec-draft-p-min", type=Real(0, 1), default=0.0, metavar="P", help="of a guess of a model, at least")
     add("-md", "--model-draft", type=Path, metavar="FILE", help="a small model of the same vocabulary that guesses")

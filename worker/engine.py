@@ -226,6 +226,7 @@ class Engine:
         now = time.perf_counter()
         for sequence, rows in self._inputs.split(batch, logits):
             try:
+                self._tell_progress(self._generations[sequence], now)
                 if sequence.most_per_step < NO_LIMIT:
                     self._writer.score_prompt(self._generations[sequence], rows)
                 if sequence in caught_up:
@@ -257,6 +258,10 @@ class Engine:
         if drafts.size:
             self._guesses.observe(generation, drafts.size, num_accepted)
         return reason
+
+    def _tell_progress(self, generation: Generation, now: float) -> None:
+        if generation.request.tells_progress and not generation.first_token:
+            self._outbox.put(generation.sink, generation.progress(now))
 
     def _note_time(self, generation: Generation, now: float) -> None:
         if generation.first_token:
@@ -295,6 +300,7 @@ class Engine:
         self._counters.prompt_tokens += sequence.num_prompt_tokens - sequence.num_cached
         self._counters.cached_tokens += sequence.num_cached
         self._outbox.put(generation.sink, generation.started())
+        self._tell_progress(generation, now)
 
     def _finish(self, generation: Generation, reason: FinishReason) -> None:
         self._outbox.put(generation.sink, generation.finished(reason))

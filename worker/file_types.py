@@ -41,4 +41,6 @@ FILE_TYPES: Mapping[int, str] = {
 
 
 def file_type_name(metadata: Mapping[str, Any]) -> str:
-    return FILE_TYPES.get(int(metadata.get("general.file_type", -1)), "unknown")
+    """Of a model that has been read; "unknown" for whatever is none, as nothing depends on it."""
+    id = metadata.get("general.file_type")
+    return FILE_TYPES.get(id, "unknown") if isinstance(id, int) else "unknown"

@@ -1,8 +1,8 @@
 """A request on its way through the engine: what was asked for, what comes of it, and what is kept in between.
 
 generate_rpc.py makes Requests and reads Events; the engine turns one into the other. Events of one request come in this
-order: one Started, PromptScores if they are wanted, any number of Token, then one Finished; or Failed at any point,
-and nothing after it.
+order: one Started, PromptProgress and PromptScores if they are wanted, any number of Token, then one Finished; or
+Failed at any point, and nothing after it.
 """
 
 from collections.abc import Callable
@@ -52,6 +52,8 @@ class Request:
     wanted_place: int = NO_PLACE
     num_kept: int = 0  # first tokens that a context shift leaves alone; below 0: the whole prompt
     num_discarded: int = 0  # tokens that a context shift takes out; 0: half of the others
+    tells_progress: bool = False  # through its prompt
+    max_seconds: float = 0.0  # from its first token to a line's end, which is its last; 0 or less: no limit
 
 
 class FinishReason(Enum):
@@ -81,6 +83,13 @@ class PromptScores(NamedTuple):
     logprobs: list[Logprob]
 
 
+class PromptProgress(NamedTuple):
+    num_prompt_tokens: int
+    num_cached_tokens: int
+    num_done: int  # with those cached
+    seconds: float  # since its first step began
+
+
 class Finished(NamedTuple):
     reason: FinishReason
     stop_string: str
@@ -106,7 +115,7 @@ def of_no_prompt(request: Request) -> tuple[Started, Finished]:
     return started, Finished(FinishReason.NO_PROMPT, "", 0, 0, 0, 0, False, 0.0, 0.0, 0.0, 0, 0)
 
 
-Event = Started | PromptScores | Token | Finished | Failed
+Event = Started | PromptProgress | PromptScores | Token | Finished | Failed
 Sink = Callable[[Event], None]
 
 
@@ -146,9 +155,19 @@ class Generation:
         """Completion tokens computed here."""
         return self.sequence.num_completion_tokens - len(self.request.resumed)
 
+    @property
+    def is_late(self) -> bool:
+        """Whether it is to end with the line in which it is."""
+        return 0 < self.request.max_seconds < self.last_token - self.first_token
+
     def started(self) -> Started:
         sequence = self.sequence
         return Started(sequence.num_prompt_tokens, sequence.num_cached, self.request.sampling.seed, sequence.place)
+
+    def progress(self, now: float) -> PromptProgress:
+        sequence = self.sequence
+        num_done = min(sequence.num_computed, sequence.num_prompt_tokens)
+        return PromptProgress(sequence.num_prompt_tokens, sequence.num_cached, num_done, now - self.began)
 
     def finished(self, reason: FinishReason) -> Finished:
         sequence = self.sequence

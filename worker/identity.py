@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from worker.cache.kv_file import IDENTITY_BYTES
+from worker.metadata import TOKENIZER
 from worker.model.architecture import Architecture
 from worker.model.decoder import BLOCK_SIZE, Decoder
-from worker.text.vocabulary import PREFIX
 
 _VOCABULARY_BYTES = 32
 
@@ -50,7 +50,7 @@ def _first_block(decoder: Decoder) -> bytes:
 def vocabulary_digest(metadata: Mapping[str, Any]) -> bytes:
     """Stands for all that a file says about which text makes which tokens."""
     digest = hashlib.blake2b(digest_size=_VOCABULARY_BYTES)
-    for key in sorted(key for key in metadata if key.startswith(PREFIX)):
+    for key in sorted(key for key in metadata if key.startswith(TOKENIZER)):
         value = metadata[key]
         told = value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode()
         digest.update(f"{key} {len(told)} ".encode() + told)

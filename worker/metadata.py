@@ -1,7 +1,8 @@
 """The metadata of a GGUF file: keys and typed values, read in the order in which they stand.
 
-gguf.py calls it for each file of a model. Invariant: a count or length is compared with what is left of the file before
-anything of that size is made.
+gguf.py calls `read_metadata` for each file of a model; whoever needs a value asks `Entries` for it. Invariant: a count
+or length is compared with what is left of the file before anything of that size is made, and no value is used as
+another type than the file gives it.
 
 Values are int, float, bool or str (invalid UTF-8 replaced); arrays of numbers are NumPy arrays (read-only); **arrays of
 strings are list[bytes]**, because vocabularies hold pieces of characters. All outlive the file.
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worker.cursor import UINT32, UINT64, Cursor, shown
+from worker.errors import GGUFError
 
 ALIGNMENT_KEY = "general.alignment"
+TOKENIZER = "tokenizer.ggml."  # a prefix of keys
 MAX_KEY_BYTES = 65535
 MIN_KEY_BYTES = 8 + 4 + 1  # name length, value type, value: so that their count can be refused before the first is read
 
@@ -111,3 +114,60 @@ def _read_array(cursor: Cursor, what: str) -> NDArray[Any] | list[bytes]:
     if count and (largest := values.max()) > 1:
         raise cursor.error(f"{what} is an array of bools with a value of {largest}", begin)
     return values.view(np.bool_)
+
+
+class Entries:
+    """Values of the keys under one prefix, each of the type and in the range that its reader expects.
+
+    All raise GGUFError naming the key, what it holds and what is expected; so does a missing key without a default.
+    """
+
+    def __init__(self, metadata: Mapping[str, Any], prefix: str = "") -> None:
+        """`prefix` ends with its dot."""
+        self._metadata, self._prefix = metadata, prefix
+
+    def whole(self, key: str, default: int | None = None, *, least: int = 1, most: int = 1 << 24) -> int:
+        value: int = self._within(least, most, key, self._value(key, default, int, "a whole number"))
+        return value
+
+    def real(self, key: str, default: float | None = None, *, least: float = 0, most: float = 1e12) -> float:
+        """Any number but NaN."""
+        return float(self._within(least, most, key, self._value(key, default, (int, float), "a number")))
+
+    def flag(self, key: str, default: bool) -> bool:
+        value: bool = self._value(key, default, bool, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value: str = self._value(key, default, str, "a text")
+        return value
+
+    def texts(self, key: str) -> list[bytes]:
+        value: list[bytes] = self._value(key, None, list, "an array of texts")
+        return value
+
+    def numbers(self, key: str, size: int) -> NDArray[Any] | None:
+        """The first `size` numbers of an array, whole or not, which holds at least so many; None if there is none."""
+        if self._prefix + key not in self._metadata:
+            return None
+        value: NDArray[Any] = self._value(key, None, np.ndarray, "an array of numbers")
+        if value.dtype == np.bool_:
+            raise GGUFError(f"metadata key {self._prefix}{key} is an array of bools, not of numbers")
+        if len(value) < size:
+            raise GGUFError(f"metadata key {self._prefix}{key} has {len(value)} entries for {size} tokens")
+        return value[:size]
+
+    def _value(self, key: str, default: Any, kind: type | tuple[type, ...], expected: str) -> Any:
+        key = self._prefix + key
+        value = self._metadata.get(key, default)
+        if value is None:
+            raise GGUFError(f"metadata key {key} is missing")
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            told = shown(value.tolist() if isinstance(value, np.ndarray) else value)
+            raise GGUFError(f"metadata key {key} is {told}, not {expected}")
+        return value
+
+    def _within(self, least: float, most: float, key: str, value: Any) -> Any:
+        if not least <= value <= most:
+            raise GGUFError(f"metadata key {self._prefix}{key} is {value}, outside {least} to {most}")
+        return value

@@ -50,7 +50,7 @@ class Writer:
             text = detokenizer.push(token)
             if detokenizer.stop_string is not None:
                 reason = FinishReason.STOP_STRING
-            elif sequence.is_full:
+            elif sequence.is_full or (generation.is_late and "\n" in text):
                 text, reason = text + detokenizer.finish(), FinishReason.LENGTH
         generation.has_new_line = generation.has_new_line or "\n" in text
         self._outbox.put(generation.sink, Token(text, token, generation.sampler.memory, logprob))

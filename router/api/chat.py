@@ -1,7 +1,7 @@
 """POST /v1/chat/completions: OpenAI's chat format, with llama-server's fields and key order.
 
-Called by app.py's route table. Invariant: a stream carries the role once, no empty content, exactly one finish per
-choice, and [DONE] only after all of them.
+Called by app.py's route table. Invariant: a stream carries the role once, and with each progress of the prompt, no
+empty content, exactly one finish per choice, and [DONE] only after all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,6 +26,7 @@ from router.api.wire import (
     Progress,
     content_logprobs,
     json_response,
+    prompt_progress,
     timings,
     total_usage,
 )
@@ -112,7 +113,10 @@ class ChatEvents:
 
     def started(self, started: pb.Started) -> bytes:
         self._progress.start(started)
-        return self._prefix + b'{"role":"assistant","content":null}}]' + self._suffix + b"}\n\n"
+        return self._role_chunk()
+
+    def progress(self, progress: pb.PromptProgress) -> bytes:
+        return self._role_chunk(prompt_progress(progress))
 
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))
@@ -135,6 +139,9 @@ class ChatEvents:
         progress = _timings(self._progress.timings()) if self._tells_progress else b""
         content = self._content + orjson.dumps(text) + b"}"
         return content + self._logprobs() + b"}]" + self._suffix + progress + b"}\n\n"
+
+    def _role_chunk(self, more: bytes = b"") -> bytes:
+        return self._prefix + b'{"role":"assistant","content":null}}]' + self._suffix + more + b"}\n\n"
 
     def _logprobs(self) -> bytes:
         """Of the text now sent, and of tokens before it whose text was held back."""

@@ -31,6 +31,7 @@ from router.api.wire import (
     json_response,
     piece_text,
     probabilities,
+    prompt_progress,
     timings,
     total_usage,
 )
@@ -197,6 +198,9 @@ class TextEvents:
         self._progress.start(started)
         echo = _echoed(self._echo, started)
         return self._chunk(echo) if echo else b""
+
+    def progress(self, progress: pb.PromptProgress) -> bytes:
+        return self._choice("", None) + self._suffix + prompt_progress(progress) + b"}\n\n"
 
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))

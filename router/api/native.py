@@ -16,7 +16,7 @@ from router.api.generation import Run, run
 from router.api.prompts import prompts
 from router.api.routed import routed
 from router.api.sampling import MAX_LOGPROBS, Parameters, generation_settings, parameters
-from router.api.wire import Completion, Head, Progress, json_response, probabilities, timings
+from router.api.wire import Completion, Head, Progress, json_response, probabilities, prompt_progress, timings
 
 STOP_TYPES: Mapping[int, str] = {
     pb.END_OF_SEQUENCE: "eos",
@@ -140,15 +140,21 @@ class NativeEvents:
     def delta(self, delta: pb.Delta) -> bytes:
         self._progress.add(len(delta.tokens))
         self._has_new_line = self._has_new_line or "\n" in delta.text
+        return self._chunk(delta.text, delta.tokens, self._extras(delta))
+
+    def progress(self, progress: pb.PromptProgress) -> bytes:
+        return self._chunk("", (), prompt_progress(progress))
+
+    def _chunk(self, text: str, tokens: Sequence[int], more: bytes) -> bytes:
         started = self._progress.started
         return b'%b%b,"tokens":%b,"stop":false,"id_slot":%d,"tokens_predicted":%d,"tokens_evaluated":%d%b}\n\n' % (
             self._prefix,
-            orjson.dumps(delta.text),
-            orjson.dumps(list(delta.tokens)),
+            orjson.dumps(text),
+            orjson.dumps(list(tokens)),
             started.place,
             self._progress.num_tokens,
             started.num_prompt_tokens,
-            self._extras(delta),
+            more,
         )
 
     def finished(self, finished: pb.Finished) -> bytes:

@@ -61,6 +61,8 @@ CARRIED = (
     Field("id_slot", integer, -1, -1),
     Field("n_discard", integer, 0, 0),
     Field("priority", integer, 5, 0, 9, hard=False),
+    Field("t_max_predict_ms", integer, 0),
+    Field("return_progress", boolean, False),
     Field("post_sampling_probs", boolean, False),
     Field("n_cmpl", integer, 1, 1, MAX_CHOICES, aliases=("n",)),
 )
@@ -81,8 +83,6 @@ NEUTRAL_ONLY = (
     Field("grammar_triggers", array, [], neutral=_empty),
     Field("json_schema", anything, None, neutral=lambda value: False),
     Field("n_indent", integer, 0, 0, neutral=_zero_or_less),
-    Field("t_max_predict_ms", integer, 0, neutral=_zero_or_less),
-    Field("return_progress", boolean, False, neutral=_empty),
     Field("backend_sampling", boolean, False, neutral=_empty),
     Field("reasoning_control", boolean, False, neutral=_empty),
     Field("reasoning_budget_tokens", integer, -1, -1, neutral=_negative),
@@ -135,6 +135,8 @@ class Parameters:
             num_kept=self.values["n_keep"],
             num_discarded=self.values["n_discard"],
             priority=self.values["priority"],
+            max_predict_ms=self.values["t_max_predict_ms"],
+            return_progress=self.values["return_progress"] and self.values["stream"],
             logprobs=self._logprobs(),
             return_prompt=return_prompt,
         )

@@ -43,6 +43,8 @@ class Events(Protocol):
 
     def started(self, started: pb.Started) -> bytes: ...
 
+    def progress(self, progress: pb.PromptProgress) -> bytes: ...
+
     def delta(self, delta: pb.Delta) -> bytes: ...
 
     def finished(self, finished: pb.Finished) -> bytes: ...
@@ -194,6 +196,8 @@ async def _encode(events: Events, send: SendFrame, replies: list[pb.GenerateRepl
 def _frame(events: Events, reply: pb.GenerateReply) -> bytes:
     if reply.HasField("delta"):
         return events.delta(reply.delta)
+    if reply.HasField("progress"):
+        return events.progress(reply.progress)
     return events.started(reply.started) if reply.HasField("started") else events.finished(reply.finished)
 
 

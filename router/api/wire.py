@@ -78,7 +78,7 @@ class Completion:
                 self._take_delta(reply.delta)
             elif reply.HasField("started"):
                 self.started = reply.started
-            else:
+            elif reply.HasField("finished"):
                 self.finished = reply.finished
 
     def _take_delta(self, delta: pb.Delta) -> None:
@@ -160,6 +160,17 @@ def timings(given: pb.Timings) -> dict[str, Any]:
         **drafts,
         **queued,
     }
+
+
+def prompt_progress(given: pb.PromptProgress) -> bytes:
+    """The member of a chunk that tells it, behind a comma."""
+    shown = {
+        "total": given.num_prompt_tokens,
+        "cache": given.num_cached_tokens,
+        "processed": given.num_done,
+        "time_ms": int(given.ms),
+    }
+    return b',"prompt_progress":' + orjson.dumps(shown)
 
 
 def _ratio(number: float, by: float) -> float:

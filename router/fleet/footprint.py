@@ -79,7 +79,8 @@ def _flags(model: ModelConfig) -> Mapping[str, str]:
 def _draft(flags: Mapping[str, str]) -> Sequence[Path]:
     """The file of the small model, if one guesses."""
     file, types = flags.get("--model-draft"), flags.get("--spec-type", DRAFT_TYPE)
-    return (Path(file),) if file and DRAFT_TYPE in types.split(",") else ()
+    guesses = DRAFT_TYPE in types.split(",") and flags.get("--spec-draft-n-max") != "0"
+    return (Path(file),) if file and guesses else ()
 
 
 def draft_bytes(numbers: Mapping[str, int], large: Mapping[str, int], flags: Mapping[str, str]) -> int:

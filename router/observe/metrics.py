@@ -64,7 +64,7 @@ class Watch:
             elif reply.HasField("started"):
                 self.num_prompt_tokens = reply.started.num_prompt_tokens
                 self.num_cached_tokens = reply.started.num_cached_tokens
-            else:
+            elif reply.HasField("finished"):
                 self.finish = _FINISHES.get(reply.finished.reason, "stop")
                 self.num_tokens = reply.finished.num_completion_tokens
         if self.num_tokens > num_before:

@@ -32,7 +32,7 @@ class Flag:
     effect: Effect
     takes: Takes = Takes.VALUE
     off: tuple[str, ...] = ()
-    words: frozenset[str] = frozenset()
+    words: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()  # environment
     metavar: str = ""
     help: str = ""
@@ -40,7 +40,7 @@ class Flag:
     off_note: str = ""
 
 
-ON_OFF = frozenset({"on", "off", "auto", "true", "false", "0", "1", "enabled", "disabled"})
+ON_OFF = ("on", "off", "auto", "true", "false", "0", "1", "enabled", "disabled")
 
 
 def _names(spec: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -73,7 +73,7 @@ def inert(note: str, rows: str, takes: Takes, off_note: str | None = None) -> It
             effect=Effect.NONE,
             takes=takes,
             off=off,
-            words=ON_OFF if takes is Takes.WORD else frozenset(),
+            words=ON_OFF if takes is Takes.WORD else (),
             variables=variables,
             note=note,
             off_note=note if off_note is None else off_note,

@@ -127,7 +127,10 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:
         flag = _BY_NAME.get(name)
         if flag is None:
             raise CommandError(_unknown(name), EXIT_USAGE)
-        yield flag, name, value if joined else _value(flag, name, rest)
+        value = value if joined else _value(flag, name, rest)
+        if flag.takes is Takes.WORD and value.lower() not in (*flag.words, "on", "off"):
+            raise CommandError(f"{name} must be one of {', '.join(flag.words)}, but is '{value}'", EXIT_USAGE)
+        yield flag, name, value
 
 
 def _value(flag: Flag, name: str, rest: list[str]) -> str:
@@ -136,7 +139,7 @@ def _value(flag: Flag, name: str, rest: list[str]) -> str:
         case Takes.NOTHING:
             return "off" if name in flag.off else "on"
         case Takes.WORD:
-            return rest.pop() if rest and rest[-1].lower() in flag.words else "on"
+            return rest.pop() if rest and not rest[-1].startswith("-") else "on"
         case _:
             num_values = 2 if flag.takes is Takes.PAIR else 1
             if len(rest) < num_values:

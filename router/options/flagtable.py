@@ -62,7 +62,7 @@ _WORKER = """
     -ub --ubatch-size $ LLAMA_ARG_UBATCH : N : the same (512), but at least one for each of --parallel
     --step-target-ms : MS : what a step that reads prompts should take, at most (50)
     --spec-type $ LLAMA_ARG_SPEC_TYPE : TYPE[,...] : guess next tokens: none, ngram-simple, draft-simple (what there is)
-    --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX : N : how many (3)
+    --draft --draft-n --draft-max --spec-draft-n-max $ LLAMA_ARG_DRAFT_MAX LLAMA_ARG_SPEC_DRAFT_N_MAX : N : 0 is off (3)
     -md --spec-draft-model --model-draft $ LLAMA_ARG_SPEC_DRAFT_MODEL : FILE : a small model that guesses (draft-simple)
     -cd --ctx-size-draft $ LLAMA_ARG_CTX_SIZE_DRAFT : N : positions for what it guesses (as --ctx-size)
     -td --spec-draft-threads --threads-draft : N : its threads (as --threads)
@@ -139,7 +139,7 @@ FLAGS: tuple[Flag, ...] = (
         names=("--numa",),
         effect=Effect.WORKER,
         takes=Takes.WORD,
-        words=frozenset({"distribute", "isolate", "numactl"}),
+        words=("distribute", "isolate", "numactl"),
         variables=("LLAMA_ARG_NUMA",),
         metavar="distribute|isolate|numactl",
         help="where threads run on a machine of several nodes; alone: distribute",

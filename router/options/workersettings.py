@@ -60,8 +60,8 @@ def notes(given: Given) -> list[str]:
     return [*types, *guesses]
 
 
-def _whole(most: int) -> Check:
-    """0 and -1 leave the choice to the worker."""
+def _whole(most: int, *, zero: str = "") -> Check:
+    """-1 leaves the choice to the worker; so does 0 where it is not handed on as `zero`."""
 
     def check(flag: str, text: str) -> str:
         try:
@@ -70,7 +70,7 @@ def _whole(most: int) -> Check:
             raise CommandError(f"{flag} must be a whole number, but is '{text}'", EXIT_USAGE) from None
         if not -1 <= value <= most:
             raise CommandError(f"{flag} must be between -1 and {most}, but is {value}", EXIT_USAGE)
-        return str(value) if value > 0 else ""
+        return str(value) if value > 0 else zero if value == 0 else ""
 
     return check
 
@@ -129,7 +129,7 @@ _CHECKS: Mapping[str, Check] = {
     "batch_size": _whole(_MOST),
     "ubatch_size": _whole(_MOST),
     "step_target_ms": _whole(_MOST),
-    "spec_draft_n_max": _whole(_MOST_DRAFTS),
+    "spec_draft_n_max": _whole(_MOST_DRAFTS, zero="0"),
     "spec_draft_n_min": _whole(_MOST_DRAFTS),
     "spec_draft_p_min": _probability,
     "model_draft": _place,
@@ -146,8 +146,8 @@ _CHECKS: Mapping[str, Check] = {
     "yarn_orig_ctx": _whole(_MOST),
     "yarn_ext_factor": _real(0, _negative),
     "yarn_attn_factor": _real(0, _negative),
-    "yarn_beta_slow": _real(_TINY, _negative),
-    "yarn_beta_fast": _real(_TINY, _negative),
+    "yarn_beta_slow": _real(0, _negative),
+    "yarn_beta_fast": _real(0, _negative),
 }
 
 

@@ -2,7 +2,8 @@
 
 One Journal for each generation, kept by dispatch.py. The worker that goes on takes the tokens as emitted, with the seed
 and the draws made so far, so that its first new token is the one the lost worker would have sent next. Invariant: put
-together, what `record` returns is one answer: one Started, every token once, one Finished that counts all of them.
+together, what `record` returns is one answer: one Started, every token once and none before progress of the prompt,
+one Finished that counts all of them.
 """
 
 from collections.abc import Callable, Iterable
@@ -60,6 +61,8 @@ class Journal:
         """The reply as the client gets it; None: it was told so before. Raises WorkerFailed: this is another answer."""
         if reply.HasField("delta"):
             return self._record_delta(reply)
+        if reply.HasField("progress"):
+            return None if self._tokens else reply
         if reply.HasField("finished"):
             self._num_counted = reply.finished.num_completion_tokens
             if self.num_moves:

@@ -126,6 +126,8 @@ class MockInference(inference_pb2_grpc.InferenceServicer):
         say(started=pb.Started(num_prompt_tokens=num_prompt, seed=seed, prompt=prompt))
         if not num_prompt:
             return finished(pb.NO_PROMPT, 0, 0, 0)
+        if request.return_progress:
+            say(progress=pb.PromptProgress(num_prompt_tokens=num_prompt, num_cached_tokens=1, num_done=2, ms=3.9))
         if request.logprobs.of_prompt:
             say(delta=pb.Delta(prompt_logprobs=prompt_logprobs(text)))
         if "tell" in told or "field" in told:

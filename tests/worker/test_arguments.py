@@ -49,6 +49,14 @@ def test_memory_flags_are_kept():
     assert (given.numa, given.num_threads, given.num_batch_threads) == ("isolate", 3, 4)
 
 
+def test_guesses_are_made_in_all_ways_there_are_unless_a_line_says_none():
+    by_model = config("-md small.gguf --spec-draft-n-max 5")
+    assert (by_model.max_drafts, by_model.looks_up) == (5, True) and by_model.draft is not None
+    for none in ("--spec-draft-n-max 0", "--spec-type none", "--spec-draft-n-max 5 --spec-type none"):
+        silent = config(f"-md small.gguf {none}")
+        assert (silent.max_drafts, silent.looks_up, silent.draft) == (0, False, None), none
+
+
 @pytest.mark.parametrize(
     "line",
     [

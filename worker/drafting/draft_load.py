@@ -14,9 +14,9 @@ from worker.drafting.draft_model import DraftLimits, ModelDrafter
 from worker.drafting.drafts import MOST_DRAFTING, VERIFICATION
 from worker.errors import ModelFileError
 from worker.gguf import GGUF
+from worker.metadata import TOKENIZER, Entries
 from worker.model.decoder import BLOCK_SIZE, Decoder
 from worker.model.load import load_model
-from worker.text.vocabulary import PREFIX
 
 log = logging.getLogger("worker")
 
@@ -98,7 +98,7 @@ def check_vocabulary(large: GGUF, small: GGUF) -> None:
 
 
 def _tokens(gguf: GGUF) -> list[bytes]:
-    return list(gguf.metadata.get(PREFIX + "tokens", ()))
+    return Entries(gguf.metadata, TOKENIZER).texts("tokens")
 
 
 def _difference(large: list[bytes], small: list[bytes]) -> str:

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-import numpy as np
-
 from worker.cursor import shown
-from worker.errors import GGUFError, UnsupportedModel
+from worker.errors import UnsupportedModel
+from worker.metadata import Entries
 from worker.model.rotation import Rotation
 
 
@@ -26,6 +25,7 @@ class ExpertUse(Enum):
 
 
 _SOFTMAX = 1  # expert_gating_func in files
+_SCALINGS = ("none", "linear", "yarn", "longrope")  # rope.scaling.type in files
 
 
 @dataclass(frozen=True)
@@ -89,110 +89,84 @@ class Architecture:
 
 
 def architecture_name(metadata: Mapping[str, Any]) -> str:
-    """One of FAMILIES; raises UnsupportedModel with all of them."""
-    name = metadata.get("general.architecture")
-    if not isinstance(name, str) or name not in FAMILIES:
-        raise UnsupportedModel(f"architecture {name!r} is not supported; supported: {', '.join(FAMILIES)}")
+    """One of FAMILIES; raises UnsupportedModel with all of them, GGUFError."""
+    name = Entries(metadata).text("general.architecture")
+    if name not in FAMILIES:
+        raise UnsupportedModel(f"architecture {shown(name)} is not supported; supported: {', '.join(FAMILIES)}")
     return name
 
 
 def read_architecture(metadata: Mapping[str, Any], vocab_size: int) -> Architecture:
     """Reads and checks; raises UnsupportedModel or GGUFError naming the key and its value."""
     name = architecture_name(metadata)
-    family, number = FAMILIES[name], _Numbers(name, metadata)
-    num_heads, width = number("attention.head_count"), number("embedding_length")
-    head_dim = number("attention.key_length", width // num_heads)
-    rotation = _read_rotation(number, metadata.get(f"{name}.rope.scaling.type", "linear"), head_dim)
-    local_base = number.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
-    num_layers, window = number("block_count", most=1024), number("attention.sliding_window", family.window, least=0)
+    family, entries = FAMILIES[name], Entries(metadata, f"{name}.")
+    num_heads, width = entries.whole("attention.head_count"), entries.whole("embedding_length")
+    head_dim = entries.whole("attention.key_length", width // num_heads)
+    rotation = _read_rotation(entries, head_dim)
+    local_base = entries.real("rope.freq_base_swa", family.local_rope_base or rotation.base, least=1)
+    num_layers = entries.whole("block_count", most=1024)
+    window = entries.whole("attention.sliding_window", family.window, least=0)
     period = family.window_period
     if period != 1:
-        period = number("attention.sliding_window_pattern", period, least=0)
-    experts, feed_forward = _read_experts(name, family.experts, number, metadata), number("feed_forward_length")
+        period = entries.whole("attention.sliding_window_pattern", period, least=0)
+    experts, feed_forward = _read_experts(name, family.experts, entries), entries.whole("feed_forward_length")
     architecture = Architecture(
         name=name,
         family=family,
         num_layers=num_layers,
         embedding_length=width,
-        feed_forward_length=number("expert_feed_forward_length", feed_forward) if experts else feed_forward,
+        feed_forward_length=entries.whole("expert_feed_forward_length", feed_forward) if experts else feed_forward,
         experts=experts,
         num_heads=num_heads,
-        num_kv_heads=number("attention.head_count_kv", num_heads),
+        num_kv_heads=entries.whole("attention.head_count_kv", num_heads),
         head_dim=head_dim,
-        context_length=number("context_length"),
+        context_length=entries.whole("context_length"),
         vocab_size=vocab_size,
-        norm_epsilon=number.real("attention.layer_norm_rms_epsilon", most=1),
+        norm_epsilon=entries.real("attention.layer_norm_rms_epsilon", most=1),
         attention_scale=_attention_scale(name, num_layers, width / num_heads, head_dim),
-        attention_softcap=number.real("attn_logit_softcapping", 0.0),
-        logit_softcap=number.real("final_logit_softcapping", 0.0),
+        attention_softcap=entries.real("attn_logit_softcapping", 0.0),
+        logit_softcap=entries.real("final_logit_softcapping", 0.0),
         window=window,
         local_layers=_local_layers(period if window else 1, num_layers),
         rotation=rotation,
         local_rotation=Rotation(rotation.dimensions, local_base) if family.local_rope_base else rotation,
     )
-    _check(architecture, number("attention.value_length", head_dim))
+    _check(architecture, entries.whole("attention.value_length", head_dim))
     return architecture
 
 
-class _Numbers:
-    """Metadata numbers of one architecture, checked as they are read."""
-
-    def __init__(self, name: str, metadata: Mapping[str, Any]) -> None:
-        self._name, self._metadata = name, metadata
-
-    def __call__(self, key: str, default: int | None = None, *, least: int = 1, most: int = 1 << 24) -> int:
-        """A whole number."""
-        number: int = self._checked(key, default, int, least, most)
-        return number
-
-    def real(self, key: str, default: float | None = None, *, least: float = 0, most: float = 1e12) -> float:
-        """Any number."""
-        return float(self._checked(key, default, int | float, least, most))
-
-    def _checked(self, key: str, default: float | None, kind: Any, least: float, most: float) -> Any:
-        key = f"{self._name}.{key}"
-        value = self._metadata.get(key, default)
-        if value is None:
-            raise GGUFError(f"metadata key {key} is missing")
-        if isinstance(value, bool) or not isinstance(value, kind):
-            told = shown(value.tolist() if isinstance(value, np.ndarray) else value)
-            raise GGUFError(f"metadata key {key} is {told}, not a {'whole number' if kind is int else 'number'}")
-        if not least <= value <= most:
-            raise GGUFError(f"metadata key {key} is {value}, outside {least} to {most}")
-        return value
-
-
-def _read_experts(name: str, use: ExpertUse, number: _Numbers, metadata: Mapping[str, Any]) -> Experts | None:
-    count = number("expert_count") if use is ExpertUse.ALWAYS else number("expert_count", 0, least=0)
+def _read_experts(name: str, use: ExpertUse, entries: Entries) -> Experts | None:
+    count = entries.whole("expert_count") if use is ExpertUse.ALWAYS else entries.whole("expert_count", 0, least=0)
     if count == 0:
         return None
     if use is ExpertUse.NEVER:
         raise UnsupportedModel(f"{name} with {count} experts is not supported")
-    if (gating := number("expert_gating_func", _SOFTMAX, least=0)) not in (0, _SOFTMAX):
+    if (gating := entries.whole("expert_gating_func", _SOFTMAX, least=0)) not in (0, _SOFTMAX):
         raise UnsupportedModel(f"{name}.expert_gating_func {gating} is not supported; supported: {_SOFTMAX} (softmax)")
-    if not metadata.get(f"{name}.expert_weights_norm", True):
+    if not entries.flag("expert_weights_norm", True):
         raise UnsupportedModel(f"{name} with {name}.expert_weights_norm false is not supported")
-    scale = number.real("expert_weights_scale", 1.0)
-    return Experts(count, number("expert_used_count", most=count), scale or 1.0)  # files write 0 for none
+    scale = entries.real("expert_weights_scale", 1.0)
+    return Experts(count, entries.whole("expert_used_count", most=count), scale or 1.0)  # files write 0 for none
 
 
 def _local_layers(period: int, num_layers: int) -> tuple[bool, ...]:
     return tuple(period == 0 or layer % period < period - 1 for layer in range(num_layers))
 
 
-def _read_rotation(number: _Numbers, scaling: Any, head_dim: int) -> Rotation:
-    if scaling not in ("none", "linear", "yarn", "longrope"):
-        raise UnsupportedModel(f"rope scaling {scaling!r} is not supported; supported: none, linear, yarn, longrope")
-    factor = number.real("rope.scaling.factor", 1.0, least=1e-6)
+def _read_rotation(entries: Entries, head_dim: int) -> Rotation:
+    scaling = entries.text("rope.scaling.type", "linear")
+    if scaling not in _SCALINGS:
+        raise UnsupportedModel(f"rope scaling {shown(scaling)} is not supported; supported: {', '.join(_SCALINGS)}")
+    factor = entries.real("rope.scaling.factor", 1.0, least=1e-6)
     return Rotation(
-        dimensions=number("rope.dimension_count", head_dim),
-        base=number.real("rope.freq_base", 10000.0, least=1),
+        dimensions=entries.whole("rope.dimension_count", head_dim),
+        base=entries.real("rope.freq_base", 10000.0, least=1),
         scale=1 / factor if scaling in ("linear", "yarn") else 1.0,  # longrope's factors are tensors
-        original_context=number("rope.scaling.original_context_length", number("context_length")),
-        extrapolation=number.real("rope.scaling.yarn_ext_factor", 1.0) if scaling == "yarn" else 0.0,
-        attention_factor=number.real("rope.scaling.attn_factor", 1.0),
-        beta_fast=number.real("rope.scaling.yarn_beta_fast", 32.0),
-        beta_slow=number.real("rope.scaling.yarn_beta_slow", 1.0),
+        original_context=entries.whole("rope.scaling.original_context_length", entries.whole("context_length")),
+        extrapolation=entries.real("rope.scaling.yarn_ext_factor", 1.0) if scaling == "yarn" else 0.0,
+        attention_factor=entries.real("rope.scaling.attn_factor", 1.0),
+        beta_fast=entries.real("rope.scaling.yarn_beta_fast", 32.0),
+        beta_slow=entries.real("rope.scaling.yarn_beta_slow", 1.0),
     )
 
 

@@ -12,6 +12,7 @@ from worker.kernels.cache_types import CACHE_TYPES
 from worker.kernels.codes import BLOCK
 from worker.kernels.compilation import Kernel, compile_all
 from worker.kernels.jit import cache_folder
+from worker.metadata import TOKENIZER, Entries
 from worker.model.architecture import Architecture, Experts, read_architecture
 from worker.model.decoder import CacheTypes, Decoder, kernels_for
 from worker.model.finite import check_finite
@@ -31,6 +32,8 @@ def load_model(
     embedding = gguf.tensors.get("token_embd.weight")
     if embedding is None:
         raise GGUFError("tensor token_embd.weight is missing")
+    if (num_tokens := len(Entries(gguf.metadata, TOKENIZER).texts("tokens"))) > embedding.shape[0]:
+        raise GGUFError(f"{TOKENIZER}tokens has {num_tokens} tokens, token_embd.weight rows for {embedding.shape[0]}")
     architecture = _retold(read_architecture(gguf.metadata, embedding.shape[0]), config)
     cache = _cache_types(architecture, config)
     check_tensors(gguf, architecture)

@@ -75,8 +75,9 @@ def _extrapolated_share(rotation: Rotation, pairs: NDArray[np.float64]) -> NDArr
 
     def pair_turning(times: float) -> float:
         """The pair that makes so many turns over the original context."""
-        turns = rotation.original_context / (times * 2 * np.pi)
-        return float(rotation.dimensions * np.log(turns) / (2 * np.log(rotation.base)))
+        with np.errstate(divide="ignore"):  # by no turns, or by a base of 1: that pair is infinitely far
+            turns = np.float64(rotation.original_context) / (times * 2 * np.pi)
+            return float(rotation.dimensions * np.log(turns) / (2 * np.log(rotation.base)))
 
     low = max(0.0, np.floor(pair_turning(rotation.beta_fast)))
     high = min(rotation.dimensions - 1.0, np.ceil(pair_turning(rotation.beta_slow)))

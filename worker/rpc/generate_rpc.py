@@ -9,7 +9,17 @@ from typing import Any
 
 from protos import inference_pb2 as pb
 from worker.errors import InvalidRequest
-from worker.generation import Event, Finished, FinishReason, Logprobs, PromptScores, Request, Started, Token
+from worker.generation import (
+    Event,
+    Finished,
+    FinishReason,
+    Logprobs,
+    PromptProgress,
+    PromptScores,
+    Request,
+    Started,
+    Token,
+)
 from worker.prompt import PromptReader
 from worker.rpc.limits import INT32_MAX, MOST_WEIGHT, check_range, read_memory, read_sampling
 from worker.rpc.loaded import LoadedModel
@@ -53,6 +63,8 @@ def read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Reque
         wanted_place=request.place if request.HasField("place") else NO_PLACE,
         num_kept=request.num_kept + model.prompts.tokenizer.add_bos if request.num_kept >= 0 else -1,
         num_discarded=request.num_discarded,
+        tells_progress=request.return_progress,
+        max_seconds=request.max_predict_ms / 1e3,
     )
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
 
@@ -101,6 +113,8 @@ def replies(events: Iterable[Event], prompt: str, prompts: PromptReader) -> Iter
             reply = pb.GenerateReply()
         if isinstance(event, Started):
             yield pb.GenerateReply(started=_started(event, prompt))
+        elif isinstance(event, PromptProgress):
+            yield pb.GenerateReply(progress=_progress(event))
         elif isinstance(event, Finished):
             yield pb.GenerateReply(finished=_finished(event))
         else:
@@ -123,6 +137,13 @@ def _started(event: Started, prompt: str) -> pb.Started:
     num_prompt, num_cached, seed, place = event
     return pb.Started(
         num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, seed=seed, prompt=prompt, place=place
+    )
+
+
+def _progress(event: PromptProgress) -> pb.PromptProgress:
+    num_prompt, num_cached, num_done, seconds = event
+    return pb.PromptProgress(
+        num_prompt_tokens=num_prompt, num_cached_tokens=num_cached, num_done=num_done, ms=1e3 * seconds
     )
 
 

@@ -6,14 +6,15 @@ meet.
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-from worker.errors import GGUFError, InvalidRequest, UnsupportedModel
+from worker.cursor import shown
+from worker.errors import InvalidRequest, UnsupportedModel
+from worker.metadata import TOKENIZER, Entries
 from worker.text.pretokenizers import PRE_TOKENIZERS, PreTokenizer
-from worker.text.vocabulary import PREFIX, Vocabulary
+from worker.text.vocabulary import Vocabulary
 
 
 def _byte_alphabet() -> dict[int, str]:
@@ -30,25 +31,25 @@ BYTE_TO_CHARACTER = _byte_alphabet()
 CHARACTER_TO_BYTE: Mapping[str, bytes] = {character: bytes([byte]) for byte, character in BYTE_TO_CHARACTER.items()}
 
 
-def pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
+def pre_tokenizer(entries: Entries) -> PreTokenizer:
     """The row for this file. Raises UnsupportedModel for a name we do not know: guessing would garble every prompt."""
-    name = metadata.get(PREFIX + "pre", "default")
+    name = entries.text("pre", "default")
     row = PRE_TOKENIZERS.get(name)
     if row is None:
         known = ", ".join(sorted(PRE_TOKENIZERS))
-        raise UnsupportedModel(f"unknown pre-tokenizer {name!r} ({PREFIX}pre); supported: {known}")
+        raise UnsupportedModel(f"unknown pre-tokenizer {shown(name)} ({TOKENIZER}pre); supported: {known}")
     return row
 
 
 class BytePairEncoder:
-    def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary, row: PreTokenizer) -> None:
+    def __init__(self, entries: Entries, vocabulary: Vocabulary, row: PreTokenizer) -> None:
         self._num_tokens = len(vocabulary)
         ids = dict(vocabulary.ids)
         missing = [character for character in BYTE_TO_CHARACTER.values() if character not in ids]
         ids.update((character, self._num_tokens + n) for n, character in enumerate(missing))
         self._has_gaps = bool(missing)
 
-        self._tokenizer = Tokenizer(_model(metadata, ids, row))
+        self._tokenizer = Tokenizer(_model(entries.texts("merges"), ids, row))
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in row.patterns]
         to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         self._tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
@@ -64,16 +65,12 @@ class BytePairEncoder:
         return ids
 
 
-def _model(metadata: Mapping[str, Any], ids: dict[str, int], row: PreTokenizer) -> models.BPE:
-    lines = metadata.get(PREFIX + "merges")
-    if not isinstance(lines, list):
-        raise GGUFError(f"{PREFIX}merges is missing")
-    texts = [line.decode("utf-8", "surrogateescape") for line in lines]
+def _model(merges: Sequence[bytes], ids: Mapping[str, int], row: PreTokenizer) -> models.BPE:
+    """What the library cannot take is left out: tokens that are no UTF-8, and pairs that build no token, on some of
+    which it panics. Neither is ever needed."""
+    known = {text: token for text, token in ids.items() if not _SURROGATE.search(text)}
+    texts = [line.decode("utf-8", "surrogateescape") for line in merges]
     # In the order of their ranks; the first mention of a pair counts. From 1: a token may begin with a space.
     pairs = dict.fromkeys((text[:cut], text[cut + 1 :]) for text in texts if (cut := text.find(" ", 1)) > 0)
-    try:
-        return models.BPE(ids, list(pairs), ignore_merges=row.ignore_merges)
-    except Exception:  # of no narrower type: a token is no UTF-8, or a pair builds no token; neither is ever needed
-        ids = {text: token for text, token in ids.items() if not _SURROGATE.search(text)}
-        useful = [(left, right) for left, right in pairs if left in ids and right in ids and left + right in ids]
-        return models.BPE(ids, useful, ignore_merges=row.ignore_merges)
+    useful = [(left, right) for left, right in pairs if left in known and right in known and left + right in known]
+    return models.BPE(known, useful, ignore_merges=row.ignore_merges)

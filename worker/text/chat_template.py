@@ -15,6 +15,7 @@ from jinja2 import Template
 from jinja2.exceptions import SecurityError
 
 from worker.errors import InvalidRequest, NotSupported
+from worker.metadata import Entries
 from worker.text.sandbox import BUDGET, Budget, Sandbox
 from worker.text.tokenizer import Tokenizer
 
@@ -57,13 +58,13 @@ class ChatTemplate:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> "ChatTemplate":
-        """The file's template; ChatML where it has none."""
-        source = metadata.get("tokenizer.chat_template")
+        """The file's template; ChatML where it has none. Raises GGUFError."""
+        source = Entries(metadata).text("tokenizer.chat_template", "")
         bos, eos = (
             "" if token is None else tokenizer.decode([token]) for token in (tokenizer.bos_id, tokenizer.eos_id)
         )
         return cls(
-            source if isinstance(source, str) and source else CHATML,
+            source or CHATML,
             bos_token=bos,
             eos_token=eos,
             strip_bos=tokenizer.add_bos,

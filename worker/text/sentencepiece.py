@@ -8,14 +8,14 @@ join crosses a cut.
 """
 
 import heapq
-from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from worker.errors import GGUFError
-from worker.text.vocabulary import PREFIX, Vocabulary
+from worker.metadata import TOKENIZER, Entries
+from worker.text.vocabulary import Vocabulary
 
 _BITMAP_BITS = 22
 _CACHED_LENGTH = 48  # characters; longer segments hardly ever come back
@@ -23,9 +23,9 @@ _CACHE_SIZE = 32768
 
 
 class SentencePieceEncoder:
-    def __init__(self, metadata: Mapping[str, Any], vocabulary: Vocabulary) -> None:
+    def __init__(self, entries: Entries, vocabulary: Vocabulary) -> None:
         self._ids = vocabulary.ids
-        self._scores = _scores(metadata, len(vocabulary))
+        self._scores = _scores(entries, len(vocabulary))
         unknown = vocabulary.roles.get("unk")
         self._byte_ids = [self._ids.get(f"<0x{byte:02X}>", self._ids.get(chr(byte), unknown)) for byte in range(256)]
         self._neighbours = _neighbours(vocabulary.texts)
@@ -98,16 +98,13 @@ class SentencePieceEncoder:
         return ids
 
 
-def _scores(metadata: Mapping[str, Any], size: int) -> list[float]:
-    scores = metadata.get(PREFIX + "scores")
+def _scores(entries: Entries, size: int) -> list[float]:
+    scores = entries.numbers("scores", size)
     if scores is None:
         return [0.0] * size
-    if len(scores) < size:
-        raise GGUFError(f"{PREFIX}scores has {len(scores)} entries for {size} tokens")
-    values = np.asarray(scores[:size], np.float32)
-    if np.isnan(values).any():
-        raise GGUFError(f"{PREFIX}scores holds a value that is not a number")
-    listed: list[float] = values.tolist()
+    if np.isnan(scores).any():
+        raise GGUFError(f"metadata key {TOKENIZER}scores holds a value that is not a number")
+    listed: list[float] = scores.tolist()
     return listed
 
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from worker.cursor import shown
 from worker.errors import GGUFError, InvalidRequest, UnsupportedModel
+from worker.metadata import TOKENIZER, Entries
 from worker.text.byte_pair import CHARACTER_TO_BYTE, BytePairEncoder, pre_tokenizer
 from worker.text.sentencepiece import SentencePieceEncoder
-from worker.text.vocabulary import PREFIX, Kind, Vocabulary
+from worker.text.vocabulary import Kind, Vocabulary
 
 _SPACE = "▁"
 _ASCII_WHITESPACE = " \t\n\v\f\r"
@@ -45,43 +47,45 @@ class Tokenizer:
 
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Raises UnsupportedModel for a tokenizer we do not know, GGUFError for one that contradicts itself."""
-        model = metadata.get(PREFIX + "model")
+        entries = Entries(metadata, TOKENIZER)
+        model = entries.text("model")
         if model == "gpt2":
-            self._load_byte_pair(metadata)
+            self._load_byte_pair(entries)
         elif model == "llama":
-            self._load_sentencepiece(metadata)
+            self._load_sentencepiece(entries)
         else:
-            raise UnsupportedModel(f"unknown tokenizer {model!r} ({PREFIX}model); supported: gpt2, llama")
+            raise UnsupportedModel(f"unknown tokenizer {shown(model)} ({TOKENIZER}model); supported: gpt2, llama")
 
         self.vocab_size = len(self._vocabulary)
         self.longest_token = max(map(len, self._vocabulary.texts))
         self.bos_id = self._vocabulary.roles.get("bos")
         self.eos_id = self._vocabulary.roles.get("eos")
         self.eog_ids = self._vocabulary.eog_ids
-        self.add_bos = bool(metadata.get(PREFIX + "add_bos_token", self.add_bos))
-        self.add_eos = bool(metadata.get(PREFIX + "add_eos_token", False))
+        self.add_bos = entries.flag("add_bos_token", self.add_bos)
+        self.add_eos = entries.flag("add_eos_token", False)
         for flag, name, token in ((self.add_bos, "bos", self.bos_id), (self.add_eos, "eos", self.eos_id)):
             if flag and token is None:
-                raise GGUFError(f"{PREFIX}add_{name}_token is true, but {PREFIX}{name}_token_id is missing or no token")
+                key = f"{TOKENIZER}{name}_token_id"
+                raise GGUFError(f"{TOKENIZER}add_{name}_token is true, but {key} is missing or no token")
         self._hidden = frozenset(self._vocabulary.of_kind(Kind.CONTROL, Kind.UNKNOWN))
         self._specials = _specials(metadata, self._vocabulary)
         self._special_prefixes = _by_prefix(self._specials)
         self._kinds: list[int] = self._vocabulary.kinds.tolist()  # NumPy's numbers are slow to compare, one by one
         self._pieces: list[bytes | None] = [None] * self.vocab_size
 
-    def _load_byte_pair(self, metadata: Mapping[str, Any]) -> None:
-        row = pre_tokenizer(metadata)
+    def _load_byte_pair(self, entries: Entries) -> None:
+        row = pre_tokenizer(entries)
         self.vocab_type = 2
-        self._vocabulary = Vocabulary(metadata, {"bos": 11, "eos": 11} if row.default_bos else {"eos": 11})
-        self._encoder: Encoder = BytePairEncoder(metadata, self._vocabulary, row)
+        self._vocabulary = Vocabulary(entries, {"bos": 11, "eos": 11} if row.default_bos else {"eos": 11})
+        self._encoder: Encoder = BytePairEncoder(entries, self._vocabulary, row)
         self._add_space_prefix = False
         self.add_bos = row.add_bos
 
-    def _load_sentencepiece(self, metadata: Mapping[str, Any]) -> None:
+    def _load_sentencepiece(self, entries: Entries) -> None:
         self.vocab_type = 1
-        self._vocabulary = Vocabulary(metadata, {"bos": 1, "eos": 2, "unk": 0})
-        self._encoder = SentencePieceEncoder(metadata, self._vocabulary)
-        self._add_space_prefix = bool(metadata.get(PREFIX + "add_space_prefix", True))
+        self._vocabulary = Vocabulary(entries, {"bos": 1, "eos": 2, "unk": 0})
+        self._encoder = SentencePieceEncoder(entries, self._vocabulary)
+        self._add_space_prefix = entries.flag("add_space_prefix", True)
         self.add_bos = True
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = True) -> list[int]:
@@ -157,7 +161,7 @@ def _byte_of(text: str) -> bytes:
     try:
         return bytes([int(text[3:5], 16)])
     except ValueError:
-        raise GGUFError(f"{PREFIX}tokens: byte token {text!r} is not of the form <0x0A>") from None
+        raise GGUFError(f"{TOKENIZER}tokens: byte token {text!r} is not of the form <0x0A>") from None
 
 
 def _specials(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> list[_Special]:
@@ -173,9 +177,9 @@ def _specials(metadata: Mapping[str, Any], vocabulary: Vocabulary) -> list[_Spec
 
 def _strips(metadata: Mapping[str, Any]) -> tuple[Callable[[str], bool], Callable[[str], bool]]:
     """Which special tokens swallow whitespace to their left and right. GGUF does not say: known by family name."""
-    pre = str(metadata.get(PREFIX + "pre", ""))
-    name = str(metadata.get("general.name", "")).lower()
-    architecture = metadata.get("general.architecture")
+    pre = Entries(metadata, TOKENIZER).text("pre", "")
+    name = Entries(metadata).text("general.name", "").lower()
+    architecture = Entries(metadata).text("general.architecture", "")
     if "phi-3" in name or "phi3" in name:
         return (lambda text: False), (lambda text: text not in ("<unk>", "<s>", "<|endoftext|>"))
     if pre in ("jina-v2-de", "jina-v2-es", "jina-v2-code") or architecture in ("nomic-bert-moe", "jina-bert-v3"):

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from worker.errors import GGUFError
+from worker.metadata import TOKENIZER, Entries
 
-PREFIX = "tokenizer.ggml."
+_ANY = 1 << 64  # more than any number of a file
 
 
 class Kind(IntEnum):
@@ -77,13 +78,13 @@ _END_IS_INNER = (
 class Vocabulary:
     """Token texts by id and back. `texts` are as in the file: byte-level or with ▁ for a space."""
 
-    def __init__(self, metadata: Mapping[str, Any], default_ids: Mapping[str, int]) -> None:
-        self.texts = _texts(metadata)
+    def __init__(self, entries: Entries, default_ids: Mapping[str, int]) -> None:
+        self.texts = _texts(entries)
         self.ids = dict(zip(self.texts, range(len(self.texts)), strict=True))
         if len(self.ids) != len(self.texts):
-            raise GGUFError(f"{PREFIX}tokens: token {_first_duplicate(self.texts)!r} occurs twice")
-        self.kinds = _kinds(metadata, len(self.texts))
-        self.roles = self._named_roles(metadata, default_ids)
+            raise GGUFError(f"{TOKENIZER}tokens: token {_first_duplicate(self.texts)!r} occurs twice")
+        self.kinds = _kinds(entries, len(self.texts))
+        self.roles = self._named_roles(entries, default_ids)
         self._find_roles_by_text()
         self.eog_ids = frozenset(self._collect_eog())
 
@@ -95,13 +96,13 @@ class Vocabulary:
         found: list[int] = np.flatnonzero(np.isin(self.kinds, kinds)).tolist()
         return found
 
-    def _named_roles(self, metadata: Mapping[str, Any], default_ids: Mapping[str, int]) -> dict[str, int]:
+    def _named_roles(self, entries: Entries, default_ids: Mapping[str, int]) -> dict[str, int]:
         size = len(self.texts)
         roles = {role: token for role, token in default_ids.items() if token < size}
         for role, keys in _ROLE_KEYS.items():
             for key in keys:
-                token = metadata.get(PREFIX + key)
-                if isinstance(token, int) and 0 <= token < size:
+                token = entries.whole(key, -1, least=-_ANY, most=_ANY)
+                if 0 <= token < size:
                     roles[role] = token
         return roles
 
@@ -132,10 +133,10 @@ class Vocabulary:
         self.kinds[self.ids[text]] = kind
 
 
-def _texts(metadata: Mapping[str, Any]) -> list[str]:
-    tokens = metadata.get(PREFIX + "tokens")
-    if not isinstance(tokens, list) or not tokens:
-        raise GGUFError(f"{PREFIX}tokens is missing or empty")
+def _texts(entries: Entries) -> list[str]:
+    tokens = entries.texts("tokens")
+    if not tokens:
+        raise GGUFError(f"metadata key {TOKENIZER}tokens is empty")
     # Bytes that are no UTF-8 become lone surrogates: unique, and matched by no valid text.
     texts = [token.decode("utf-8", "surrogateescape") for token in tokens]
     if "" in texts:
@@ -148,11 +149,8 @@ def _first_duplicate(texts: Iterable[str]) -> str:
     return next(text for text in texts if text in seen or seen.add(text))  # type: ignore[func-returns-value]
 
 
-def _kinds(metadata: Mapping[str, Any], size: int) -> np.ndarray[Any, np.dtype[np.int32]]:
-    kinds = metadata.get(PREFIX + "token_type")
+def _kinds(entries: Entries, size: int) -> np.ndarray[Any, np.dtype[np.int32]]:
+    kinds = entries.numbers("token_type", size)
     if kinds is None:
         return np.full(size, Kind.NORMAL, np.int32)
-    if len(kinds) < size:
-        raise GGUFError(f"{PREFIX}token_type has {len(kinds)} entries for {size} tokens")
-    known = np.asarray(kinds[:size]).astype(np.int32)
-    return np.where((known >= Kind.UNDEFINED) & (known <= Kind.BYTE), known, Kind.UNDEFINED).astype(np.int32)
+    return np.where(np.isin(kinds, list(Kind)), kinds, Kind.UNDEFINED).astype(np.int32)

@@ -152,6 +152,14 @@ def test_timings_of_every_token_count_up(tiny: Gateway) -> None:
     assert counts == [1, 2, 2]
 
 
+def test_progress_through_the_prompt_comes_with_the_role(tiny: Gateway) -> None:
+    stream = events(tiny.post("/v1/chat/completions", messages=HELLO, stream=True, return_progress=True).text)
+    role = {"role": "assistant", "content": None}
+    assert [event["choices"][0]["delta"] for event in stream[:3]] == [role, role, {"content": "w0"}]
+    told = [event["prompt_progress"] for event in stream[:-1] if "prompt_progress" in event]
+    assert told == [{"total": told[0]["total"], "cache": 1, "processed": 2, "time_ms": 3}]
+
+
 def test_the_model_is_the_alias_that_serves(two: Gateway) -> None:
     answer = two.post("/v1/chat/completions", messages=HELLO, model="other").json()
     assert answer["model"] == "other"

@@ -158,6 +158,14 @@ def test_an_impossible_token_has_the_lowest_float_as_its_log_probability() -> No
     assert shown["top_logprobs"] == [{"a": -3.4028234663852886e38}]
 
 
+def test_progress_through_the_prompt_comes_before_the_text(tiny: Gateway) -> None:
+    asked = {"prompt": "a b", "max_tokens": 1, "stream": True, "return_progress": True}
+    stream = events(tiny.post("/v1/completions", **asked).text)
+    assert [event["choices"][0]["text"] for event in stream[:-1]] == ["", "w0", ""]
+    told = [event["prompt_progress"] for event in stream[:-1] if "prompt_progress" in event]
+    assert told == [{"total": 2, "cache": 1, "processed": 2, "time_ms": 3}]
+
+
 def test_text_held_back_sends_nothing_and_its_log_probabilities_wait_for_it() -> None:
     given = parameters({}, 0, {})
     choice = TextEvents(TextStream(Head("tiny"), given, 1), 0, "")

@@ -76,8 +76,6 @@ UNSUPPORTED: list[tuple[dict[str, Any], str]] = [
     ({"json_schema": {}}, "'json_schema'"),
     ({"lora": [{"id": 0, "scale": 1.0}]}, "'lora'"),
     ({"n_indent": 2}, "'n_indent'"),
-    ({"t_max_predict_ms": 100}, "'t_max_predict_ms'"),
-    ({"return_progress": True}, "'return_progress'"),
 ]
 
 # one route's own fields: (path, whole body, status, what the message must contain)

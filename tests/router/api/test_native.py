@@ -108,6 +108,17 @@ def test_timings_of_every_token_come_when_asked_for(tiny: Gateway) -> None:
     assert [event["timings"]["predicted_n"] for event in stream] == [1, 2, 2]
 
 
+def test_progress_through_the_prompt_is_told_to_streams_that_ask(tiny: Gateway) -> None:
+    asked = {"prompt": "a b", "n_predict": 1, "return_progress": True}
+    first, second, last = events(tiny.post("/completion", **asked, stream=True).text)
+    assert first == {
+        "index": 0, "content": "", "tokens": [], "stop": False, "id_slot": 0, "tokens_predicted": 0,
+        "tokens_evaluated": 2, "prompt_progress": {"total": 2, "cache": 1, "processed": 2, "time_ms": 3},
+    }  # fmt: skip
+    assert "prompt_progress" not in second and last["tokens_predicted"] == 1
+    assert tiny.post("/completion", **asked).json()["content"] == "w0"
+
+
 def test_without_a_seed_the_drawn_one_is_reported(tiny: Gateway) -> None:
     assert tiny.post("/completion", prompt="a", n_predict=1).json()["generation_settings"]["seed"] == 7
 

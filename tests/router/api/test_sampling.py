@@ -45,6 +45,7 @@ def test_where_and_when_a_request_runs_is_carried() -> None:
     asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=12)
     assert (asked.place, asked.num_kept, asked.num_discarded, asked.priority) == (3, -1, 7, 9)
     assert (message().place, message().priority) == (-1, 5)
+    assert (message(t_max_predict_ms=250).max_predict_ms, message().max_predict_ms) == (250, 0)
 
 
 def test_every_field_of_sampling_arrives() -> None:

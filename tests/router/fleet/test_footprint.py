@@ -98,6 +98,7 @@ def test_a_model_that_guesses_for_it_counts_with_its_weights_and_a_worker_of_its
     alone = flags("--ctx-size", "1024", "--threads", "1", "--parallel", str(MOST_DRAFTING))
     assert drafting.each - plain.each == worker_bytes(read_numbers(small), alone)
     assert with_draft("--model-draft", str(small), "--spec-type", "ngram-simple") == plain, "it is not loaded"
+    assert with_draft("--model-draft", str(small), "--spec-draft-n-max", "0") == plain, "it guesses nothing"
     assert with_draft("--model-draft", str(large)).shared == plain.shared, "the same pages"
     assert with_draft("--model-draft", str(tmp_path / "absent.gguf")) == plain
 

@@ -24,6 +24,7 @@ def given_by(line: str) -> Given:
     return parse(line.split(), {})
 
 
+ON_OFF = "on, off, auto, true, false, 0, 1, enabled, disabled"
 OLD_COMMAND_LINES = [
     "-m model.gguf --verbose",
     "-m model.gguf --host 0.0.0.0 --port 8000 --threads 4 --ctx-size 4096 --batch-size 512 --ubatch-size 512 "
@@ -103,6 +104,10 @@ def test_the_last_of_several_values_counts() -> None:
         (["--ctxsize", "3"], "unknown flag '--ctxsize'; did you mean '--ctx-size'?"),
         (["--qqqqqqqqq"], "unknown flag '--qqqqqqqqq'"),
         (["model.gguf"], "unexpected argument 'model.gguf'; a model is given with -m FILE"),
+        (["-fa", "nonsense"], f"-fa must be one of {ON_OFF}, but is 'nonsense'"),
+        (["--flash-attn=nonsense"], f"--flash-attn must be one of {ON_OFF}, but is 'nonsense'"),
+        (["--numa", "foo", "-m", "f"], "--numa must be one of distribute, isolate, numactl, but is 'foo'"),
+        (["--log-colors", "model.gguf"], f"--log-colors must be one of {ON_OFF}, but is 'model.gguf'"),
         (["--port"], "--port needs a value"),
         (["--control-vector-layer-range", "1"], "--control-vector-layer-range needs two values"),
     ],

@@ -53,6 +53,13 @@ def test_a_client_is_told_of_one_start() -> None:
     assert journal.record(delta(6, num_draws=1)) is not None
 
 
+def test_progress_of_the_prompt_is_told_until_there_is_a_token() -> None:
+    journal, progress = Journal(request(), Clock()), pb.GenerateReply(progress=pb.PromptProgress(num_done=3))
+    assert journal.record(progress) is progress
+    journal.record(pb.GenerateReply(delta=pb.Delta(text="a", tokens=[5])))
+    assert journal.record(progress) is None
+
+
 def test_a_sampler_with_a_memory_takes_it_along() -> None:
     journal = Journal(request(), Clock())
     journal.record(started())

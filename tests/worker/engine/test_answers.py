@@ -5,7 +5,7 @@ import pytest
 from tests.worker.engine.bench import Bench, alone
 from tests.worker.fake_model import EOG, FakeDetokenizer
 from worker.errors import ContextExceeded, InvalidRequest
-from worker.generation import FinishReason, Started, Token
+from worker.generation import FinishReason, PromptProgress, Started, Token
 from worker.sampling.settings import Memory, Sampling
 
 
@@ -35,6 +35,40 @@ def test_a_full_context_ends_with_length():
         inbox = bench.submit([3] * 60, max_tokens=-1)
         finished = inbox.result()
     assert (finished.reason, finished.num_completion_tokens) == (FinishReason.LENGTH, 4)
+
+
+def test_progress_through_the_prompt_is_told_from_what_is_cached_to_the_first_token():
+    with Bench() as bench:
+        bench.submit([5, 6, 7, 8, 9], max_tokens=1).result()
+        inbox = bench.submit([5, 6, 7, 8, *range(10, 26)], max_tokens=3, tells_progress=True)
+        inbox.result()
+        silent = bench.submit([5, 6, 7], max_tokens=1)
+        silent.result()
+    told = [event for event in inbox.events if isinstance(event, PromptProgress)]
+    assert inbox.events[1 : 1 + len(told)] == told
+    assert [event[:3] for event in told] == [(20, 4, done) for done in (4, 12, 20)]
+    assert told[0].seconds == 0 < told[1].seconds < told[2].seconds
+    assert not any(isinstance(event, PromptProgress) for event in silent.events)
+
+
+class LineDetokenizer(FakeDetokenizer):
+    """Ends a line with every third token."""
+
+    def push(self, token: int) -> str:
+        return super().push(token) + ("\n" if len(self.pushed) % 3 == 0 else "")
+
+
+@pytest.mark.parametrize(
+    ("max_seconds", "detokenizer", "num_tokens"),
+    [(1e-9, LineDetokenizer, 3), (1e9, LineDetokenizer, 8), (-1, LineDetokenizer, 8), (1e-9, FakeDetokenizer, 8)],
+    ids=["late", "in time", "no limit", "no end of a line"],
+)
+def test_an_answer_that_takes_too_long_ends_with_its_line(max_seconds, detokenizer, num_tokens):
+    with Bench() as bench:
+        inbox = bench.submit([5, 6, 7], max_tokens=8, max_seconds=max_seconds, detokenizer=detokenizer())
+        finished = inbox.result()
+    assert (finished.reason, finished.num_completion_tokens) == (FinishReason.LENGTH, num_tokens)
+    assert inbox.text.endswith("\n") or num_tokens == 8
 
 
 def test_no_tokens_wanted_computes_the_prompt_and_ends():

@@ -34,6 +34,13 @@ WRONG: dict[str, tuple[dict[str, Any], type[ModelFileError], str]] = {
     "a rope scaling of another kind": (
         {"llama.rope.scaling.type": "spiral"}, UnsupportedModel, "rope scaling 'spiral' is not supported; supported: ",
     ),
+    "a number for a rope scaling": (
+        {"llama.rope.scaling.type": [1, 2]}, GGUFError, "metadata key llama.rope.scaling.type is [1, 2], not a text",
+    ),
+    "more tokens than embeddings": (
+        {"tokenizer.ggml.tokens": [str(token) for token in range(385)]}, GGUFError,
+        "tokenizer.ggml.tokens has 385 tokens, token_embd.weight rows for 384",
+    ),
     "a missing number": ({"llama.block_count": None}, GGUFError, "metadata key llama.block_count is missing"),
     "a word for a number": (
         {"llama.attention.head_count": "four"}, GGUFError,
@@ -119,6 +126,10 @@ WRONG_EXPERTS: dict[str, tuple[str, dict[str, Any], type[ModelFileError], str]] 
     "weighed by another function": (
         "mixtral", {"expert_gating_func": 2}, UnsupportedModel,
         "llama.expert_gating_func 2 is not supported; supported: 1 (softmax)",
+    ),
+    "normalised in two ways": (
+        "mixtral", {"expert_weights_norm": [True, False]}, GGUFError,
+        "metadata key llama.expert_weights_norm is [True, False], not true or false",
     ),
     "not normalised": (
         "qwen3moe", {"expert_weights_norm": False}, UnsupportedModel,

@@ -45,6 +45,18 @@ def test_yarn_that_shrinks_does_not_shorten():
     np.testing.assert_allclose(turned(replace(PLAIN, scale=2.0, extrapolation=1.0))[0], 1, rtol=1e-6)
 
 
+def test_yarn_leaves_all_pairs_alone_if_none_turns_fast_enough_to_begin_the_ramp():
+    for never in (replace(PLAIN, beta_fast=0.0), replace(PLAIN, base=1.0)):
+        found = turned(replace(never, scale=0.25, extrapolation=1.0))[1]
+        assert same_angles(found, turned(never)[1])
+
+
+def test_yarn_ends_its_ramp_at_the_last_dimension_if_no_pair_is_slow_enough():
+    yarn = replace(PLAIN, scale=0.25, extrapolation=1.0)
+    slowest = turned(replace(yarn, beta_slow=1e-9))[1]  # far beyond the last
+    assert same_angles(turned(replace(yarn, beta_slow=0.0))[1], slowest)
+
+
 def test_what_is_not_told_stays_as_the_file_has_it():
     stretched = replace(PLAIN, scale=0.5, extrapolation=1.0, attention_factor=1.2, beta_fast=16.0, beta_slow=2.0)
     assert retold(stretched, RopeConfig()) == stretched

@@ -23,6 +23,25 @@ async def test_an_answer_starts_continues_and_finishes(worker):
     assert finished.timings.prompt_ms > 0 and finished.timings.predicted_ms > 0
 
 
+async def test_progress_through_the_prompt_is_told_after_each_step_if_asked_for(worker):
+    asked = {"tokens": range(5, 25), "max_tokens": 1, "cache_prompt": False}
+    replies = [reply async for reply in worker.generate(**asked, return_progress=True)]
+    assert [reply.WhichOneof("event") for reply in replies] == ["started", *["progress"] * 3, "delta", "finished"]
+    assert [reply.progress.num_done for reply in replies[1:4]] == [0, 16, 20]
+    assert {(reply.progress.num_prompt_tokens, reply.progress.num_cached_tokens) for reply in replies[1:4]} == {(20, 0)}
+    assert 0 == replies[1].progress.ms < replies[2].progress.ms < replies[3].progress.ms
+    silent = [reply.WhichOneof("event") async for reply in worker.generate(**asked)]
+    assert silent == ["started", "delta", "finished"]
+
+
+async def test_a_limit_of_time_reaches_the_engine(worker):
+    submitted, submit = [], worker.engine.submit
+    worker.engine.submit = lambda request, *rest: (submitted.append(request), submit(request, *rest))[1]
+    await worker.answer(max_tokens=1, max_predict_ms=250)
+    await worker.answer(max_tokens=1)
+    assert [request.max_seconds for request in submitted] == [0.25, 0.0]
+
+
 async def test_the_first_token_is_sent_before_the_second_is_computed(worker):
     worker.model.gate.clear()
     call = worker.generate(max_tokens=3)

@@ -6,12 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.parity.corpus import score_vocabulary
+from worker.metadata import TOKENIZER, Entries
 from worker.text.sentencepiece import SentencePieceEncoder
 from worker.text.vocabulary import Vocabulary
 
 METADATA = score_vocabulary()
-VOCABULARY = Vocabulary(METADATA, {"unk": 0})
-ENCODER = SentencePieceEncoder(METADATA, VOCABULARY)
+VOCABULARY = Vocabulary(Entries(METADATA, TOKENIZER), {"unk": 0})
+ENCODER = SentencePieceEncoder(Entries(METADATA, TOKENIZER), VOCABULARY)
 SCORES = METADATA["tokenizer.ggml.scores"].tolist()
 
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from tests.parity.corpus import score_vocabulary
 from tests.worker.text.vocabularies import byte_level
 from worker.errors import GGUFError, InvalidRequest, UnsupportedModel
 from worker.gguf import GGUF
+from worker.text.chat_template import ChatTemplate
 from worker.text.tokenizer import Tokenizer
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -192,11 +194,21 @@ def test_tokens_outside_the_vocabulary_are_refused(token: int) -> None:
     ("key", "value", "error", "message"),
     [
         ("tokenizer.ggml.model", "t5", UnsupportedModel, "unknown tokenizer 't5'.*supported: gpt2, llama"),
-        ("tokenizer.ggml.model", None, UnsupportedModel, "unknown tokenizer None"),
+        ("tokenizer.ggml.model", None, GGUFError, "key tokenizer.ggml.model is missing"),
+        ("tokenizer.ggml.model", np.array([1, 2]), GGUFError, r"key tokenizer.ggml.model is \[1, 2\], not a text"),
+        ("tokenizer.ggml.pre", [b"gpt-2"], GGUFError, r"key tokenizer.ggml.pre is \[b'gpt-2'\], not a text"),
+        ("tokenizer.ggml.add_bos_token", np.array([1, 0]), GGUFError, r"add_bos_token is \[1, 0\], not true or false"),
+        ("tokenizer.ggml.add_bos_token", 1, GGUFError, "add_bos_token is 1, not true or false"),
+        ("tokenizer.ggml.eos_token_id", "</s>", GGUFError, "eos_token_id is '</s>', not a whole number"),
+        ("tokenizer.ggml.token_type", 1, GGUFError, "token_type is 1, not an array of numbers"),
+        ("tokenizer.ggml.token_type", np.ones(256, bool), GGUFError, "token_type is an array of bools"),
+        ("tokenizer.ggml.tokens", "a", GGUFError, "tokens is 'a', not an array of texts"),
+        ("tokenizer.ggml.tokens", [], GGUFError, "tokens is empty"),
+        ("general.name", 5, GGUFError, "key general.name is 5, not a text"),
         ("tokenizer.ggml.pre", "qwen9", UnsupportedModel, "unknown pre-tokenizer 'qwen9'.*supported: .*qwen2"),
         ("tokenizer.ggml.tokens", None, GGUFError, "tokens is missing"),
         ("tokenizer.ggml.tokens", [b"a", b"b", b"a"], GGUFError, "token 'a' occurs twice"),
-        ("tokenizer.ggml.token_type", [1, 1], GGUFError, "token_type has 2 entries for 256 tokens"),
+        ("tokenizer.ggml.token_type", np.array([1, 1]), GGUFError, "token_type has 2 entries for 256 tokens"),
         ("tokenizer.ggml.merges", None, GGUFError, "merges is missing"),
     ],
 )
@@ -206,6 +218,17 @@ def test_a_tokenizer_that_cannot_be_read_is_named(key: str, value: Any, error: t
         del metadata["tokenizer.ggml.token_type"]
     with pytest.raises(error, match=message):
         Tokenizer(metadata)
+
+
+def test_merges_that_build_no_token_are_left_out() -> None:
+    metadata = byte_level() | {"tokenizer.ggml.tokens": [b"a", b"b"], "tokenizer.ggml.merges": [b"a b", b"ab ab"]}
+    assert Tokenizer(metadata).encode("abab") == [0, 1, 0, 1]
+
+
+def test_a_template_that_is_no_text_is_refused() -> None:
+    metadata = byte_level() | {"tokenizer.chat_template": [b"{{ messages }}"]}
+    with pytest.raises(GGUFError, match=r"key tokenizer.chat_template is .*, not a text"):
+        ChatTemplate.from_metadata(metadata, Tokenizer(metadata))
 
 
 def test_adding_a_bos_that_does_not_exist_is_refused() -> None:

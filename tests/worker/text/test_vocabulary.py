@@ -3,13 +3,14 @@
 import pytest
 
 from tests.worker.text.vocabularies import byte_level
+from worker.metadata import TOKENIZER, Entries
 from worker.text.tokenizer import Tokenizer
 from worker.text.vocabulary import Kind, Vocabulary
 
 
 def eog_texts(*control: str, **ids: int) -> set[str]:
     metadata = byte_level(control=control) | {f"tokenizer.ggml.{role}_token_id": token for role, token in ids.items()}
-    vocabulary = Vocabulary(metadata, {})
+    vocabulary = Vocabulary(Entries(metadata, TOKENIZER), {})
     return {vocabulary.texts[token] for token in vocabulary.eog_ids}
 
 
@@ -45,7 +46,8 @@ def test_fill_in_the_middle_padding_ends_a_generation() -> None:
 
 
 def test_ids_outside_the_vocabulary_count_for_nothing() -> None:
-    assert Vocabulary(byte_level() | {"tokenizer.ggml.eos_token_id": 4000}, {"bos": 9999}).roles == {}
+    entries = Entries(byte_level() | {"tokenizer.ggml.eos_token_id": 4000}, TOKENIZER)
+    assert Vocabulary(entries, {"bos": 9999}).roles == {}
 
 
 def test_harmony_channels_stay_visible() -> None:
@@ -62,11 +64,11 @@ def test_tokens_that_are_no_utf8_keep_their_bytes() -> None:
 def test_an_empty_token_gets_a_name() -> None:
     metadata = byte_level(control=["<|a|>"])
     metadata["tokenizer.ggml.tokens"][256] = b""
-    assert Vocabulary(metadata, {}).texts[256] == "[EMPTY_256]"
+    assert Vocabulary(Entries(metadata, TOKENIZER), {}).texts[256] == "[EMPTY_256]"
 
 
 def test_kinds_outside_the_table_are_undefined() -> None:
     metadata = byte_level(["x y"])
     metadata["tokenizer.ggml.token_type"][256] = 77
-    assert Vocabulary(metadata, {}).kinds[256] == Kind.UNDEFINED
+    assert Vocabulary(Entries(metadata, TOKENIZER), {}).kinds[256] == Kind.UNDEFINED
     assert Tokenizer(metadata).piece(256) == b""
