@@ -28,7 +28,7 @@ from router.api.fields import (
 )
 from router.api.samplers import SAMPLING, sampling_message, shown_biases
 
-MAX_STOPS = 1024
+MAX_STOPS = 64
 MAX_CHOICES = 16
 MAX_LOGPROBS = 128
 RANDOM_SEED = 2**32 - 1  # llama-server's "draw one", what -1 is in 32 bits

@@ -99,8 +99,7 @@ def _read_biases(biases: Sequence[Any], prompts: PromptReader) -> tuple[tuple[in
 def _biased_tokens(bias: Any, prompts: PromptReader) -> list[int]:
     if bias.text:
         return prompts.tokens([bias.text], add_special=False, parse_special=False)
-    check_range("logit_bias", bias.token, 0, INT32_MAX)
-    return [bias.token] if bias.token < prompts.tokenizer.vocab_size else []  # one that cannot come needs no bias
+    return prompts.checked("logit_bias", [bias.token])
 
 
 def _read_samplers(names: Sequence[str]) -> tuple[str, ...]:

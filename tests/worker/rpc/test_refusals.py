@@ -23,7 +23,7 @@ BAD_SAMPLING = [
     *[{"frequency_penalty": value} for value in SPECIAL],
     {"repeat_last_n": -2},
     {"min_keep": -1},
-    {"logit_bias": [{"token": -1, "bias": 1}]},
+    *[{"logit_bias": [{"token": token, "bias": 1}]} for token in (-1, 48, 2**31 - 1)],
     *[{"logit_bias": [{"token": 5, "bias": value}]} for value in SPECIAL[:2]],
 ]
 
@@ -42,7 +42,6 @@ EXTREME_SAMPLING = [
     {"repeat_last_n": 2**31 - 1, "repeat_penalty": 1e9}, {"seed": 2**32 - 1}, {"presence_penalty": 1e9},
     {"frequency_penalty": -1e9, "repeat_last_n": -1}, {"top_k": 0, "top_p": 1, "min_p": 0},
     {"logit_bias": [{"token": 5, "bias": float("-inf")}]}, {"logit_bias": [{"token": 47, "bias": 1e9}]},
-    {"logit_bias": [{"token": 48, "bias": 1e9}]}, {"logit_bias": [{"token": 2**31 - 1, "bias": 1}]},
 ]  # fmt: skip
 
 
