@@ -96,7 +96,7 @@ def test_samplers_are_named_in_words_or_letters(given: Any, names: list[str]) ->
         ("dry_penalty_last_n", -2),
         ("repeat_last_n", -2),
         ("repeat_penalty", 0),
-        ("stop", ["x"] * 1025),
+        ("stop", ["x"] * 65),
         ("min_keep", -1),
         ("adaptive_decay", 1),
         ("adaptive_decay", -0.5),
