@@ -92,12 +92,13 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
     """
     check_overlays(config.aliases)
     workers = running or Fleet(config.models, config.supervision, config.residency)
-    counts = Metrics()
+    counts, limits = Metrics(), _limits(config)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with nullcontext() if running else workers:
             yield
+        await limits.close()
 
     rows = [(method, path, Guarded(endpoint, scope).answer) for method, path, scope, endpoint in ROUTES]
     app = Gateway(
@@ -129,7 +130,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
     app.state.reload = None
     app.state.awaited = None
     dispatcher = Dispatcher(workers, Admission(time.monotonic))
-    app.state.policies = Policies(dispatcher, _limits(config), Shadows(dispatcher), counts)
+    app.state.policies = Policies(dispatcher, limits, Shadows(dispatcher), counts)
     return app
 
 

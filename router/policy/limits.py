@@ -70,6 +70,10 @@ class LimitStore(Protocol):
         """Puts the real count in the place of the reserved one and frees the place."""
         ...
 
+    async def close(self) -> None:
+        """Ends what it does beside requests."""
+        ...
+
 
 @dataclass(slots=True)
 class _Usage:
@@ -102,6 +106,9 @@ class MemoryLimits:
         usage.num_open -= 1
         if usage.tokens:
             usage.tokens.level = min(usage.tokens.level + num_reserved - num_used, usage.tokens.per_minute)
+
+    async def close(self) -> None:
+        pass
 
     def _usage(self, key: KeyConfig) -> _Usage:
         """A key's buckets, filled up to now; limits that a reload has changed hold from here on."""

@@ -1,6 +1,8 @@
 """Limits that several gateways share, kept by a real Redis."""
 
+import asyncio
 import logging
+import signal
 import socket
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +14,7 @@ import pytest
 from router.config import KeyConfig
 from router.errors import CommandError
 from router.keys.keys import key_digest
-from router.policy.limits import Level
+from router.policy.limits import Level, Verdict
 from router.policy.redislimits import RedisLimits
 from tests.router.gateways import config, running
 from tests.router.mocks import DEADLINE
@@ -35,6 +37,14 @@ class Redis:
         assert self._process.stdout
         while b"ready to accept connections" not in self._process.stdout.readline():
             assert self._process.poll() is None
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def stop(self) -> None:
         if self._process is not None:
@@ -102,11 +112,71 @@ async def test_places_are_shared_and_free_again_after_settling(redis: Redis) -> 
 
 
 async def test_places_of_a_gateway_that_died_come_back(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("router.policy.redislimits.PLACE_SECONDS", 0)
+    monkeypatch.setattr("router.policy.redislimits.LEASE_SECONDS", 0)
     key = KeyConfig("k", b"", concurrent=1)
     async with two(redis) as (first, second):
         assert (await first.reserve(key, 0)).refused is None
         assert (await second.reserve(key, 0)).refused is None
+
+
+async def reserved(limits: RedisLimits, key: KeyConfig, num_tokens: int = 0) -> Verdict:
+    """The first verdict that refuses nothing."""
+    async with asyncio.timeout(DEADLINE):
+        while (verdict := await limits.reserve(key, num_tokens)).refused is not None:
+            await asyncio.sleep(0.01)
+    return verdict
+
+
+async def test_a_pause_of_redis_at_settling_keeps_no_place(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.redislimits.REPEAT_SECONDS", 0.05)
+    key = KeyConfig("k", b"", concurrent=1)
+    async with two(redis) as (first, second):
+        assert (await first.reserve(key, 0)).refused is None
+        redis.pause()
+        await first.settle(key, 0, 0)
+        redis.go_on()
+        await reserved(second, key)
+
+
+async def test_a_settlement_sent_twice_gives_back_once(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.redislimits.REPEAT_SECONDS", 0.05)
+    key = KeyConfig("k", b"", concurrent=2, tokens_per_minute=60)
+    async with two(redis) as (first, second):
+        for _ in range(2):
+            assert (await first.reserve(key, 30)).refused is None
+        redis.pause()
+        await first.settle(key, 30, 10)  # Redis finds it several times when it goes on
+        redis.go_on()
+        verdict = await reserved(second, key)
+    assert verdict.tokens is not None
+    assert 20 <= verdict.tokens.remaining < 40
+
+
+async def test_a_reservation_that_redis_reads_too_late_keeps_no_place(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.policy.redislimits.REPEAT_SECONDS", 0.05)
+    key = KeyConfig("k", b"", concurrent=1)
+    async with two(redis) as (first, second):
+        await first.reserve(key, 0)
+        await first.settle(key, 0, 0)
+        redis.pause()
+        assert (await first.reserve(key, 0)).refused is None
+        redis.go_on()
+        await reserved(second, key)
+
+
+async def test_a_gateway_that_lives_keeps_its_places(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("router.policy.redislimits.LEASE_SECONDS", 2)
+    monkeypatch.setattr("router.policy.redislimits.RENEW_SECONDS", 0.1)
+    key, other = KeyConfig("k", b"", concurrent=1), KeyConfig("other", b"", concurrent=1)
+    async with two(redis) as (first, second):
+        await first.reserve(key, 0)
+        third = RedisLimits(redis.url, lambda: 0.0)
+        await third.reserve(other, 0)
+        await third.close()  # as if it had died
+        await reserved(second, other)
+        assert (await second.reserve(key, 0)).refused == "1 requests at the same time"
 
 
 async def test_a_changed_limit_holds_at_once_and_keys_do_not_share(redis: Redis) -> None:
