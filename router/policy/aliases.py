@@ -44,10 +44,14 @@ class Route:
     balance: str | None = None  # how a replica is chosen; None: as for every model
 
     def after(self, reason: Reason) -> "Route | None":
-        """The route to go on with when the model could not serve for this reason; None: there is none."""
-        for index, step in enumerate(self.fallbacks):
-            if reason in step.on and step.model != self.model:
-                return replace(self, model=step.model, fallbacks=self.fallbacks[index + 1 :])
+        """The route to go on with when the model could not serve for this reason; None: there is none.
+
+        It never comes back to a model: what it could not do just now it cannot do a moment later.
+        """
+        others = tuple(step for step in self.fallbacks if step.model != self.model)
+        for index, step in enumerate(others):
+            if reason in step.on:
+                return replace(self, model=step.model, fallbacks=others[index + 1 :])
         return None
 
 

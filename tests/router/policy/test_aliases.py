@@ -115,6 +115,18 @@ def test_fallbacks_go_on_through_other_aliases_and_keep_the_overlay_of_the_first
     assert models == ["one", "two", "three", "four"]
 
 
+def test_a_route_never_comes_back_to_a_model_that_could_not_serve() -> None:
+    chain = (
+        alias("chat", "small", fallbacks=(to("big"), to("default"))),
+        alias("default", "small", fallbacks=(to("far"),)),
+    )
+    route = table(("small",), ("big",), ("far",), aliases=chain).resolve("chat").after(Reason.CONTEXT)
+    assert route is not None and route.model == "big"
+    further = route.after(Reason.CONTEXT)
+    assert further is not None and further.model == "far"
+    assert further.after(Reason.CONTEXT) is None
+
+
 def test_a_reason_that_leads_into_an_alias_must_lead_on_in_it() -> None:
     chain = (
         alias("a", "one", fallbacks=(to("b", Reason.CONTEXT),)),
