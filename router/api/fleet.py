@@ -12,9 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from protos import inference_pb2 as pb
+from router.api.listening import listening
 from router.api.metrics import ready_stats
-from router.api.routed import call_to
-from router.api.streaming import EventStream, SendFrame
+from router.api.routed import call_to, check_name
+from router.api.streaming import SendFrame
 from router.api.wire import json_response
 from router.call import Policies
 from router.errors import InvalidRequest
@@ -23,7 +24,6 @@ from router.supervision.tail import MAX_LINES, Tail
 
 DEFAULT_LINES = 50
 TEXT = "text/plain; charset=utf-8"
-PING_SECONDS = 30.0
 
 
 async def fleet(request: Request) -> Response:
@@ -82,13 +82,14 @@ def _figures(stats: pb.StatsReply | None) -> Mapping[str, Any]:
 async def logs(request: Request) -> Response:
     """A model's last lines as text, ?model=NAME&lines=N; with follow=1 as events, each a line as a JSON string."""
     policies: Policies = request.app.state.policies
-    name = call_to(request, request.query_params.get("model")).route.model
+    route = call_to(request, request.query_params.get("model")).route
+    name = route.model
     if next(status for status in policies.dispatcher.models() if status.name == name).path is None:
         raise InvalidRequest(f"model '{name}' runs on other hosts only: what its workers write is there")
     tail = policies.dispatcher.output(name)
     num_lines = _num_lines(request.query_params.get("lines"))
     if request.query_params.get("follow") in ("1", "true"):
-        return EventStream(partial(_follow, tail, num_lines), PING_SECONDS)
+        return listening(request, partial(_follow, tail, num_lines), partial(check_name, route.alias))
     text = "".join(f"{line}\n" for line in tail.last(num_lines))
     return Response(text, headers={"content-type": TEXT})
 

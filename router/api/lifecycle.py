@@ -12,17 +12,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from router.api.fields import json_body, read
+from router.api.listening import listening
 from router.api.models import STATES, progress
 from router.api.routed import MODEL, call_to
-from router.api.streaming import EventStream, SendFrame
+from router.api.streaming import SendFrame
 from router.api.wire import json_response
-from router.config import KeyConfig
 from router.errors import InvalidRequest
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 from router.policy.table import Table
 
-PING_SECONDS = 15.0
 GOING = (ModelState.UNLOADED, ModelState.DRAINING, ModelState.FAILED)
 SUCCESS = {"success": True}
 Shown = dict[str, dict[str, Any]]  # by name: what a client was told of a model last
@@ -48,7 +47,7 @@ async def unload(request: Request) -> Response:
 
 async def events(request: Request) -> Response:
     """Every model's state, then every change of one."""
-    return EventStream(partial(_tell, request), PING_SECONDS)
+    return listening(request, partial(_tell, request))
 
 
 async def _meant(request: Request) -> tuple[Fleet, str]:
@@ -82,9 +81,8 @@ async def _tell(request: Request, send: SendFrame) -> None:
 def _told(request: Request, fleet: Fleet) -> Shown:
     """What the request's key may know now, by the names in force now."""
     table: Table = request.app.state.table
-    key: KeyConfig = request.state.key
     statuses = {status.name: status for status in fleet.models()}
-    listed = table.aliases.listed(key.models)
+    listed = table.aliases.listed(request.state.key_by_now().models)
     return {name: _state(statuses[model]) for name, model in listed.items() if model in statuses}
 
 

@@ -62,9 +62,14 @@ def call_to(request: Request, name: str | None) -> Call:
 
 def _permitted(table: Table, key: KeyConfig, name: str | None) -> Route:
     route = table.aliases.resolve(name, random.random(), key.models)  # noqa: S311 (a share of the traffic, no secret)
-    if not matches(route.alias, key.models):
-        raise Forbidden(f"key '{key.name}' may not use model '{route.alias}'")
+    check_name(route.alias, key)
     return route
+
+
+def check_name(name: str, key: KeyConfig) -> None:
+    """Raises Forbidden for a name of a model that is not for the key."""
+    if not matches(name, key.models):
+        raise Forbidden(f"key '{key.name}' may not use model '{name}'")
 
 
 def overlaid(body: Body, route: Route) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from contextlib import suppress
 import orjson
 
 from router.commands.client import Gateway, parser, run
+from router.errors import CommandError
 
 DEFAULT_LINES = 50
 
@@ -25,7 +26,10 @@ def logs(arguments: Sequence[str]) -> None:
     query = {"lines": given.lines} | ({"model": given.model} if given.model else {})
     if given.follow:
         for data in gateway.events("/admin/logs", follow=1, **query):
-            _print(orjson.loads(data), given.json)
+            line = orjson.loads(data)
+            if not isinstance(line, str):  # the gateway tells why it ends
+                raise CommandError(line["error"]["message"])
+            _print(line, given.json)
     else:
         for line in gateway.get("/admin/logs", **query).text.splitlines():
             _print(line, given.json)

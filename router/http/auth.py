@@ -2,11 +2,13 @@
 
 Made by app.py. The middleware puts the key and the Table of this moment into request.state; a request keeps both to its
 end. Invariant: without a valid key nothing passes but the open paths, and what is compared is scope["path"], which no
-header can change; a route is reached only by keys that have its scope.
+header can change; a route is reached only by keys that have its scope. What goes on for long asks state.key_by_now().
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -47,10 +49,22 @@ class Guarded:
         self._endpoint = endpoint
 
     async def answer(self, request: Request) -> Response:
-        key: KeyConfig = request.scope["state"]["key"]
+        state: dict[str, Any] = request.scope["state"]
+        self._check(state["key"])
+        state["key_by_now"] = partial(self.key_by_now, request)
+        return await self._endpoint(request)
+
+    def key_by_now(self, request: Request) -> KeyConfig:
+        """The request's key as the table in force has it. Raises Unauthorized, Forbidden as if it came only now."""
+        table: Table = request.app.state.table
+        key = table.keys.find(_presented(request.scope), datetime.now(UTC))
+        self._check(key)
+        return key
+
+    def _check(self, key: KeyConfig) -> None:
+        """Raises Forbidden if the key has not the scope."""
         if self.scope is not None and self.scope not in key.scopes:
             raise Forbidden(f"key '{key.name}' may not do this: it has no scope '{self.scope}'")
-        return await self._endpoint(request)
 
 
 def _presented(scope: Connection) -> bytes:

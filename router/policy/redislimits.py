@@ -29,7 +29,8 @@ MAX_UNSETTLED = 10_000  # of which Redis has not heard; the places of older ones
 PREFIX = "corral:limits"
 
 # KEYS: requests, tokens, places. ARGV: requests per minute, tokens per minute, concurrent (-1: no limit), tokens to
-# take, the place's name, its lease. Takes nothing for a place that is taken, by the same script sent before. Returns the limit in the way ("" for none), the seconds to wait, the levels.
+# take, the place's name, its lease. Takes nothing if the place is taken: by the same script, sent before.
+# Returns the limit in the way ("" for none), the seconds to wait, the levels.
 _RESERVE = """
 local clock = redis.call('TIME')
 local now = clock[1] + clock[2] / 1e6

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from router.config import KeyConfig, ModelConfig, Scope
 from router.fleet.lifecycle import ModelState
 from router.keys.keys import key_digest
+from router.reload import reload
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, until
 
@@ -175,3 +177,44 @@ async def test_without_autoload_a_request_says_what_to_do() -> None:
         refused = await started.client.post("/completion", json={"model": "a", "prompt": "x"})
         assert refused.status_code == 400
         assert refused.json()["error"]["message"] == "model 'a' is not loaded (POST /models/load loads it)"
+
+
+KEYS = tuple(KeyConfig(name, key_digest(name.encode()), scopes=frozenset(Scope)) for name in ("one", "other"))
+REFUSED_STREAMS = [
+    ((KEYS[1],), 401),
+    ((replace(KEYS[0], expires=datetime(2020, 1, 1, tzinfo=UTC)), KEYS[1]), 401),
+    ((replace(KEYS[0], scopes=frozenset()), KEYS[1]), 403),
+]
+
+
+@pytest.mark.parametrize("path", ["/models/sse", "/admin/logs?follow=1&model=a"])
+@pytest.mark.parametrize(("keys", "code"), REFUSED_STREAMS, ids=["revoked", "expired", "without the scope"])
+async def test_a_stream_ends_with_the_right_to_hear_it(
+    path: str, keys: tuple[KeyConfig, ...], code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.api.listening.CHECK_SECONDS", 0.01)
+    async with gateway("a", keys=KEYS) as started, asyncio.timeout(DEADLINE):
+        app, headers = started.app, {"Authorization": "Bearer one"}
+        async with started.client.stream("GET", path, headers=headers) as answer:
+            assert answer.status_code == 200
+            before = app.state.config
+            reload(app, lambda: replace(before, keys=keys))
+            app.state.fleet.output("a").add("a secret")
+            told = "".join([text async for text in answer.aiter_text()])
+        assert "a secret" not in told
+        *_, last = [line for line in told.splitlines() if line.startswith("data: ")]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == code
+
+
+async def test_a_follower_of_a_log_is_told_nothing_once_the_model_is_not_for_its_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("router.api.listening.CHECK_SECONDS", 0.01)
+    async with gateway("a", "b", keys=KEYS) as started, asyncio.timeout(DEADLINE):
+        query = {"follow": "1", "model": "a"}
+        headers = {"Authorization": "Bearer one"}
+        async with started.client.stream("GET", "/admin/logs", params=query, headers=headers) as answer:
+            before = started.app.state.config
+            reload(started.app, lambda: replace(before, keys=(replace(KEYS[0], models=("b",)), KEYS[1])))
+            told = "".join([text async for text in answer.aiter_text()])
+    assert "key 'one' may not use model 'a'" in told

@@ -122,9 +122,11 @@ async def test_places_of_a_gateway_that_died_come_back(redis: Redis, monkeypatch
 async def reserved(limits: RedisLimits, key: KeyConfig, num_tokens: int = 0) -> Verdict:
     """The first verdict that refuses nothing."""
     async with asyncio.timeout(DEADLINE):
-        while (verdict := await limits.reserve(key, num_tokens)).refused is not None:
+        while True:
+            verdict = await limits.reserve(key, num_tokens)
+            if verdict.refused is None:
+                return verdict
             await asyncio.sleep(0.01)
-    return verdict
 
 
 async def test_a_pause_of_redis_at_settling_keeps_no_place(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
