@@ -144,7 +144,7 @@ class Call:
 
     def _generation(self, message: pb.GenerateRequest, cost: int, total: int, index: int) -> Generation:
         routed = partial(self._routed, message, self._turn(cost, patient=index > 0), index)
-        generation = self.policies.shadows.beside(self.route, message, routed)
+        generation = self.policies.shadows.beside(self.route, message, self.table.limits, routed)
         return partial(self._limited, generation, total) if self._has_limits else generation
 
     async def _limited(self, generation: Generation, num_tokens: int, hand_out: HandOut) -> None:

@@ -191,9 +191,9 @@ class Dispatcher:
             self._balancers[model] = Balancer(random.random)
         return self._balancers[model]
 
-    def is_idle(self, model: str) -> bool:
-        """Whether nobody waits for the model."""
-        return self._admission.is_idle(model)
+    def can_spare(self, model: str) -> bool:
+        """Whether the model is loaded and nobody waits for it."""
+        return bool(self._fleet.open(model)) and self._admission.is_idle(model)
 
     def num_waiting(self, model: str) -> int:
         """Requests in the model's line."""

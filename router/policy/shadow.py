@@ -1,8 +1,9 @@
 """Copies of requests to a second model, whose answers are compared with the first one's and thrown away.
 
-Used by call.py. A copy begins when the first answer does, with the seed in force, and only if nobody waits for the
-second model; it never delays the client. The log tells whether the answers were the same and where they parted, never
-what they said. Invariant: whatever happens to a copy, the client's answer is what it would have been without it.
+Used by call.py. A copy begins when the first answer does, with the seed in force, and only if the second model is
+loaded and nobody waits for it; it never delays the client, and ends when that leaves. The log tells whether the
+answers were the same and where they parted, never what they said. Invariant: whatever happens to a copy, the client's
+answer is what it would have been without it.
 """
 
 import asyncio
@@ -47,19 +48,28 @@ class Shadows:
         self._dispatcher = dispatcher
         self._copies: set[asyncio.Task[None]] = set()
 
-    def beside(self, route: Route, message: pb.GenerateRequest, generation: Generation) -> Generation:
-        """The generation as it is; where the route has a shadow, that gets a copy of the message."""
-        return generation if route.shadow is None else partial(self._shadowed, route, message, generation)
+    def beside(
+        self, route: Route, message: pb.GenerateRequest, limits: LimitsConfig, generation: Generation
+    ) -> Generation:
+        """The generation as it is; where the route has a shadow, that gets a copy of the message, within the limits."""
+        return generation if route.shadow is None else partial(self._shadowed, route, message, limits, generation)
 
     async def _shadowed(
-        self, route: Route, message: pb.GenerateRequest, generation: Generation, hand_out: HandOut
+        self,
+        route: Route,
+        message: pb.GenerateRequest,
+        limits: LimitsConfig,
+        generation: Generation,
+        hand_out: HandOut,
     ) -> None:
         answer = _Answer()
+        copy: asyncio.Task[None] | None = None
 
         async def noted(replies: list[pb.GenerateReply]) -> None:
+            nonlocal copy
             for reply in replies:
                 if reply.HasField("started"):
-                    self._begin(route, message, reply.started.seed, answer)
+                    copy = self._begin(route, message, limits, reply.started.seed, answer)
             await answer.take(replies)
             await hand_out(replies)
 
@@ -67,22 +77,30 @@ class Shadows:
             await generation(noted)
         finally:
             answer.finished.set()
+            if copy is not None and not answer.complete:  # there is nothing to compare it with
+                copy.cancel()
 
-    def _begin(self, route: Route, message: pb.GenerateRequest, seed: int, answer: _Answer) -> None:
-        if route.shadow is None or len(self._copies) >= MAX_COPIES or not self._dispatcher.is_idle(route.shadow):
-            return
+    def _begin(
+        self, route: Route, message: pb.GenerateRequest, limits: LimitsConfig, seed: int, answer: _Answer
+    ) -> asyncio.Task[None] | None:
+        """A copy under way; None: it would be in somebody's way."""
+        if route.shadow is None or len(self._copies) >= MAX_COPIES or not self._dispatcher.can_spare(route.shadow):
+            return None
         copy = pb.GenerateRequest()
         copy.CopyFrom(message)
         copy.request_id += "-shadow"
         copy.sampling.seed, copy.sampling.has_seed = seed, True
-        task = asyncio.create_task(self._run(route, route.shadow, copy, answer))
+        task = asyncio.create_task(self._run(route, route.shadow, copy, limits, answer))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
+        return task
 
-    async def _run(self, route: Route, model: str, copy: pb.GenerateRequest, answer: _Answer) -> None:
+    async def _run(
+        self, route: Route, model: str, copy: pb.GenerateRequest, limits: LimitsConfig, answer: _Answer
+    ) -> None:
         shadowed = _Answer()
         try:
-            turn = Turn(SHADOW_KEY, LimitsConfig(), 0)
+            turn = Turn(SHADOW_KEY, limits, 0, is_probe=True)
             await self._dispatcher.generate(Attempt(model), copy, turn, shadowed.take)
         except RouterError as error:
             log.warning("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, error.message)

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from router.config import AliasConfig, FallbackConfig, KeyConfig, LimitsConfig, Reason, Scope, ShadowConfig
+from router.fleet.lifecycle import ModelState
 from router.keys.keys import key_digest
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, SUPERVISION, until
@@ -129,6 +130,38 @@ async def test_a_shadow_takes_no_place_from_those_who_wait_for_its_model(caplog:
         await gateway.client.post("/completion", json=body, headers={"x-request-id": "second"})
         await until(lambda: any("request second" in record.getMessage() for record in caplog.records))
         assert not any("request first" in record.getMessage() for record in caplog.records)
+
+
+async def test_a_shadow_ends_when_the_client_leaves() -> None:
+    policy = alias("chat", "a", shadow=ShadowConfig("b"))
+    async with running(config("a", "b", aliases=(policy,))) as gateway:
+        [replica] = gateway.app.state.fleet.open("b")
+        leaving = asyncio.create_task(complete(gateway, "stop_at=100000 delay=0.05", model="chat"))
+        await until(lambda: replica.num_open == 1)
+        leaving.cancel()
+        await until(lambda: replica.num_open == 0)
+
+
+async def test_a_shadow_obeys_the_limit_of_requests_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "corral.shadow")
+    policy = alias("chat", "a", shadow=ShadowConfig("b"))
+    async with running(config("a", "b", aliases=(policy,), limits=LimitsConfig(in_flight=1, queue=0))) as gateway:
+        [replica] = gateway.app.state.fleet.open("b")
+        busy = asyncio.create_task(complete(gateway, "stop_at=100000 delay=0.05", model="b"))
+        await until(lambda: replica.num_open == 1)
+        assert (await complete(gateway, "stop_at=1", model="chat")).status_code == 200
+        await until(lambda: any("limits.queue" in record.getMessage() for record in caplog.records))
+        busy.cancel()
+
+
+async def test_a_shadow_never_loads_its_model() -> None:
+    policy = alias("chat", "a", shadow=ShadowConfig("b"))
+    given = config("a", "b", aliases=(policy,))
+    asleep = replace(given.models[1], load_on_start=False)
+    async with running(replace(given, models=(given.models[0], asleep))) as gateway:
+        for _ in range(2):
+            assert (await complete(gateway, "stop_at=1", model="chat")).status_code == 200
+        assert gateway.app.state.fleet.status("b").state is ModelState.UNLOADED
 
 
 # ---- keys -------------------------------------------------------------------------------------
