@@ -56,7 +56,7 @@ def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
 
 
 def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
-    if config.path and (config.keys or "api_key" in config.server):
+    if config.path and _has_secrets(config):
         try:
             check_private(config.path)
         except OSError as error:
@@ -69,3 +69,9 @@ def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
         if names.count(name) > 1:
             raise CommandError(f"two keys are called '{name}': one in {config.path}, one in {file}", 2)
     return keys
+
+
+def _has_secrets(config: FileConfig) -> bool:
+    """Whether corral.toml itself holds a key or the password of a Redis."""
+    redis = str(config.server.get("redis", ""))
+    return bool(config.keys) or "api_key" in config.server or "@" in redis or "password=" in redis

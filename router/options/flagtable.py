@@ -39,7 +39,7 @@ _SERVE = """
     --lame-duck : SECONDS : after SIGTERM: from /ready saying 503 to closing the port (1)
     --drain-timeout : SECONDS : after that: what open requests get to finish (60)
     --listen-when-ready :  : refuse connections until the models are ready, for proxies that do not ask /ready
-    --redis : URL : share keys' limits with other gateways; while it is away, limits hold for each gateway alone
+    --redis $ CORRAL_REDIS : URL : share keys' limits with other gateways, each alone while it is away (visible in ps)
     --otlp $ OTEL_EXPORTER_OTLP_TRACES_ENDPOINT OTEL_EXPORTER_OTLP_ENDPOINT : URL : export traces there (corral[otel])
     --watch ! --no-watch :  : take changes of the configuration's files into force (the default)
     --core-lease : auto|on|off : models take turns on the cores (auto); on: with other gateways' models too

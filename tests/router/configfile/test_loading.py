@@ -315,8 +315,23 @@ def test_check_without_a_file_asks_for_one(files: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == "error: no ./corral.toml; say which: corral config check FILE\n"
 
 
-@pytest.mark.parametrize("holding", ['[keys.a]\nsha256 = "' + "0" * 64 + '"\n', '[server]\napi-key = "one"\n'])
-def test_a_configuration_with_a_key_in_it_must_be_private(
+HOLDING = (
+    '[keys.a]\nsha256 = "' + "0" * 64 + '"\n',
+    '[server]\napi-key = "one"\n',
+    '[server]\nredis = "redis://:pw@h/0"\n',
+    '[server]\nredis = "unix:///run/redis.sock?password=pw"\n',
+)
+
+
+def test_the_address_of_a_redis_without_a_password_is_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "corral.toml"
+    file.write_text('[server]\nredis = "redis://h/0"\n')
+    file.chmod(0o644)
+    assert load(parse(["--config", str(file)], {})).server
+
+
+@pytest.mark.parametrize("holding", HOLDING)
+def test_a_configuration_with_a_secret_in_it_must_be_private(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holding: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
