@@ -12,7 +12,17 @@ from router.config import ModelConfig, SupervisionConfig
 from router.supervision.nursery import Nursery
 from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans, can_adopt
 
-_SECRET_VARIABLES = ("_API_KEY", "_TOKEN", "_SECRET", "_PASSWORD")
+# What a worker reads of the environment, by itself or through Python, numba, gRPC and the system's libraries. Secrets
+# have any name at all, so that only a list of what is none keeps them out. OTEL_ names where the worker sends its own
+# spans, and what it needs there.
+_VARIABLES = frozenset(
+    (
+        *("PATH", "HOME", "USER", "LOGNAME", "HOSTNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
+        *("VIRTUAL_ENV", "LD_LIBRARY_PATH", "LD_PRELOAD", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+        *("CORRAL_CACHE", "CORRAL_ISA"),
+    )
+)
+_FAMILIES = ("LC_", "XDG_", "PYTHON", "NUMBA_", "LLVMLITE_", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "GRPC_", "OTEL_")
 
 
 class Origin(Protocol):
@@ -54,9 +64,5 @@ def are_forked(config: SupervisionConfig) -> bool:
 
 
 def worker_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """Ours without secrets and without settings meant for the gateway."""
-    return {
-        name: value
-        for name, value in inherited.items()
-        if not name.endswith(_SECRET_VARIABLES) and not name.startswith("LLAMA_")
-    }
+    """What a worker needs of ours."""
+    return {name: value for name, value in inherited.items() if name in _VARIABLES or name.startswith(_FAMILIES)}

@@ -143,5 +143,7 @@ async def test_a_nursery_that_always_crashes_is_started_a_bounded_number_of_time
 
 
 def test_no_worker_gets_a_secret() -> None:
-    inherited = {"HF_TOKEN": "x", "LLAMA_ARG_PORT": "1", "MY_PASSWORD": "x", "PATH": "/bin"}
-    assert worker_environment(inherited) == {"PATH": "/bin"}
+    secrets = ("HF_TOKEN", "MY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "REDIS_URL", "CORRAL_REDIS", "DATABASE_DSN")
+    needed = {"PATH": "/bin", "LC_ALL": "C", "PYTHONPATH": "/x", "CORRAL_CACHE": "/c", "NUMBA_BOUNDSCHECK": "1"}
+    inherited = dict.fromkeys(secrets, "x") | {"LLAMA_ARG_PORT": "1"} | needed
+    assert worker_environment(inherited) == needed

@@ -221,6 +221,9 @@ async def test_a_command_that_cannot_be_executed_fails_the_model() -> None:
 async def test_a_worker_gets_no_secrets_and_its_own_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAMA_API_KEY", "s3cret")
     monkeypatch.setenv("HF_TOKEN", "s3cret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s3cret")
+    monkeypatch.setenv("REDIS_URL", "s3cret")
+    monkeypatch.setenv("CORRAL_REDIS", "s3cret")
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
         pid = status(started).replicas[0].pid
