@@ -38,6 +38,9 @@ diff     what a reload from OLD to NEW would do
 
 def main(arguments: Sequence[str]) -> int:
     """The exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(USAGE, end="")
+        return 0
     match list(arguments):
         case ["check", *rest]:
             return _guarded(_check, rest)
@@ -48,9 +51,6 @@ def main(arguments: Sequence[str]) -> int:
             return _guarded(lambda flags: _explain(name, flags), rest)
         case ["diff", old, new]:
             return _guarded(lambda _: _diff(old, new), [])
-        case ["-h" | "--help"]:
-            print(USAGE, end="")
-            return 0
     print(USAGE, end="", file=sys.stderr)
     return EXIT_USAGE
 

@@ -309,6 +309,12 @@ def test_the_schema_asks_for_a_path_or_workers() -> None:
     assert set(model["properties"]["tls"]["properties"]) == {"ca", "cert", "key", "server-name", "server_name"}
 
 
+@pytest.mark.parametrize("line", ["--help", "-h", "check --help", "explain --help", "explain small -h", "diff --help"])
+def test_help_is_given_wherever_it_is_asked_for(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(line.split()) == 0
+    assert capsys.readouterr().out.startswith("usage: corral config")
+
+
 def test_check_without_a_file_asks_for_one(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "corral.toml").unlink()
     assert main(["check"]) == 2
