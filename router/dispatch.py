@@ -189,7 +189,10 @@ class Dispatcher:
     def _balancer(self, model: str) -> Balancer:
         if model not in self._balancers:
             self._balancers[model] = Balancer(random.random)
-        return self._balancers[model]
+        balancer = self._balancers[model]
+        if balancer.is_crowded:
+            balancer.keep({each.name for each in self._fleet.replicas(model)})
+        return balancer
 
     def can_spare(self, model: str) -> bool:
         """Whether the model is loaded and nobody waits for it."""

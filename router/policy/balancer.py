@@ -14,7 +14,7 @@ what `begin` adds to a replica's load `end` takes away.
 
 import hashlib
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -22,6 +22,7 @@ from router.policy.circuit import Circuit
 from router.rpc.prefixes import NOTHING, NOTHING_HELD, Holdings
 
 SLOW_START = 10.0  # seconds until a new replica counts in full
+LEAST_ROOM = 16  # replicas that are remembered before it matters which of them are there
 LEAST_WEIGHT = 0.2  # of one that has just begun
 
 
@@ -97,7 +98,18 @@ class Balancer:
         """`chance` draws from [0, 1)."""
         self._chance = chance
         self._states: dict[str, _State] = {}
+        self._room = LEAST_ROOM
         self._turn = 0
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many replicas are remembered that some of them may have gone: time to `keep` those there are."""
+        return len(self._states) > self._room
+
+    def keep(self, names: Collection[str]) -> None:
+        """Forgets all other replicas, but for those that have requests."""
+        self._states = {name: state for name, state in self._states.items() if name in names or state.tasks}
+        self._room = max(2 * len(self._states), LEAST_ROOM)
 
     def choose(self, candidates: Sequence[Candidate], wish: Wish, policy: str, now: float) -> Choice:
         """One of the candidates, of which there is at least one. Changes nothing; `begin` does."""

@@ -166,3 +166,18 @@ def test_when_all_have_failed_somebody_is_tried() -> None:
         balanced.end(A, wish, LATER, failed=True)
     choice = balanced.choose((A,), wish, "least-tokens", LATER)
     assert (choice.name, choice.scores[0].circuit) == (A.name, "open")
+
+
+def test_replicas_that_have_gone_are_forgotten_but_for_those_with_requests() -> None:
+    balanced, wish, gone = balancer(), Wish(7), Replica("m/gone")
+    balanced.begin(gone, wish, LATER)
+    num_made = 0
+    while not balanced.is_crowded:
+        num_made += 1
+        balanced.choose((A, Replica(f"m/10.0.0.{num_made}")), wish, "least-tokens", LATER)
+        assert num_made < 1000
+    balanced.keep({A.name})
+    assert not balanced.is_crowded
+    scores = balanced.choose((A, gone), wish, "least-tokens", LATER).scores
+    assert [each.num_outstanding for each in scores] == [0, 7]
+    balanced.end(gone, wish, LATER, failed=False)
