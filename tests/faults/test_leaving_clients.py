@@ -42,8 +42,8 @@ async def test_a_client_that_leaves_the_line_makes_room_in_it() -> None:
         first = Streams(started, [asking(f"stop_at=60 {SLOW}")])
         await first.begun()
         leaver = asyncio.create_task(chat(started.client, asking("stop_at=2")))
-        await until(lambda: not started.app.state.policies.dispatcher.is_idle("a"))
+        await until(lambda: started.app.state.policies.dispatcher.num_waiting("a") > 0)
         leaver.cancel()
-        await until(lambda: started.app.state.policies.dispatcher.is_idle("a"))
+        await until(lambda: started.app.state.policies.dispatcher.num_waiting("a") == 0)
         assert (await chat(started.client, asking("stop_at=2"))).texts == {0: words(2)}
         assert [answer.done for answer in await first.answers()] == [True]
