@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from router.fleet.modelfile import Contents, unless_changed
 from router.supervision.process import TOKEN_VARIABLE, Adopted, Child
 from router.supervision.restarts import describe_exit
 
@@ -45,8 +46,12 @@ class _Birth:
 class Nursery:
     """One configuration's nursery through all its lives."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """`command` and --nursery N start it."""
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], Contents] = tuple
+    ) -> None:
+        """`command` and --nursery N start it; `look`: at the files that it loads, as they are now."""
+        self._look = look
+        self._contents: Contents = ()  # that it loads, or has loaded, in this life
         self._name = name
         self._command = command
         self._environment = {**environment, **_ONE_THREAD}
@@ -62,7 +67,16 @@ class Nursery:
         `on_line` gets its output, before that the nursery's, as long as it loads. Raises NurseryEnded, OSError.
         """
         request = json.dumps({"arguments": list(arguments), "environment": {TOKEN_VARIABLE: token}}).encode()
-        return await Child.begin(lambda *files: self._fork(request, files, on_line), on_line)
+        forked: Adopted
+
+        async def fork(*files: int) -> Adopted:
+            nonlocal forked
+            forked = await self._fork(request, files, on_line)
+            return forked
+
+        child = await Child.begin(fork, on_line)
+        child.contents = lambda: forked.contents
+        return child
 
     async def close(self) -> None:
         """Ends it, whatever it does. May be called again meanwhile: what ends already is not disturbed."""
@@ -100,6 +114,7 @@ class Nursery:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         self._has_forked = False
+        self._contents = self._look()
         asyncio.get_running_loop().add_reader(self._control, self._receive)
         self._life = asyncio.create_task(self._live(theirs), name=f"nursery {self._name}")
 
@@ -142,12 +157,13 @@ class Nursery:
         if not reply:
             asyncio.get_running_loop().remove_reader(self._control)
             return False
-        self._has_forked = True
+        if not self._has_forked:
+            self._has_forked, self._contents = True, unless_changed(self._contents, self._look)
         birth, told = self._births.popleft(), json.loads(reply)
         try:
             if "error" in told:
                 raise OSError(told["error"])
-            process = Adopted(told["pid"])
+            process = Adopted(told["pid"], self._contents)
         except OSError as error:
             if not birth.process.done():
                 birth.process.set_exception(error)

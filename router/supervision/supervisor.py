@@ -181,7 +181,8 @@ class WorkerProcess:
         if child is None:
             return 0
         replica = Replica(self.model.name, address, token, self.index)
-        tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._watch(replica))]
+        ends = (child.wait(), self._stopping.wait(), self._watch(replica, child))
+        tasks = [asyncio.create_task(work) for work in ends]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return await child.stop(self._grace if self._stopping.is_set() else 0.0)
@@ -205,12 +206,12 @@ class WorkerProcess:
         spawning.cancel()
         return None
 
-    async def _watch(self, replica: Replica) -> None:
+    async def _watch(self, replica: Replica, child: Child) -> None:
         """READY as soon as the worker serves; returns when it is hung. Runs beside the life it belongs to."""
-        description = await self._announce(replica)
+        description = await self._announce(replica, child)
         self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
 
-    async def _announce(self, replica: Replica) -> pb.DescribeReply:
+    async def _announce(self, replica: Replica, child: Child) -> pb.DescribeReply:
         while True:
             try:
                 await replica.serving()
@@ -219,6 +220,7 @@ class WorkerProcess:
                 break
             except RouterError:
                 await asyncio.sleep(0.05)
+        replica.description, replica.contents = self.description, child.contents()
         if self._wanted:
             self.replica = replica
             self._enter(ModelState.READY)

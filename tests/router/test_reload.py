@@ -209,3 +209,16 @@ def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Pat
 async def test_a_gateway_without_a_file_says_that_it_cannot() -> None:
     async with running(config("a")) as gateway:
         assert (await gateway.client.post("/admin/reload")).status_code == 501
+
+
+def test_another_file_under_a_models_path_brings_new_workers(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    with serving("-m", str(file)) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+        before = {worker.pid for worker in command.workers()}
+        assert http.post("/admin/reload").json()["changes"] == []
+        (tmp_path / "b").write_bytes(b"GGUF of another kind")
+        (tmp_path / "b").replace(file)
+        assert http.post("/admin/reload").json()["changes"] == ["model a (contents): warm replace"]
+        until_then(lambda: before.isdisjoint(worker.pid for worker in command.workers()))
+        assert http.post("/admin/reload").json()["changes"] == []

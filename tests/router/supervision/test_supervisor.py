@@ -127,6 +127,28 @@ async def test_streams_of_a_killed_worker_go_on_where_it_comes_back() -> None:
         assert status(started).num_restarts == 1
 
 
+@pytest.mark.parametrize("num_replicas", [1, 2])
+async def test_a_stream_does_not_go_on_with_other_weights_than_it_began_with(tmp_path: Path, num_replicas: int) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    async with fleet(ModelConfig(file, ("a",), (), num_replicas)) as started:
+        await until(lambda: len(started.open("a")) == num_replicas)
+        for number in range(num_replicas):  # with two, the second one's streams find the first one with other weights
+            stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02", place=4 * number), TURN)
+            await anext(stream)
+            if number == 0:
+                (tmp_path / "b.gguf").write_bytes(b"GGUF of another kind")
+                (tmp_path / "b.gguf").replace(file)
+            os.kill(started.replicas("a")[number].pid or 0, signal.SIGKILL)
+            if num_replicas == 2 and number == 0:
+                assert (await rest(stream)).endswith(" w199"), "the second one has the same weights still"
+                await until(lambda: len(started.open("a")) == 2)
+                continue
+            with pytest.raises(WorkerFailed, match="another model is served as 'a'"):
+                await rest(stream)
+        assert await text_of(dispatcher(started), "stop_at=2") == "w0 w1"
+
+
 async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_worker(tmp_path: Path) -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
