@@ -102,6 +102,8 @@ async def test_streams_go_on_with_what_the_nursery_holds_and_not_with_what_the_n
         stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02"), TURN)
         await anext(stream)
         await kill_first(started, 1)
+        assert (await rest(stream)).endswith(" w199")
+        stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02"), TURN)
         await anext(stream)
         for pid in nurseries():
             os.kill(pid, signal.SIGKILL)
