@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from router.fleet.modelfile import Contents, unless_changed
 from router.supervision.process import TOKEN_VARIABLE, Adopted, Child
 from router.supervision.restarts import describe_exit
+from router.supervision.silence import computed, silence
 
 log = logging.getLogger("corral.supervisor")
 
@@ -60,6 +61,7 @@ class Nursery:
         self._process: Child | None = None
         self._births: deque[_Birth] = deque()  # in the order in which they were asked for
         self._has_forked = False  # in this life
+        self._num_lines = 0  # that it has said
 
     async def spawn(self, arguments: Sequence[str], token: str, on_line: Callable[[str], None]) -> Child:
         """Forks a worker with this command line, whose callers must present `token`.
@@ -90,10 +92,11 @@ class Nursery:
             self._begin()
         has_loaded = self._has_forked
         birth = self._ask(request, files, on_line)
+        hanging = asyncio.create_task(_unanswered() if has_loaded else silence(self._sign))
         try:
-            done, _ = await asyncio.wait((birth.process,), timeout=_LONGEST_FORK if has_loaded else None)
-            if not done and self._process is not None:
-                log.error("%s: the nursery does not answer and is killed", self._name)
+            await asyncio.wait((birth.process, hanging), return_when=asyncio.FIRST_COMPLETED)
+            if not birth.process.done() and self._process is not None:
+                log.error("%s: the nursery is killed: %s", self._name, hanging.result())
                 self._process.kill()
             return await birth.process
         except NurseryEnded:
@@ -101,7 +104,12 @@ class Nursery:
                 raise
             return await self._fork(request, files, on_line)
         finally:
+            hanging.cancel()
             birth.process.cancel()
+
+    def _sign(self) -> object:
+        """Of life, while it loads."""
+        return self._num_lines, computed(self._process.pid) if self._process is not None else None
 
     def _ask(self, request: bytes, files: Sequence[int], on_line: Callable[[str], None]) -> _Birth:
         birth = _Birth(asyncio.get_running_loop().create_future(), on_line)
@@ -174,8 +182,14 @@ class Nursery:
 
     def _hear(self, line: str) -> None:
         """Said while it loads: to all that wait for it."""
+        self._num_lines += 1
         waiting = [birth for birth in self._births if not birth.process.done()]
         for birth in waiting:
             birth.on_line(line)
         if not waiting and line:
             log.info("[%s] %s", self._name, line)
+
+
+async def _unanswered() -> str:
+    await asyncio.sleep(_LONGEST_FORK)
+    return f"no answer for {_LONGEST_FORK:g} s"

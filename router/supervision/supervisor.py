@@ -29,6 +29,7 @@ from router.supervision.origin import Origin
 from router.supervision.process import Child
 from router.supervision.progress import Progress, read_progress
 from router.supervision.restarts import RestartPolicy, describe_exit
+from router.supervision.silence import computed, silence
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
@@ -79,6 +80,7 @@ class WorkerProcess:
         self._grace = config.stop_grace
         self._child: Child | None = None
         self._retry_after = 1
+        self._num_lines = 0  # heard
         self._hung = ""  # why this life had to be ended, if it had to
         self._num_crashes = 0
         self._was_ready = False  # in the life before this one
@@ -208,7 +210,17 @@ class WorkerProcess:
 
     async def _watch(self, replica: Replica, child: Child) -> None:
         """READY as soon as the worker serves; returns when it is hung. Runs beside the life it belongs to."""
-        description = await self._announce(replica, child)
+        announcing = asyncio.create_task(self._announce(replica, child))
+        listening = asyncio.create_task(silence(lambda: (self._num_lines, computed(child.pid))))
+        try:
+            await asyncio.wait((announcing, listening), return_when=asyncio.FIRST_COMPLETED)
+            if not announcing.done():
+                self._hung = listening.result()
+                return
+        finally:
+            announcing.cancel()
+            listening.cancel()
+        description = announcing.result()
         self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
 
     async def _announce(self, replica: Replica, child: Child) -> pb.DescribeReply:
@@ -270,6 +282,7 @@ class WorkerProcess:
 
     def _hear(self, line: str) -> None:
         """One line of the worker's output: progress, or something for the log."""
+        self._num_lines += 1
         progress = read_progress(line)
         if progress is not None:
             self.progress = progress

@@ -19,6 +19,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.keys.keys import ANONYMOUS
 from router.policy.admission import Admission
+from router.supervision import silence
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.taking import taken
 
@@ -83,6 +84,20 @@ async def test_a_model_that_loads_is_refused_as_loading_and_tells_its_progress(t
         (tmp_path / "go").touch()
         await until_state(started, ModelState.READY)
         started.check_health()
+
+
+async def test_a_worker_that_stands_still_while_it_loads_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "INTERVAL", 0.05)
+    async with fleet(model("a", "--load-seconds", "1")) as started:
+        await until(lambda: status(started).progress is not None)
+        stopped = status(started).replicas[0].pid
+        os.kill(stopped, signal.SIGSTOP)
+        await until(lambda: status(started).replicas[0].num_restarts == 1)
+        assert status(started).reason.startswith("it hung while it loaded")
+        await until_state(started, ModelState.READY)
+        assert not psutil.pid_exists(stopped)
 
 
 async def test_leaving_stops_every_worker_and_removes_the_sockets() -> None:
