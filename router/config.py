@@ -22,7 +22,9 @@ DEFAULT_CORS_METHODS = "GET, POST, OPTIONS"
 DEFAULT_CORS_HEADERS = "*"
 
 
-LOAD_FIELDS = frozenset({"path", "worker_arguments", "weight"})  # of a model: what its workers have read once
+LOAD_FIELDS = frozenset(
+    {"path", "contents", "worker_arguments", "weight"}
+)  # of a model: what its workers have read once
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class ModelConfig:
     tls: WorkerTls | None = None  # to them; None: plain
     token_file: Path | None = None  # with what they ask for; None: the variable CORRAL_WORKER_TOKEN
     sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of api/samplers.py that a body lacks
+    contents: tuple[object, ...] = ()  # of its files, as they were when this was read (fleet/modelfile.py)
 
     @property
     def name(self) -> str:

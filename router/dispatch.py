@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from protos import inference_pb2 as pb
 from router.config import BALANCING, KeyConfig, LimitsConfig
-from router.errors import InvalidRequest, RouterError, WorkerLost
+from router.errors import InvalidRequest, RouterError, WorkerFailed, WorkerLost
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelStatus
 from router.fleet.totals import total
@@ -24,6 +24,7 @@ from router.observe.traces import UNTRACED, Trace
 from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Wish
 from router.policy.failover import Journal, blames_replica
+from router.remotes.likeness import can_go_on
 from router.rpc import places
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.rpc.replica import Replica
@@ -119,12 +120,13 @@ class Dispatcher:
         """
         journal = attempt.journal = Journal(request, time.monotonic)
         left: list[Replica] = []  # that could not bring it to its end
+        heard: list[Replica] = []  # those of them of which something was handed out
         used = nullcontext() if turn.is_probe else self._fleet.using(attempt.model, turn.keep_alive)
         with used, await self._place(attempt, journal, turn) as place:
             if place.position:
                 turn.trace.waited("queue", place.waited)
             while True:
-                replica, wish = await self._chosen(attempt, request, turn, left)
+                replica, wish = await self._chosen(attempt, request, turn, left, heard)
                 asked = journal.request()
                 try:
                     with (
@@ -139,6 +141,8 @@ class Dispatcher:
                     journal.move(error)
                     log.warning("%s leaves %s: %s", request.request_id, replica.name, error.message)
                 left.append(replica)
+                if journal.has_begun:
+                    heard.append(replica)
                 attempt.num_moves = len(left)
 
     async def _place(self, attempt: Attempt, journal: Journal, turn: Turn) -> Place:
@@ -150,12 +154,17 @@ class Dispatcher:
         return place
 
     async def _chosen(
-        self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn, left: Collection[Replica]
+        self,
+        attempt: Attempt,
+        request: pb.GenerateRequest,
+        turn: Turn,
+        left: Collection[Replica],
+        heard: Collection[Replica],
     ) -> tuple[Replica, Wish]:
         """The replica that is to go on with the request, and what it will be charged with. Raises RouterError."""
         wish = await self._wish(attempt.model, request, turn, left)
         began = time.monotonic()
-        replica = await self._choose(attempt, wish, turn.policy, left, request)
+        replica = await self._choose(attempt, wish, turn.policy, left, request, heard)
         turn.trace.waited("replica", time.monotonic() - began)
         return replica, wish
 
@@ -173,12 +182,18 @@ class Dispatcher:
         policy: str,
         left: Collection[Replica] = (),
         request: pb.GenerateRequest = _NO_REQUEST,
+        heard: Collection[Replica] = (),
     ) -> Replica:
-        """A replica that is ready and was not left, waiting for one a bounded time. Raises RouterError.
+        """A replica that is ready, was not left and can go on with what was heard, waiting for one a bounded time.
+
+        Raises RouterError.
 
         It is the one with the place that the request would like, if that can be called.
         """
-        replicas = places.wished(await self._fleet.ready(attempt.model, left), request)
+        ready = [each for each in await self._fleet.ready(attempt.model, left) if _continues(each, heard)]
+        if not ready:
+            raise WorkerFailed(f"no worker can go on: another model is served as '{attempt.model}' by now")
+        replicas = places.wished(ready, request)
         if len(replicas) == 1 and not attempt.explains:
             attempt.replica = replicas[0].name
             return replicas[0]
@@ -276,3 +291,7 @@ class Dispatcher:
     def _places(self, model: str) -> int:
         """As many as it computes at once, and one more, so that none stands empty between two requests."""
         return (self._fleet.num_parallel(model) or UNDESCRIBED_PLACES) + 1
+
+
+def _continues(replica: Replica, heard: Collection[Replica]) -> bool:
+    return all(can_go_on(replica, other) for other in heard)

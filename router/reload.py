@@ -2,7 +2,8 @@
 
 Called by gateway.py on SIGHUP and when files change, and by POST /admin/reload. Names, keys, limits and balancing count
 from the next request on; models start, drain, or get new workers beside the old ones. Invariant: a configuration that
-is invalid, or that would need another process, changes nothing but what is told of reloads, and which file is awaited.
+is invalid, that has no room, or that would need another process, changes nothing but what is told of reloads, and which
+file is awaited.
 """
 
 import logging
@@ -33,6 +34,8 @@ def reload(app: FastAPI, read_again: ReadAgain) -> list[Difference]:
         heavy = [each.what for each in found if each.act is Act.RESTART]
         if heavy:
             raise CommandError(f"this needs a restart of the gateway: {', '.join(heavy)}")
+        fleet: Fleet = app.state.fleet
+        fleet.check_room(config.models, config.residency)
     except CommandError as error:
         log.error("reload refused, the old configuration stays: %s", error)
         app.state.awaited = error.file
@@ -40,7 +43,6 @@ def reload(app: FastAPI, read_again: ReadAgain) -> list[Difference]:
         raise
     app.state.awaited = None
     counts.applied()
-    fleet: Fleet = app.state.fleet
     app.state.config, app.state.table = config, Table.of(config)
     fleet.apply(config.models, config.residency)
     log.info("reloaded: %s", "; ".join(map(str, found)) or "nothing has changed")

@@ -7,12 +7,15 @@ is left alone.
 """
 
 import asyncio
+import logging
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 INTERVAL = 1.0  # seconds between two looks
 DEPTH = 2  # of folders that are looked into: --models-dir, and the folders in it
+
+log = logging.getLogger("corral.reload")
 
 Stamp = object  # differs if a file may have changed; compared, never read
 
@@ -46,11 +49,14 @@ class Watcher:
 
 
 async def watch(watcher: Watcher, act: Callable[[], None]) -> None:
-    """Calls `act` after every change, for ever."""
+    """Calls `act` after every change, for ever: what goes wrong with one is logged, and the next is awaited."""
     while True:
         await asyncio.sleep(INTERVAL)
-        if await asyncio.to_thread(watcher.look):
-            act()
+        try:
+            if await asyncio.to_thread(watcher.look):
+                act()
+        except Exception:
+            log.exception("changed files could not be taken into force; they are still watched")
 
 
 def _stamp(file: Path, depth: int) -> Stamp:

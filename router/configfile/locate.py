@@ -1,4 +1,4 @@
-"""Where each key of a TOML text stands. Called by reading.py for its error messages.
+"""Where each key of a TOML text stands. Called by reading.py and tomltext.py for their error messages.
 
 tomllib gives values without positions; this scanner gives positions without values. Invariant: the text has been read
 by tomllib, so that it is well formed; nothing is checked here.

@@ -54,6 +54,9 @@ def _sections(text: str, problems: Problems) -> dict[str, _Section]:
     current = _Section()
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
+        if "\0" in line:
+            problems.found.append(Problem(problems.file, number, (), "a NUL character can stand in no name or value"))
+            continue
         if not line or line[0] in "#;":
             continue
         if line.startswith("[") and line.endswith("]"):

@@ -4,7 +4,6 @@ Called by loading.py; settings.py puts flags and environment on top. Pure but fo
 Invariant: every key of the file was understood or is a problem; none is skipped.
 """
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +23,7 @@ from router.config import (
 from router.configfile.flagvalues import read_flags, shown
 from router.configfile.kinds import WrongValue
 from router.configfile.locate import KeyPath, locate
-from router.configfile.problems import ConfigError, Problem, Problems
+from router.configfile.problems import Problems
 from router.configfile.tables import (
     ALIAS,
     BALANCE,
@@ -39,6 +38,7 @@ from router.configfile.tables import (
     WORKER_TLS,
     Setting,
 )
+from router.configfile.tomltext import parse_toml
 from router.errors import CommandError
 from router.options.flagrows import Effect
 from router.options.flags import Layer
@@ -107,17 +107,6 @@ def read_text(text: str, file: Path) -> FileConfig:
         balance=BalanceConfig(**_values(BALANCE, sections["balance"], ("balance",), problems)),
         problems=problems,
     )
-
-
-def parse_toml(text: str, file: Path) -> dict[str, Any]:
-    """The tables of a TOML text. Raises ConfigError naming the line."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        message, _, place = str(error).partition(" (at ")
-        digits = place.partition("line ")[2].partition(",")[0]
-        line = int(digits) if digits.isdigit() else text.count("\n") + 1
-        raise ConfigError([Problem(file, line, (), f"not valid TOML: {message}")]) from None
 
 
 # ---- the sections -----------------------------------------------------------------------------

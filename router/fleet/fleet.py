@@ -13,9 +13,10 @@ from types import TracebackType
 from typing import Self
 
 from router.config import CoreLease, ModelConfig, ResidencyConfig, SupervisionConfig
-from router.errors import ModelLoading, ModelNotFound, Unavailable
+from router.errors import CommandError, ModelLoading, ModelNotFound, Unavailable
 from router.fleet.changes import Changes
-from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, plan
+from router.fleet.eviction import never_fits
+from router.fleet.lifecycle import IN_MEMORY, ModelState, ModelStatus, ReplicaStatus, plan
 from router.fleet.replicaset import ReplicaSet
 from router.remotes.remoteset import World
 from router.remotes.resolver import system_lookup
@@ -132,6 +133,16 @@ class Fleet:
                 known.remove()
                 self._sets[name] = known
         self._changes.tell()
+
+    def check_room(self, models: Sequence[ModelConfig], residency: ResidencyConfig) -> None:
+        """Raises CommandError if a model that is loaded could not be, as it is configured now."""
+        known = [(self._sets[model.name], model) for model in models if model.name in self._sets]
+        standings = [each.standing_with(model) for each, model in known]
+        for now in (each for each in standings if each.state in IN_MEMORY):
+            others = [each.resident() for each in standings if each is not now and each.state in IN_MEMORY]
+            why = never_fits(now.resident(), others, residency)
+            if why is not None and now.num_bytes > self._sets[now.name].standing().num_bytes:
+                raise CommandError(f"model {now.name}: {why}")
 
     @property
     def num_changes(self) -> int:

@@ -43,7 +43,7 @@ _MOST_ALIVE_FIRST = (
     ModelState.FAILED,
     ModelState.STOPPED,
 )
-_IN_MEMORY = frozenset({ModelState.LOADING, ModelState.READY, ModelState.DRAINING, ModelState.CRASHED})
+IN_MEMORY = frozenset({ModelState.LOADING, ModelState.READY, ModelState.DRAINING, ModelState.CRASHED})
 _UNLOADABLE = frozenset({ModelState.LOADING, ModelState.READY, ModelState.CRASHED, ModelState.FAILED})
 
 
@@ -139,7 +139,7 @@ class Plan:
 def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Plan:
     """Unloads what was told to go or idle too long; then loads what is wanted, first come, first served."""
     unload = [each.name for each in models if each.state in _UNLOADABLE and (each.leaves or each.expires <= now)]
-    inside = [each for each in models if each.state in _IN_MEMORY]
+    inside = [each for each in models if each.state in IN_MEMORY]
     dues = [each.expires for each in models if each.name not in unload]
     load, drop, refuse = [], [], {}
     for each in sorted(filter(_is_wanted, models), key=_wanted_since):

@@ -21,6 +21,10 @@ class MemoryNeed:
     def estimate(self, model: ModelConfig) -> int:
         return max(self._measured, self._foretold(model).of(model.replicas))
 
+    def foretell(self, model: ModelConfig) -> int:
+        """Of other settings, with which nothing was measured yet."""
+        return self._foretold(model).of(model.replicas)
+
     def measure(self, model: ModelConfig, told: Sequence[int | None]) -> None:
         """Takes what each worker has told; None: not yet. What they share counts once."""
         known = [num_bytes for num_bytes in told if num_bytes is not None]

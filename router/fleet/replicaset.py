@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
@@ -160,6 +161,11 @@ class ReplicaSet:
             pin=self.model.pin,
             leaves=self._leaves or (self.removed and not self._num_users),
         )
+
+    def standing_with(self, model: ModelConfig) -> Standing:
+        """As standing, if its workers were those of these settings."""
+        changes = model.replicas != self.model.replicas or not model.loads_like(self.model)
+        return replace(self.standing(), num_bytes=self._memory.foretell(model)) if changes else self.standing()
 
     # ---- using it ----
 

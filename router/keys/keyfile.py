@@ -16,8 +16,9 @@ import orjson
 from router.config import KeyConfig
 from router.configfile.locate import locate
 from router.configfile.problems import Problems
-from router.configfile.reading import parse_toml, read_keys
+from router.configfile.reading import read_keys
 from router.configfile.tables import KEY
+from router.configfile.tomltext import parse_toml
 from router.errors import CommandError
 from router.secretfile import read_secret
 

@@ -11,6 +11,7 @@ from typing import Any
 from router.config import ModelConfig, WorkerTls
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
+from router.fleet.modelfile import contents_of
 from router.options.flags import EXIT_USAGE, Layer
 from router.secretfile import read_secret
 
@@ -23,7 +24,9 @@ class OwnFlags:
     sampling: Mapping[str, Any]
 
     def applied(self, model: ModelConfig) -> ModelConfig:
-        return replace(model, worker_arguments=self.worker_arguments, sampling=self.sampling)
+        arguments = self.worker_arguments
+        contents = contents_of(model.path, arguments)
+        return replace(model, worker_arguments=arguments, contents=contents, sampling=self.sampling)
 
 
 FlagsOf = Callable[[Layer], OwnFlags]  # with a model's own flags: those in force for it

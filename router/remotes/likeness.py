@@ -1,6 +1,7 @@
 """Whether two workers answer every request of a model alike, so that each can go on with what the other began. Pure.
 
-Asked by remote.py of every worker on another host before requests go there. Invariant: what may differ between hosts
+Asked by remote.py of every worker on another host before requests go there, and by dispatch.py when another replica is
+to go on with an answer. Invariant: what may differ between hosts
 without a trace in an answer, as threads, instruction sets and the number of places, is not compared.
 """
 
@@ -8,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 
 from protos import inference_pb2 as pb
+from router.rpc.replica import Replica
 
 _SHOWN = 8  # digits of a digest
 
@@ -47,3 +49,12 @@ def misfit(told: pb.DescribeReply, reference: pb.DescribeReply) -> str:
         if ours and theirs and ours != theirs:
             return f"it {what} than the others under this name: {ours.hex()[:_SHOWN]}, theirs {theirs.hex()[:_SHOWN]}"
     return ""
+
+
+def can_go_on(replica: Replica, other: Replica) -> bool:
+    """Whether the one may go on with what the other has answered: by the files of both if both run on this host."""
+    if replica.contents is not None and other.contents is not None:
+        return replica.contents == other.contents
+    if replica.description is None or other.description is None:
+        return True
+    return not misfit(replica.description, other.description)

@@ -222,7 +222,7 @@ class RemoteWorker:
         reference = self._around.reference(self)
         if reference is not None and (why := misfit(told, reference)):
             return why
-        self.description = told
+        self.description = replica.description = told
         if not described.done():
             described.set_result(told)
         if self._wanted:

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
 from router.errors import WorkerFailed, WorkerLost
+from router.fleet.modelfile import Contents
 from router.remotes.credentials import PLAIN, Credentials, open_channel
 from router.rpc import places
 from router.rpc.exchange import MAX_MESSAGE_BYTES, Call, Exchange
@@ -53,6 +54,8 @@ class Replica:
         self._idle.set()
         self.address = address
         self.place_numbers = places.ALL  # of its places among those of all replicas
+        self.description: pb.DescribeReply | None = None  # once it serves
+        self.contents: Contents | None = None  # of the files that it has loaded; None: on another host
         self.since = time.monotonic()  # when it came to serve
         self._closed = False
         self._metadata = ((TOKEN_KEY, token),) if token else ()

@@ -15,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from router.fleet.modelfile import Contents, unless_changed
 from router.supervision.process import TOKEN_VARIABLE, Adopted, Child
 from router.supervision.restarts import describe_exit
+from router.supervision.silence import computed, silence
 
 log = logging.getLogger("corral.supervisor")
 
@@ -45,8 +47,12 @@ class _Birth:
 class Nursery:
     """One configuration's nursery through all its lives."""
 
-    def __init__(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """`command` and --nursery N start it."""
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], Contents] = tuple
+    ) -> None:
+        """`command` and --nursery N start it; `look`: at the files that it loads, as they are now."""
+        self._look = look
+        self._contents: Contents = ()  # that it loads, or has loaded, in this life
         self._name = name
         self._command = command
         self._environment = {**environment, **_ONE_THREAD}
@@ -55,6 +61,7 @@ class Nursery:
         self._process: Child | None = None
         self._births: deque[_Birth] = deque()  # in the order in which they were asked for
         self._has_forked = False  # in this life
+        self._num_lines = 0  # that it has said
 
     async def spawn(self, arguments: Sequence[str], token: str, on_line: Callable[[str], None]) -> Child:
         """Forks a worker with this command line, whose callers must present `token`.
@@ -62,7 +69,16 @@ class Nursery:
         `on_line` gets its output, before that the nursery's, as long as it loads. Raises NurseryEnded, OSError.
         """
         request = json.dumps({"arguments": list(arguments), "environment": {TOKEN_VARIABLE: token}}).encode()
-        return await Child.begin(lambda *files: self._fork(request, files, on_line), on_line)
+        forked: Adopted
+
+        async def fork(*files: int) -> Adopted:
+            nonlocal forked
+            forked = await self._fork(request, files, on_line)
+            return forked
+
+        child = await Child.begin(fork, on_line)
+        child.contents = lambda: forked.contents
+        return child
 
     async def close(self) -> None:
         """Ends it, whatever it does. May be called again meanwhile: what ends already is not disturbed."""
@@ -76,10 +92,11 @@ class Nursery:
             self._begin()
         has_loaded = self._has_forked
         birth = self._ask(request, files, on_line)
+        hanging = asyncio.create_task(_unanswered() if has_loaded else silence(self._sign))
         try:
-            done, _ = await asyncio.wait((birth.process,), timeout=_LONGEST_FORK if has_loaded else None)
-            if not done and self._process is not None:
-                log.error("%s: the nursery does not answer and is killed", self._name)
+            await asyncio.wait((birth.process, hanging), return_when=asyncio.FIRST_COMPLETED)
+            if not birth.process.done() and self._process is not None:
+                log.error("%s: the nursery is killed: %s", self._name, hanging.result())
                 self._process.kill()
             return await birth.process
         except NurseryEnded:
@@ -87,7 +104,12 @@ class Nursery:
                 raise
             return await self._fork(request, files, on_line)
         finally:
+            hanging.cancel()
             birth.process.cancel()
+
+    def _sign(self) -> object:
+        """Of life, while it loads."""
+        return self._num_lines, computed(self._process.pid) if self._process is not None else None
 
     def _ask(self, request: bytes, files: Sequence[int], on_line: Callable[[str], None]) -> _Birth:
         birth = _Birth(asyncio.get_running_loop().create_future(), on_line)
@@ -100,6 +122,7 @@ class Nursery:
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         self._has_forked = False
+        self._contents = self._look()
         asyncio.get_running_loop().add_reader(self._control, self._receive)
         self._life = asyncio.create_task(self._live(theirs), name=f"nursery {self._name}")
 
@@ -142,12 +165,13 @@ class Nursery:
         if not reply:
             asyncio.get_running_loop().remove_reader(self._control)
             return False
-        self._has_forked = True
+        if not self._has_forked:
+            self._has_forked, self._contents = True, unless_changed(self._contents, self._look)
         birth, told = self._births.popleft(), json.loads(reply)
         try:
             if "error" in told:
                 raise OSError(told["error"])
-            process = Adopted(told["pid"])
+            process = Adopted(told["pid"], self._contents)
         except OSError as error:
             if not birth.process.done():
                 birth.process.set_exception(error)
@@ -158,8 +182,14 @@ class Nursery:
 
     def _hear(self, line: str) -> None:
         """Said while it loads: to all that wait for it."""
+        self._num_lines += 1
         waiting = [birth for birth in self._births if not birth.process.done()]
         for birth in waiting:
             birth.on_line(line)
         if not waiting and line:
             log.info("[%s] %s", self._name, line)
+
+
+async def _unanswered() -> str:
+    await asyncio.sleep(_LONGEST_FORK)
+    return f"no answer for {_LONGEST_FORK:g} s"

@@ -6,9 +6,11 @@ Invariant: no worker gets a secret of the gateway's, or settings that are meant 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from router.config import ModelConfig, SupervisionConfig
+from router.fleet.modelfile import Contents, contents_of, unless_changed
 from router.supervision.nursery import Nursery
 from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans, can_adopt
 
@@ -38,12 +40,17 @@ class Origin(Protocol):
 class Program:
     """A new process for every worker."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], look: Callable[[], Contents]) -> None:
+        """`look`: at the files that it will load, as they are now."""
         self._command = command
         self._environment = environment
+        self._look = look
 
     async def spawn(self, arguments: Sequence[str], token: str, on_line: Callable[[str], None]) -> Child:
-        return await Child.spawn([*self._command, *arguments], {**self._environment, TOKEN_VARIABLE: token}, on_line)
+        before, environment = self._look(), {**self._environment, TOKEN_VARIABLE: token}
+        child = await Child.spawn([*self._command, *arguments], environment, on_line)
+        child.contents = lambda: unless_changed(before, self._look)
+        return child
 
     async def close(self) -> None:
         pass
@@ -52,10 +59,11 @@ class Program:
 def origin_of(model: ModelConfig, config: SupervisionConfig) -> Origin:
     """The model's, as the configuration and the system allow."""
     environment = worker_environment(os.environ)
+    look = partial(contents_of, model.path, model.worker_arguments)
     if not config.nursery or not adopt_orphans():
-        return Program(config.worker_command, environment)
+        return Program(config.worker_command, environment, look)
     command = [*config.worker_command, "-m", str(model.path), *model.worker_arguments]
-    return Nursery(model.name, command, environment)
+    return Nursery(model.name, command, environment, look)
 
 
 def are_forked(config: SupervisionConfig) -> bool:

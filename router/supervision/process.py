@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import suppress
 from typing import Protocol
 
+from router.fleet.modelfile import Contents
+
 MAX_LINE_BYTES = 8192
 TOKEN_VARIABLE = "CORRAL_WORKER_TOKEN"  # noqa: S105 (the name of what a worker's callers must present)
 _PR_SET_CHILD_SUBREAPER = 36
@@ -40,6 +42,7 @@ class Child:
     """A process group under this gateway."""
 
     def __init__(self, process: Process, lifeline: int, output: int, on_line: Callable[[str], None]) -> None:
+        self.contents: Callable[[], Contents] = tuple  # what it has loaded, to be asked once it has
         self._process = process
         self._lifeline = lifeline
         self._hearing = asyncio.create_task(_hear(output, on_line))
@@ -129,9 +132,10 @@ class Child:
 class Adopted:
     """A Process that a descendant of this one forked; it is our child as soon as its own parent has ended."""
 
-    def __init__(self, pid: int) -> None:
-        """Raises ChildProcessError if another process has adopted it."""
+    def __init__(self, pid: int, contents: Contents = ()) -> None:
+        """`contents`: what it has in memory. Raises ChildProcessError if another process has adopted it."""
         self.pid = pid
+        self.contents = contents
         self._descriptor = os.pidfd_open(pid)
         try:
             os.waitid(os.P_PIDFD, self._descriptor, os.WEXITED | os.WNOHANG | os.WNOWAIT)

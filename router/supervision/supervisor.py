@@ -29,6 +29,7 @@ from router.supervision.origin import Origin
 from router.supervision.process import Child
 from router.supervision.progress import Progress, read_progress
 from router.supervision.restarts import RestartPolicy, describe_exit
+from router.supervision.silence import computed, silence
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
@@ -79,6 +80,7 @@ class WorkerProcess:
         self._grace = config.stop_grace
         self._child: Child | None = None
         self._retry_after = 1
+        self._num_lines = 0  # heard
         self._hung = ""  # why this life had to be ended, if it had to
         self._num_crashes = 0
         self._was_ready = False  # in the life before this one
@@ -181,7 +183,8 @@ class WorkerProcess:
         if child is None:
             return 0
         replica = Replica(self.model.name, address, token, self.index)
-        tasks = [asyncio.create_task(work) for work in (child.wait(), self._stopping.wait(), self._watch(replica))]
+        ends = (child.wait(), self._stopping.wait(), self._watch(replica, child))
+        tasks = [asyncio.create_task(work) for work in ends]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             return await child.stop(self._grace if self._stopping.is_set() else 0.0)
@@ -205,12 +208,22 @@ class WorkerProcess:
         spawning.cancel()
         return None
 
-    async def _watch(self, replica: Replica) -> None:
+    async def _watch(self, replica: Replica, child: Child) -> None:
         """READY as soon as the worker serves; returns when it is hung. Runs beside the life it belongs to."""
-        description = await self._announce(replica)
+        announcing = asyncio.create_task(self._announce(replica, child))
+        listening = asyncio.create_task(silence(lambda: (self._num_lines, computed(child.pid))))
+        try:
+            await asyncio.wait((announcing, listening), return_when=asyncio.FIRST_COMPLETED)
+            if not announcing.done():
+                self._hung = listening.result()
+                return
+        finally:
+            announcing.cancel()
+            listening.cancel()
+        description = announcing.result()
         self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
 
-    async def _announce(self, replica: Replica) -> pb.DescribeReply:
+    async def _announce(self, replica: Replica, child: Child) -> pb.DescribeReply:
         while True:
             try:
                 await replica.serving()
@@ -219,6 +232,7 @@ class WorkerProcess:
                 break
             except RouterError:
                 await asyncio.sleep(0.05)
+        replica.description, replica.contents = self.description, child.contents()
         if self._wanted:
             self.replica = replica
             self._enter(ModelState.READY)
@@ -268,6 +282,7 @@ class WorkerProcess:
 
     def _hear(self, line: str) -> None:
         """One line of the worker's output: progress, or something for the log."""
+        self._num_lines += 1
         progress = read_progress(line)
         if progress is not None:
             self.progress = progress

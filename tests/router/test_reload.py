@@ -13,6 +13,7 @@ import pytest
 
 from router.config import AliasConfig, GatewayConfig, ModelConfig, ResidencyConfig
 from router.errors import CommandError
+from router.fleet.eviction import GIB
 from router.fleet.lifecycle import ModelState
 from router.keys.keyfile import write_keys_file
 from router.keys.keys import full_key
@@ -209,3 +210,33 @@ def test_a_gateway_reads_its_file_again_when_it_is_asked_over_http(tmp_path: Pat
 async def test_a_gateway_without_a_file_says_that_it_cannot() -> None:
     async with running(config("a")) as gateway:
         assert (await gateway.client.post("/admin/reload")).status_code == 501
+
+
+def test_another_file_under_a_models_path_brings_new_workers(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    with serving("-m", str(file)) as command, httpx.Client(base_url=command.ready(), trust_env=False) as http:
+        before = {worker.pid for worker in command.workers()}
+        assert http.post("/admin/reload").json()["changes"] == []
+        (tmp_path / "b").write_bytes(b"GGUF of another kind")
+        (tmp_path / "b").replace(file)
+        assert http.post("/admin/reload").json()["changes"] == ["model a (contents): warm replace"]
+        until_then(lambda: before.isdisjoint(worker.pid for worker in command.workers()))
+        assert http.post("/admin/reload").json()["changes"] == []
+
+
+async def test_a_model_does_not_grow_beyond_the_room_there_is_by_a_reload(tmp_path: Path) -> None:
+    file, room = tmp_path / "a.gguf", ResidencyConfig(memory=2 * GIB)
+    file.write_bytes(b"GGUF")
+    huge = tmp_path / "huge.gguf"
+    with huge.open("wb") as opened:
+        opened.truncate(3 * GIB)
+    base = with_models(model("a", path=file))
+    async with running(replace(base, residency=room)) as gateway:
+        await until(lambda: gateway.app.state.fleet.status("a").state is ModelState.READY)
+        before = pid(gateway, "a")
+        grown = replace(with_models(model("a", path=huge)), residency=room)
+        with pytest.raises(CommandError, match=r"model a: it needs about 3\.11 GiB, but models may take 2\.00 GiB"):
+            reload(gateway.app, lambda: grown)
+        assert gateway.app.state.config.models == base.models
+        assert pid(gateway, "a") == before

@@ -1,11 +1,13 @@
 """Files that change: what counts as a change, when it is acted on, and a gateway that takes one into force."""
 
+import asyncio
 import os
 from pathlib import Path
 
 import httpx
 import pytest
 
+from router import watching
 from router.watching import Watcher
 from tests.router.test_serve import serving, until
 
@@ -128,3 +130,40 @@ def test_a_gateway_takes_a_changed_file_into_force_and_refuses_a_wrong_one_once(
         assert {model["id"] for model in http.get("/v1/models").json()["data"]} == {"a", "chat"}
         assert command.output.count("reload refused") == 1
         assert {worker.pid for worker in command.workers()} == workers
+
+
+def test_watching_goes_on_after_a_file_that_cannot_be_read_at_all(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    file, good = tmp_path / "corral.toml", '[models.a]\npath = "a.gguf"\n'
+    file.write_text(good)
+    with serving("--config", str(file)) as command:
+        command.ready()
+        for num_refused, text in enumerate(('[models.m]\npath = "\\u0000"\n', f"x = {'[' * 20_000}"), 1):
+            file.write_text(text)
+            until(lambda num=num_refused: command.output.count("reload refused") == num)
+        file.write_text(f'{good}[aliases]\nchat = "a"\n')
+        until(lambda: "reloaded: alias chat new: in place" in command.output)
+
+
+@pytest.mark.anyio
+async def test_watching_goes_on_after_an_unexpected_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watching, "INTERVAL", 0.0)
+    acted, errors = asyncio.Event(), [ValueError("nobody thought of this")]
+
+    class Changing(Watcher):
+        def look(self) -> bool:
+            return True
+
+    def act() -> None:
+        if errors:
+            raise errors.pop()
+        acted.set()
+
+    task = asyncio.create_task(watching.watch(Changing(lambda: []), act))
+    try:
+        await asyncio.wait_for(acted.wait(), 30)
+    finally:
+        task.cancel()
+    assert "nobody thought of this" in caplog.text

@@ -188,3 +188,21 @@ tls = { cert = "x", cas = "y" }
         "11: models.d.tls.cas: no such setting; did you mean 'ca'?",
         "11: models.d.tls: `cert` and `key` go together",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[server]\n[models.m]\npath = "\\u0000"', "3: models.m.path: a NUL character"),
+        ('[models."\\u0000"]\npath = "a"', "1: models."),
+        ('[models.m]\npath = "a"\nnames = ["b", "c\\u0000"]', "3: models.m.names.1: a NUL character"),
+        (f"x = {'[' * 20_000}", " tables and arrays may nest 32 deep"),
+        (f"x = {'[' * 200}{']' * 200}", " tables and arrays may nest 32 deep"),
+        (f"[{'.'.join('a' * 5000)}]", " tables and arrays may nest 32 deep"),
+        (f"x = {'1' * 10_000}", " not valid TOML: "),
+    ],
+    ids=["path", "name", "in a list", "arrays", "readable arrays", "tables", "digits"],
+)
+def test_what_no_reader_could_bear_is_refused_like_any_mistake(text: str, problem: str) -> None:
+    [found, *_] = problems(text)
+    assert found.startswith(problem)

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from router.supervision import nursery
+from router.supervision import nursery, silence
 from router.supervision.nursery import Nursery, NurseryEnded
 from router.supervision.process import Child, adopt_orphans
 from tests.router.mocks import DEADLINE, until
@@ -160,6 +160,17 @@ async def test_a_nursery_that_hangs_is_killed_and_replaced(tmp_path: Path, monke
     assert alive(worker.pid)
     await worker.stop(0)
     await successor.stop(0)
+    await forking.close()
+
+
+async def test_a_nursery_that_stands_still_while_it_loads_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "INTERVAL", 0.02)
+    monkeypatch.setattr(silence, "MOST_LOOKS", 5)
+    forking = nursery_of(tmp_path, "print('loading', flush=True)\nos.kill(NURSERY, 19)")
+    with pytest.raises(NurseryEnded, match="SIGKILL"):
+        await asyncio.wait_for(forking.spawn([STAY], "token", print), DEADLINE)
     await forking.close()
 
 

@@ -11,12 +11,14 @@ import psutil
 import pytest
 
 from router.config import ModelConfig, ResidencyConfig
-from router.errors import ModelFailed
+from router.dispatch import Attempt
+from router.errors import ModelFailed, WorkerFailed
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.supervision.origin import worker_environment
 from tests.router.mocks import SUPERVISION, until
-from tests.router.supervision.test_supervisor import dispatcher, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, rest, text_of
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -55,14 +57,14 @@ async def until_ready(fleet: Fleet, num_replicas: int = 2) -> None:
     await until(lambda: [each.state for each in fleet.replicas("a")] == [ModelState.READY] * num_replicas)
 
 
-async def kill_first(fleet: Fleet) -> None:
+async def kill_first(fleet: Fleet, num_replicas: int = 2) -> None:
     """Kills the first replica and waits for its return."""
     [killed, *_] = pids(fleet)
     assert killed is not None
     num_restarts = fleet.replicas("a")[0].num_restarts
     os.kill(killed, signal.SIGKILL)
     await until(lambda: fleet.replicas("a")[0].num_restarts == num_restarts + 1)
-    await until_ready(fleet)
+    await until_ready(fleet, num_replicas)
     assert pids(fleet)[0] not in (None, killed)
 
 
@@ -88,6 +90,27 @@ async def test_nobody_misses_a_nursery_that_is_killed() -> None:
         await kill_first(started)
         assert nurseries() not in (set(), {nursery})
         assert [replica.num_restarts for replica in started.replicas("a")] == [1, 0]
+
+
+async def test_streams_go_on_with_what_the_nursery_holds_and_not_with_what_the_next_one_reads(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    async with fleet(replace(MODEL, path=file, replicas=1)) as started:
+        await until_ready(started, 1)
+        (tmp_path / "b.gguf").write_bytes(b"GGUF of another kind")
+        (tmp_path / "b.gguf").replace(file)
+        stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02"), TURN)
+        await anext(stream)
+        await kill_first(started, 1)
+        assert (await rest(stream)).endswith(" w199")
+        stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02"), TURN)
+        await anext(stream)
+        for pid in nurseries():
+            os.kill(pid, signal.SIGKILL)
+        await until(lambda: not nurseries())
+        await kill_first(started, 1)
+        with pytest.raises(WorkerFailed, match="another model is served as 'a'"):
+            await rest(stream)
 
 
 async def test_more_replicas_come_from_the_same_nursery_and_other_settings_from_another() -> None:

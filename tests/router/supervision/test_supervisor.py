@@ -19,6 +19,7 @@ from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.keys.keys import ANONYMOUS
 from router.policy.admission import Admission
+from router.supervision import silence
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.taking import taken
 
@@ -85,6 +86,20 @@ async def test_a_model_that_loads_is_refused_as_loading_and_tells_its_progress(t
         started.check_health()
 
 
+async def test_a_worker_that_stands_still_while_it_loads_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silence, "INTERVAL", 0.05)
+    async with fleet(model("a", "--load-seconds", "1")) as started:
+        await until(lambda: status(started).progress is not None)
+        stopped = status(started).replicas[0].pid
+        os.kill(stopped, signal.SIGSTOP)
+        await until(lambda: status(started).replicas[0].num_restarts == 1)
+        assert status(started).reason.startswith("it hung while it loaded")
+        await until_state(started, ModelState.READY)
+        assert not psutil.pid_exists(stopped)
+
+
 async def test_leaving_stops_every_worker_and_removes_the_sockets() -> None:
     async with fleet(
         model("a"), model("b", "--ignore-sigterm"), supervision=replace(SUPERVISION, stop_grace=0.3)
@@ -125,6 +140,28 @@ async def test_streams_of_a_killed_worker_go_on_where_it_comes_back() -> None:
         assert await text_of(calls, "again stop_at=2") == "w0 w1"
         assert status(started).replicas[0].pid != first
         assert status(started).num_restarts == 1
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2])
+async def test_a_stream_does_not_go_on_with_other_weights_than_it_began_with(tmp_path: Path, num_replicas: int) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    async with fleet(ModelConfig(file, ("a",), (), num_replicas)) as started:
+        await until(lambda: len(started.open("a")) == num_replicas)
+        for number in range(num_replicas):  # with two, the second one's streams find the first one with other weights
+            stream = taken(dispatcher(started), Attempt("a"), request("stop_at=200 delay=0.02", place=4 * number), TURN)
+            await anext(stream)
+            if number == 0:
+                (tmp_path / "b.gguf").write_bytes(b"GGUF of another kind")
+                (tmp_path / "b.gguf").replace(file)
+            os.kill(started.replicas("a")[number].pid or 0, signal.SIGKILL)
+            if num_replicas == 2 and number == 0:
+                assert (await rest(stream)).endswith(" w199"), "the second one has the same weights still"
+                await until(lambda: len(started.open("a")) == 2)
+                continue
+            with pytest.raises(WorkerFailed, match="another model is served as 'a'"):
+                await rest(stream)
+        assert await text_of(dispatcher(started), "stop_at=2") == "w0 w1"
 
 
 async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_worker(tmp_path: Path) -> None:
