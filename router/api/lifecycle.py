@@ -82,7 +82,7 @@ def _told(request: Request, fleet: Fleet) -> Shown:
     """What the request's key may know now, by the names in force now."""
     table: Table = request.app.state.table
     statuses = {status.name: status for status in fleet.models()}
-    listed = table.aliases.listed(request.state.key_by_now().models)
+    listed = table.aliases.listed(request.state.guard.key_by_now(request).models)
     return {name: _state(statuses[model]) for name, model in listed.items() if model in statuses}
 
 

@@ -26,13 +26,13 @@ def listening(request: Request, frames: Frames, permit: Callable[[KeyConfig], ob
 
     async def while_permitted(send: SendFrame) -> None:
         async def checked(frame: bytes) -> None:
-            permit(request.state.key_by_now())
+            permit(request.state.guard.key_by_now(request))
             await send(frame)
 
         telling = asyncio.ensure_future(frames(checked))
         try:
             while not (await asyncio.wait((telling,), timeout=CHECK_SECONDS))[0]:
-                permit(request.state.key_by_now())
+                permit(request.state.guard.key_by_now(request))
             telling.result()
         finally:
             telling.cancel()

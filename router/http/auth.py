@@ -2,12 +2,12 @@
 
 Made by app.py. The middleware puts the key and the Table of this moment into request.state; a request keeps both to its
 end. Invariant: without a valid key nothing passes but the open paths, and what is compared is scope["path"], which no
-header can change; a route is reached only by keys that have its scope. What goes on for long asks state.key_by_now().
+header can change; a route is reached only by keys that have its scope. What goes on for long asks state.guard, its
+route's, for the key by now.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -51,7 +51,7 @@ class Guarded:
     async def answer(self, request: Request) -> Response:
         state: dict[str, Any] = request.scope["state"]
         self._check(state["key"])
-        state["key_by_now"] = partial(self.key_by_now, request)
+        state["guard"] = self  # without the request, which holds the state
         return await self._endpoint(request)
 
     def key_by_now(self, request: Request) -> KeyConfig:
