@@ -8,7 +8,6 @@ import os
 import runpy
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import NamedTuple
 
 
@@ -35,6 +34,8 @@ COMMANDS: Mapping[str, Command] = {
     "perplexity": Command("worker.perplexity", "measure how well a model foretells a text"),
 }
 
+_VERSION = "router.commands.version"
+
 # Whoever waits for gRPC's sockets reads them. By default they belong to threads of their own, and handing each message
 # from one to the other costs as much as all the rest of it.
 _GRPC_VARIABLE, _GRPC_CHOICE = "GRPC_EXPERIMENTS", "-event_engine_client,-event_engine_listener"
@@ -47,7 +48,7 @@ def main() -> int:
         print(usage())
         return 0 if arguments else 2
     if arguments[0] == "--version":
-        print(f"corral {version('corral')}")
+        runpy.run_module(_VERSION, run_name="__main__")
         return 0
     name, *rest = arguments
     command = COMMANDS.get(name)

@@ -1,6 +1,6 @@
 """The worker's command line, in llama-server's words, as a WorkerConfig.
 
-worker/__main__.py reads it. Invariant: 0, or no flag, leaves a choice to the worker or to the model file; only
+worker/program.py reads it. Invariant: 0, or no flag, leaves a choice to the worker or to the model file; only
 --spec-draft-n-max means 0.
 """
 

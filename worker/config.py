@@ -1,4 +1,4 @@
-"""What a worker is told at start. Made once by worker/__main__.py, checked there, never changed."""
+"""What a worker is told at start. Made once by worker/program.py, checked there, never changed."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,6 +1,6 @@
 """A process that has loaded a model and forks a worker whenever it is asked to: python -m worker --nursery N.
 
-worker/__main__.py runs `tend` once everything is in memory that the workers of one configuration have in common. Its
+worker/program.py runs `tend` once everything is in memory that the workers of one configuration have in common. Its
 pages stay shared for as long as nobody writes to them, and a worker is there in milliseconds. The gateway asks
 (router/supervision/nursery.py), over a socket of whole packets, and gets a reply to each request, in their order:
 

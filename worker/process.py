@@ -1,6 +1,6 @@
 """What a worker sets up for itself as a process: its name, its death with its parent, its memory, its words.
 
-Called by worker/__main__.py. Standard error speaks to a person on a terminal, or in lines to the supervisor: progress
+Called by worker/program.py. Standard error speaks to a person on a terminal, or in lines to the supervisor: progress
 as one JSON object per line, everything else as text.
 """
 
@@ -58,6 +58,7 @@ def settle() -> None:
     """What is loaded stays: no collection looks at it again, and what loading alone needed goes."""
     gc.collect()
     gc.freeze()
+    gc.enable()
     forget_library("libllvmlite")
     libc = ctypes.CDLL(None)
     if hasattr(libc, "malloc_trim"):

@@ -1,6 +1,6 @@
 """From a file to a model that can answer: read it, load tokenizer and weights, size the cache, start the engine.
 
-worker/__main__.py calls `prepare`, which starts no thread, and then `start`, in the process that serves. Invariant:
+worker/program.py calls `prepare`, which starts no thread, and then `start`, in the process that serves. Invariant:
 whatever a user can cause raises a WorkerError or an OSError.
 """
 

@@ -1,10 +1,11 @@
 """What a worker does to itself as a process."""
 
+import gc
 from pathlib import Path
 
 import llvmlite.binding
 
-from worker.process import forget_library
+from worker.process import forget_library, settle
 
 
 def resident_kilobytes(library: str) -> int:
@@ -24,3 +25,13 @@ def test_a_forgotten_library_gives_its_pages_back_and_still_works():
     forget_library("libllvmlite")
     assert resident_kilobytes("libllvmlite") < before / 4
     assert llvmlite.binding.get_host_cpu_name()
+
+
+def test_garbage_is_collected_again_once_everything_is_loaded():
+    gc.disable()
+    try:
+        settle()
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()

@@ -1,6 +1,6 @@
 """The gRPC server of a worker: where it listens, what it says about its health, how it ends.
 
-worker/__main__.py starts it before the model is loaded, so that a supervisor can watch. Invariants: SERVING is said
+worker/program.py starts it before the model is loaded, so that a supervisor can watch. Invariants: SERVING is said
 only while generations are accepted, and a socket file is for this user alone.
 """
 
