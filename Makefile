@@ -17,7 +17,7 @@ serve: setup
 
 test: setup
 	$(BIN)/corral pull smollm2 > /dev/null
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

@@ -56,6 +56,9 @@ def test_a_worker_is_a_child_of_the_gateway_and_shares_most_of_its_memory(served
     text_of(served)
     for worker in workers:
         assert usage_of(worker).private < worker.memory_info().rss / 2
+    together = sum(usage_of(process).proportional for process in (nursery, *workers))
+    alone = together - usage_of(workers[1]).private  # what is shared would all be the first one's
+    assert together < 1.3 * alone
     until(lambda: told(served)["proportional_bytes"] is not None)
     assert told(served)["proportional_bytes"] < told(served)["resident_bytes"] * 0.75
 
