@@ -236,14 +236,19 @@ class Dispatcher:
         return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
-        """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""
+        """Of all its replicas together, without those that are lost meanwhile, and counts of all there ever were.
+
+        Never loads the model for that.
+        """
         asked = [replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model)]
         replies = await asyncio.gather(*asked, return_exceptions=True)
         told = [reply for reply in replies if isinstance(reply, pb.StatsReply)]
         for reply in replies:
             if isinstance(reply, BaseException) and not (told and isinstance(reply, WorkerLost)):
                 raise reply
-        return total(told)
+        result = total(told)
+        self._fleet.tally(model).put_into(result)
+        return result
 
     async def places(self, model: str) -> list[pb.Place]:
         """Of all its replicas, as places.py numbers them, but for those lost meanwhile. Never loads the model."""

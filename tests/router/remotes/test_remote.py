@@ -155,6 +155,7 @@ async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
             used.start()
             await until_ready(started, first.address, second.address)
             assert told(started, used.address).num_restarts == 1
+            assert started.status("a").num_crashes == 1
 
 
 async def test_a_worker_that_hangs_is_left_and_taken_back_as_a_new_one_but_never_killed() -> None:
@@ -317,6 +318,9 @@ async def test_reloads_add_and_leave_addresses_without_a_dropped_request() -> No
             async with asyncio.timeout(DEADLINE):
                 assert await asyncio.gather(*texts) == [" ".join(f"w{number}" for number in range(40))] * 4
             await until(lambda: told(started, first) is None)
+            stats = pb.StatsReply()
+            started.tally("a").put_into(stats)
+            assert (stats.num_steps, started.status("a").num_crashes) == (4, 0), "what it computed stays counted"
 
 
 async def test_a_model_that_is_taken_away_is_left_when_its_last_request_has_ended_and_may_come_back() -> None:
