@@ -168,7 +168,7 @@ async def metrics(request: Request) -> Response:
         exposition("llamacpp:", LLAMA_SERVER, labelled),
         exposition("", WORKERS, vllm),
         generate_latest(ModelFigures(fleet, policies.dispatcher)).decode(),
-        policies.metrics.text(),
+        policies.metrics.text(rows),
     )
     return _answer("".join(parts))
 

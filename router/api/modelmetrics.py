@@ -32,6 +32,7 @@ class ModelFigures:
         """How the models stand, then what has become of them."""
         yield from self._standing()
         yield self._crashes()
+        yield from self._ejections()
         yield self._counters(
             "corral_model_loads", "Loads of the model by how they ended.", "result", lambda tally: tally.num_loads
         )
@@ -70,6 +71,19 @@ class ModelFigures:
         for model, tally in self._tallies.items():
             family.add_metric((model,), tally.num_crashes)
         return family
+
+    def _ejections(self) -> Iterable[Metric]:
+        begun = CounterMetricFamily(
+            "corral_replica_ejections", "Times that a replica failed so often that it was left out.", labels=("model",)
+        )
+        ended = CounterMetricFamily(
+            "corral_replica_returns", "Times that a replica was taken back after it was left out.", labels=("model",)
+        )
+        for model in self._tallies:
+            ejections = self._dispatcher.ejections(model)
+            begun.add_metric((model,), ejections.num_begun)
+            ended.add_metric((model,), ejections.num_ended)
+        yield from (begun, ended)
 
     def _counters(self, name: str, text: str, label: str, values: Callable[[Tally], _Counts]) -> Metric:
         family = CounterMetricFamily(name, text, labels=("model", label))

@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from protos import inference_pb2 as pb
 from router.observe.counter import Count, Counter
+from router.observe.detours import Detours
 from router.observe.histogram import Histogram, Series
 from router.observe.reloads import Reloads
 
@@ -92,6 +93,7 @@ class Metrics:
         self._by_request: dict[tuple[str, int, str], tuple[Count, Count]] = {}
         self._kept: list[Histogram | Counter] = []  # in the order in which they are told
         self.reloads = Reloads()
+        self.detours = Detours()
         self.num_in_flight = 0  # HTTP requests; access.py counts them
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
@@ -101,7 +103,6 @@ class Metrics:
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts", "model_name")
         self._tokens = self._counter("vllm:generation_tokens", "Tokens of answers", "model_name")
         self._requests = self._counter("corral_requests", "HTTP requests that ended", "route", "status", "model")
-        self._refused = self._counter("corral_refused", "Requests refused for a limit", "limit")
         self._seconds = self._counter("corral_request_seconds", "Time in HTTP requests", "route")
 
     def watch(self) -> Watch:
@@ -130,18 +131,17 @@ class Metrics:
         requests.value += 1
         total.value += seconds
 
-    def refused(self, limit: str) -> None:
-        """Counts a 429: "key" for a limit of the key, "queue" for a full or slow line."""
-        self._refused.labels(limit).value += 1
-
-    def text(self) -> str:
-        """Everything counted here, in Prometheus' text format."""
+    def text(self, models: Iterable[str] = ()) -> str:
+        """Everything counted here, in Prometheus' text format; of these models even what was never counted yet."""
+        for model in models:
+            self._series(model)
         return generate_latest(self).decode()
 
     def collect(self) -> Iterable[Metric]:
         """Everything counted here, as it stands."""
         yield from (each.family() for each in self._kept)
         yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered", self.num_in_flight)
+        yield from self.detours.collect()
         yield from self.reloads.collect()
 
     def _series(self, model: str) -> _ModelSeries:
@@ -157,6 +157,7 @@ class Metrics:
                 {reason: self._ends.labels(model, reason) for reason in _FINISHES.values()},
             )
             self._models[model] = series
+            self.detours.know(model)
         return series
 
     def _request_series(self, route: str, status: int, model: str) -> tuple[Count, Count]:

@@ -91,7 +91,7 @@ async def test_generations_requests_and_refusals_are_counted() -> None:
     assert found["corral_requests_total{model=other}{route=/completion}{status=429}"] == 1
     assert found["corral_requests_total{model=}{route=_unknown}{status=404}"] == 1
     assert found["corral_requests_total{model=tiny}{route=/v1/models/{model:path}}{status=200}"] == 1
-    assert found["corral_refused_total{limit=queue}"] == 1
+    assert found["corral_refused_total{model=other}{reason=queue-full}"] == 1
     assert found["corral_requests_in_flight"] == 1
     assert "vllm:e2e_request_latency_seconds_count{model_name=other}" not in found or (
         found["vllm:e2e_request_latency_seconds_count{model_name=other}"] == 0
