@@ -177,6 +177,9 @@ class Call:
                     metrics.detours.moved(attempt.model, attempt.num_moves)
                     self._num_used += attempt.num_used
                     watch.waited += attempt.place.waited if attempt.place else 0.0
+        except RouterError:
+            watch.has_failed = True
+            raise
         finally:
             metrics.ended(watch)
 

@@ -246,11 +246,12 @@ class Dispatcher:
         return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
-        """Of all its replicas together, without those that are lost meanwhile, and counts of all there ever were.
+        """Of all its replicas together, but for those lost meanwhile, with the counts of all there ever were.
 
-        Never loads the model for that.
+        Replicas that drain belong to them, but not alone. Never loads the model for that.
         """
-        asked = [replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model)]
+        await self._fleet.ready(model)
+        asked = [replica.stats(pb.StatsRequest()) for replica in self._fleet.living(model)]
         replies = await asyncio.gather(*asked, return_exceptions=True)
         told = [reply for reply in replies if isinstance(reply, pb.StatsReply)]
         for reply in replies:

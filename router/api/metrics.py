@@ -129,19 +129,19 @@ LLAMA_SERVER: Sequence[Figure] = (
         lambda r: _rate(r.stats.advanced_sequences_total, r.stats.num_steps),
     ),
 )
-WORKERS: Sequence[Figure] = (
-    Figure("vllm:num_requests_running", "gauge", "Generations being computed.", lambda r: r.stats.num_running),
+VLLM: Sequence[Figure] = (
+    Figure("num_requests_running", "gauge", "Generations being computed.", lambda r: r.stats.num_running),
     Figure(
-        "vllm:kv_cache_usage_perc",
+        "kv_cache_usage_perc",
         "gauge",
         "Share of the cache that is in use, 0 to 1.",
         lambda r: _rate(r.stats.num_blocks - r.stats.num_free_blocks - r.stats.num_cached_blocks, r.stats.num_blocks),
     ),
+)
+WORKERS: Sequence[Figure] = (
+    Figure("resident_bytes", "gauge", "Memory of the worker processes.", lambda r: r.stats.resident_bytes),
     Figure(
-        "corral_worker_resident_bytes", "gauge", "Memory of the worker processes.", lambda r: r.stats.resident_bytes
-    ),
-    Figure(
-        "corral_worker_proportional_bytes",
+        "proportional_bytes",
         "gauge",
         "Memory of the worker processes, where pages that n of them share count 1/n; 0: not known yet.",
         lambda r: r.stats.proportional_bytes,
@@ -166,7 +166,8 @@ async def metrics(request: Request) -> Response:
     vllm = [(f'{{model_name="{_escaped(model)}"}}', reading) for model, reading in rows.items()]
     parts = (
         exposition("llamacpp:", LLAMA_SERVER, labelled),
-        exposition("", WORKERS, vllm),
+        exposition("vllm:", VLLM, vllm),
+        exposition("corral_worker_", WORKERS, labelled),
         generate_latest(ModelFigures(fleet, policies.dispatcher)).decode(),
         policies.metrics.text(rows),
     )

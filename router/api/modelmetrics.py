@@ -17,6 +17,16 @@ from router.fleet.lifecycle import ModelState
 from router.fleet.tally import LoadEnd, Tally
 from router.observe.histogram import histogram_of
 
+REPLICA_STATES = (
+    ModelState.CONNECTING,
+    ModelState.LOADING,
+    ModelState.READY,
+    ModelState.DRAINING,
+    ModelState.CRASHED,
+    ModelState.UNREACHABLE,
+    ModelState.FAILED,
+    ModelState.STOPPED,
+)
 _Counts = Mapping[LoadEnd, int] | Mapping[Cause, int]
 
 
@@ -60,8 +70,9 @@ class ModelFigures:
         for status in self._statuses:
             waiting.add_metric((status.name,), self._dispatcher.num_waiting(status.name))
             ready.add_metric((status.name,), status.state is ModelState.READY)
-            for state, number in sorted(Counter(replica.state.value for replica in status.replicas).items()):
-                replicas.add_metric((status.name, state), number)
+            numbers = Counter(replica.state for replica in status.replicas)
+            for state in REPLICA_STATES:
+                replicas.add_metric((status.name, state), numbers[state])
         yield from (waiting, ready, replicas)
 
     def _crashes(self) -> Metric:

@@ -88,6 +88,10 @@ class Fleet:
         """The model's replicas that can be called now, perhaps none; loads nothing."""
         return self._set(model).open()
 
+    def living(self, model: str) -> Sequence[Replica]:
+        """The model's replicas that can be called, and those that drain."""
+        return self._set(model).living()
+
     def replicas(self, model: str) -> Sequence[ReplicaStatus]:
         """All the model's replicas, ready or not; none while it is not loaded."""
         return self._set(model).replicas()

@@ -123,6 +123,10 @@ class ReplicaSet:
         """Those that can be called now, perhaps none."""
         return self._crew.open()
 
+    def living(self) -> tuple[Replica, ...]:
+        """Those that can be called, and those that drain."""
+        return self._crew.living()
+
     @property
     def num_parallel(self) -> int:
         """How many requests its ready replicas compute at once; 0 until one has told."""

@@ -24,6 +24,8 @@ _SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
 _PER_TOKEN = (*_FAST, *_SLOW[:9])
 _PER_REQUEST = (*_FAST[::2], *_SLOW)
 _FINISHES = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
+_ABORTED, _FAILED = "abort", "error"  # how answers end that had begun and are not complete
+_ENDS = (*dict.fromkeys(_FINISHES.values()), _ABORTED, _FAILED)
 
 Clock = Callable[[], float]
 
@@ -55,6 +57,8 @@ class Watch:
     num_cached_tokens: int = 0
     num_tokens: int = 0
     finish: str = ""  # "stop" or "length", once it has ended well
+    has_begun: bool = False  # something of the answer was handed out
+    has_failed: bool = False  # what ended it was an error, not its client
 
     def replies(self, replies: Iterable[pb.GenerateReply]) -> None:
         """Notes replies of the worker that came together, in the order in which they come."""
@@ -63,6 +67,7 @@ class Watch:
             if reply.HasField("delta"):
                 self.num_tokens += len(reply.delta.tokens)
             elif reply.HasField("started"):
+                self.has_begun = True
                 self.num_prompt_tokens = reply.started.num_prompt_tokens
                 self.num_cached_tokens = reply.started.num_cached_tokens
             elif reply.HasField("finished"):
@@ -124,6 +129,8 @@ class Metrics:
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
             series.ends[watch.finish].value += 1
+        elif watch.has_begun:
+            series.ends[_FAILED if watch.has_failed else _ABORTED].value += 1
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
@@ -140,7 +147,7 @@ class Metrics:
     def collect(self) -> Iterable[Metric]:
         """Everything counted here, as it stands."""
         yield from (each.family() for each in self._kept)
-        yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered", self.num_in_flight)
+        yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered.", self.num_in_flight)
         yield from self.detours.collect()
         yield from self.reloads.collect()
 
@@ -154,7 +161,7 @@ class Metrics:
                 self._queued.labels(model),
                 self._prompt_tokens.labels(model),
                 self._tokens.labels(model),
-                {reason: self._ends.labels(model, reason) for reason in _FINISHES.values()},
+                {reason: self._ends.labels(model, reason) for reason in _ENDS},
             )
             self._models[model] = series
             self.detours.know(model)

@@ -100,6 +100,7 @@ async def test_nothing_falls_back_once_an_answer_has_begun() -> None:
         assert answer.json()["error"]["code"] == "request_poisonous"
         moves = {"{model=small}{result=continued}": 1, "{model=small}{result=failed}": 1}
         assert counted(gateway, "corral_failovers") == moves
+        assert counted(gateway, "vllm:request_success") == {"{finished_reason=error}{model_name=small}": 1}
     impatient = replace(SUPERVISION, recovery_wait=0.0)
     async with running(config("small", "big", aliases=(policy,), supervision=impatient)) as gateway:
         answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
@@ -159,6 +160,7 @@ async def test_a_shadow_ends_when_the_client_leaves() -> None:
         leaving.cancel()
         await until(lambda: replica.num_open == 0)
         await until(lambda: counted(gateway, "corral_shadow_copies") == {"{alias=chat}{model=b}{result=cut}": 1})
+        assert counted(gateway, "vllm:request_success") == {"{finished_reason=abort}{model_name=a}": 1}
 
 
 async def test_a_shadow_obeys_the_limit_of_requests_at_once(caplog: pytest.LogCaptureFixture) -> None:

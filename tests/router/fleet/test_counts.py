@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 
 from protos import inference_pb2 as pb
+from router.dispatch import Attempt
 from router.fleet.eviction import Cause
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState
 from router.fleet.tally import LoadEnd
 from tests.router.fleet.fleets import ANY, ONE, fleet, model, pids, until_state, use
 from tests.router.mocks import until
-from tests.router.supervision.test_supervisor import dispatcher, text_of
+from tests.router.supervision.test_supervisor import TURN, dispatcher, request, text_of
+from tests.router.taking import taken
 
 pytestmark = pytest.mark.anyio
 
@@ -37,7 +39,13 @@ async def test_counts_go_on_through_a_crash_an_unload_a_reload_and_a_load() -> N
         await until_state(started, "a", ModelState.READY)
         await text_of(calls, "stop_at=1")
         [old] = pids(started, "a")
+        stream = taken(calls, Attempt("a"), request("stop_at=100000 delay=0.01"), TURN)
+        await anext(stream)
         started.apply([model("a", "--parallel", "7")], ANY)
+        await until(lambda: [each.pid for each in started.replicas("a") if each.state is ModelState.DRAINING] == [old])
+        stats = await calls.stats("a")
+        assert (stats.num_running, stats.num_steps) == (1, 2), "a worker that drains still computes"
+        await stream.aclose()
         await until(lambda: old not in pids(started, "a"))
         assert num_steps(started) == 2, "a worker that goes tells what it has counted since somebody looked"
         await text_of(calls, "stop_at=1")
