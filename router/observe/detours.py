@@ -12,6 +12,8 @@ from prometheus_client import Metric
 from router.config import Reason
 from router.observe.counter import Counter
 
+_CONTINUED, _FAILED = "continued", "failed"  # what became of a request that lost its replica
+
 
 class ShadowEnd(enum.StrEnum):
     """What became of a copy."""
@@ -50,22 +52,23 @@ class Detours:
             "corral_shadow_copies", "Copies of requests by what became of them.", "alias", "model", "result"
         )
         self._refused = Counter("corral_refused", "Requests refused.", "reason", "model")
-        self.know("")  # some are refused before it is known for which model they are
+        for reason in Refusal:  # some are refused before it is known for which model they are
+            self._refused.labels(reason, "")
 
     def know(self, model: str) -> None:
         """From now on the counts of the model are told, even where there was nothing to count yet."""
         for reason in Refusal:
             self._refused.labels(reason, model)
-        for result in ("continued", "failed") if model else ():
+        for result in (_CONTINUED, _FAILED):
             self._failovers.labels(model, result)
 
     def moved(self, model: str, num_moves: int) -> None:
         """Another replica went on with a request, so many times."""
-        self._failovers.labels(model, "continued").value += num_moves
+        self._failovers.labels(model, _CONTINUED).value += num_moves
 
     def stranded(self, model: str) -> None:
         """No other replica could go on with a request."""
-        self._failovers.labels(model, "failed").value += 1
+        self._failovers.labels(model, _FAILED).value += 1
 
     def fell_back(self, alias: str, model: str, fallback: str, reason: Reason) -> None:
         """A request for `alias` went on to another model, because the first could not serve it."""

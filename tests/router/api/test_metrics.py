@@ -120,5 +120,7 @@ async def test_of_a_model_whose_worker_died_only_counts_are_told() -> None:
     assert found["corral_worker_crashes_total{model=bad}"] >= 1
     assert found["corral_model_loads_total{model=bad}{result=failed}"] == 1
     assert found["llamacpp:n_decode_total{model=bad}"] == 0
+    assert found["corral_failovers_total{model=good}{result=failed}"] == 0, "told before there was one"
+    assert found["vllm:generation_tokens_total{model_name=bad}"] == 0
     assert "llamacpp:requests_processing{model=bad}" not in found
     assert found["llamacpp:requests_processing{model=good}"] == 0
