@@ -52,12 +52,12 @@ DEFAULTED = (
     Field("n_predict", integer, -1, -1, aliases=("max_completion_tokens", "max_tokens")),
     Field("n_keep", integer, 0, -1),
     Field("cache_prompt", boolean, True),
+    Field("stop", strings, (), high=MAX_STOPS),
+    Field("sse_ping_interval", integer, 30, -1),
 )
 
-# What the proto carries.
+# What the proto carries beside those.
 CARRIED = (
-    *DEFAULTED,
-    Field("stop", strings, (), high=MAX_STOPS),
     Field("id_slot", integer, -1, -1),
     Field("n_discard", integer, 0, 0),
     Field("priority", integer, 5, 0, 9, hard=False),
@@ -72,7 +72,6 @@ SHAPING = (
     Field("stream", boolean, False),
     Field("stream_options", mapping),
     Field("timings_per_token", boolean, False),
-    Field("sse_ping_interval", integer, 30, -1),
     Field("model", string),
 )
 
@@ -95,7 +94,7 @@ INERT = (
     Field("n_cache_reuse", integer, 0, 0),
 )
 
-TABLE = Fields(*CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
+TABLE = Fields(*DEFAULTED, *CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
 INCLUDE_USAGE = Fields(Field("include_usage", boolean, False))
 
 
@@ -160,6 +159,7 @@ def parameters(body: Body, num_logprobs: int | None, defaults: Mapping[str, Any]
     values = read(TABLE, body)
     absent = [field for field in DEFAULTED if all(body.get(name) is None for name in field.names)] if defaults else []
     values |= {field.name: defaults[field.name] for field in absent if field.name in defaults}
+    values["stop"] = values["stop"] or defaults.get("stop", ())  # no text is as good as no field
     options = read(INCLUDE_USAGE, values["stream_options"] or {})
     return Parameters(values, options["include_usage"], num_logprobs)
 

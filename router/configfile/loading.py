@@ -72,6 +72,7 @@ def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
 
 
 def _has_secrets(config: FileConfig) -> bool:
-    """Whether corral.toml itself holds a key or the password of a Redis."""
+    """Whether corral.toml itself holds a key, a token or the password of a Redis."""
     redis = str(config.server.get("redis", ""))
-    return bool(config.keys) or "api_key" in config.server or "@" in redis or "password=" in redis
+    is_given = bool(config.keys) or not config.server.keys().isdisjoint(("api_key", "hf_token"))
+    return is_given or "@" in redis or "password=" in redis

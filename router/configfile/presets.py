@@ -77,12 +77,17 @@ def _flags(section: _Section, name: str, problems: Problems) -> Layer:
         if key in OWN_KEYS:
             continue
         flag = named(key)
-        if flag is None or (flag.effect is Effect.SERVE and flag.key not in ("model", "alias")):
+        value = _text(flag, key, text) if flag else ""
+        if flag is None or not _is_of_model(flag) or flag.refuses(value):
             _refuse(problems, (name, key), number, flag)
             continue
         where = f"{problems.file}:{number}: {name}.{key}"
-        layer[flag.key] = FileValue(flag, key, (_text(flag, key, text),), where)
+        layer[flag.key] = FileValue(flag, key, (value,), where)
     return layer
+
+
+def _is_of_model(flag: Flag) -> bool:
+    return flag.effect not in (Effect.SERVE, Effect.SHOW) or flag.key in ("model", "alias")
 
 
 def _refuse(problems: Problems, path: KeyPath, line: int, flag: Flag | None) -> None:
@@ -92,7 +97,7 @@ def _refuse(problems: Problems, path: KeyPath, line: int, flag: Flag | None) -> 
             path, "flag of a model", (name for name, each in long_names().items() if each.effect is Effect.WORKER)
         )
     else:
-        told.add(path, "this is a setting of the whole gateway")
+        told.add(path, flag.note or "this is a setting of the whole gateway")
     problems.found += told.found
 
 

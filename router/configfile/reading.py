@@ -40,12 +40,12 @@ from router.configfile.tables import (
 )
 from router.configfile.tomltext import parse_toml
 from router.errors import CommandError
-from router.options.flagrows import Effect
+from router.options.flagrows import COMMAND_LINE_ONLY, Effect
 from router.options.flags import Layer
 
 SECTIONS = ("server", "models", "aliases", "keys", "limits", "balance")
-IN_SERVER = frozenset(Effect)
-IN_WORKER = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE})
+IN_SERVER = frozenset(Effect) - COMMAND_LINE_ONLY
+IN_WORKER = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE, Effect.REFUSED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from router.errors import CommandError
-from router.options.flagrows import Effect, Flag, Takes
+from router.options.flagrows import COMMAND_LINE_ONLY, Effect, Flag, Takes
 from router.options.flagtable import FLAGS
 
 EXIT_USAGE = 2
@@ -79,7 +79,11 @@ class Given:
         return tuple(f"no effect: {', '.join(names)} ({note})" for note, names in self.inert.items())
 
     def take(self, flag: Flag, name: str, value: str, origin: str) -> None:
-        """Files one flag as given; an off-name or an off-word turns it around."""
+        """Files one flag as given; an off-name or an off-word turns it around. Raises CommandError if it is refused."""
+        if flag.refuses(value):
+            raise CommandError(f"{name}: {flag.note}", EXIT_USAGE)
+        if flag.effect is Effect.REFUSED:
+            return
         if flag.effect is not Effect.NONE:
             self.origins[flag.key] = origin
             self.values.setdefault(flag.key, []).append(value)
@@ -97,7 +101,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Given:
         given.take(flag, name, value, name)
     seen = {_BY_NAME[word.partition("=")[0]].key for word in arguments if word.partition("=")[0] in _BY_NAME}
     for flag in FLAGS:
-        if flag.key not in seen:
+        if flag.key not in seen and flag.effect not in COMMAND_LINE_ONLY:
             _take_variable(given, flag, environment)
     return given
 
@@ -169,7 +173,7 @@ def _switch(variable: str, value: str) -> str:
 def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'; a model is given with -m FILE"
-    useful = [name for name, flag in _BY_NAME.items() if flag.effect is not Effect.NONE]
+    useful = [name for name, flag in _BY_NAME.items() if flag.effect not in (Effect.NONE, Effect.REFUSED)]
     nearest = difflib.get_close_matches(word, useful, n=1) or difflib.get_close_matches(word, _BY_NAME, n=1)
     return f"unknown flag '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
@@ -177,7 +181,8 @@ def _unknown(word: str) -> str:
 _SECTIONS = (
     ("the gateway", Effect.SERVE),
     ("every worker", Effect.WORKER),
-    ("how tokens are chosen, where a request does not say", Effect.REQUEST),
+    ("what of requests is the default", Effect.REQUEST),
+    ("shown, and nothing served", Effect.SHOW),
 )
 
 
@@ -188,7 +193,8 @@ def usage() -> str:
         lines.append(f"{title}:")
         lines += [line for flag in FLAGS if flag.effect is effect for line in _help_lines(flag)]
         lines.append("")
-    lines.append("llama-server's other flags are understood too; one that cannot apply says so at the start.")
+    lines.append("llama-server's other flags are understood: one without effect says so at the start; one that would")
+    lines.append("change answers, and cannot be had here, ends it and says what to do.")
     return "\n".join(lines)
 
 

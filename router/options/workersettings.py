@@ -113,6 +113,17 @@ def _place(flag: str, text: str) -> str:
     return str(Path(text).expanduser().absolute()) if text else ""
 
 
+def _template(flag: str, text: str) -> str:
+    """llama-server's names for templates mean nothing here."""
+    if text and "{{" not in text and "{%" not in text:
+        raise CommandError(
+            f"{flag} '{text[:40]}' is no Jinja template, and templates have no names here; "
+            "leave it out for the one in the model's file, or give --chat-template-file FILE",
+            EXIT_USAGE,
+        )
+    return text
+
+
 def _not_positive(value: float) -> bool:
     return value <= 0
 
@@ -136,6 +147,8 @@ _CHECKS: Mapping[str, Check] = {
     "ctx_size_draft": _whole(_MOST),
     "threads_draft": _whole(_MOST_THREADS),
     "threads_batch_draft": _whole(_MOST_THREADS),
+    "chat_template": _template,
+    "chat_template_file": _place,
     "slot_save_path": _place,
     "kv_store": _place,
     "kv_store_size": _whole(_MOST),

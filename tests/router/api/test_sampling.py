@@ -143,6 +143,11 @@ def test_the_servers_length_stands_in_for_every_name_of_it() -> None:
     assert (asked(n_keep=0).num_kept, asked(cache_prompt=True).cache_prompt) == (0, True)
 
 
+def test_the_servers_stops_stand_in_where_a_body_has_none() -> None:
+    for body, stop in (({}, ["User:"]), ({"stop": None}, ["User:"]), ({"stop": []}, ["User:"]), ({"stop": "x"}, ["x"])):
+        assert parameters(body, None, {"stop": ["User:"]})["stop"] == stop
+
+
 def test_a_bias_may_name_a_text() -> None:
     biases = [pb.LogitBias(text="Paris", bias=-1), pb.LogitBias(token=5, bias=-math.inf)]
     assert list(message(logit_bias={"Paris": -1, "5": False}).sampling.logit_bias) == biases
