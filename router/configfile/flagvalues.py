@@ -13,6 +13,7 @@ from router.configfile.locate import KeyPath
 from router.configfile.problems import Problems
 from router.options.flagrows import COMMAND_LINE_ONLY, Effect, Flag, Takes
 from router.options.flags import FileValue, Layer, long_names
+from router.paths import BadPath, path_of
 
 FILES = frozenset({"FILE", "DIR"})
 WHOLE = frozenset({"N", "PORT", "BYTES"})
@@ -53,6 +54,9 @@ def _take(
     except WrongValue as wrong:
         problems.add(place, f"expected {wrong}, but got {shown(value)}")
         return
+    except BadPath as bad:
+        problems.add(place, str(bad))
+        return
     if any(map(flag.refuses, texts)):
         problems.add(place, flag.note)
         return
@@ -79,7 +83,8 @@ def _text(flag: Flag, value: Any, base: Path) -> str:
         raise WrongValue("a number of seconds")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise WrongValue("a text or a number")
-    return str(base / Path(str(value)).expanduser()) if flag.metavar in FILES else str(value)
+    text = str(value)
+    return str(path_of(text, base)) if text and flag.metavar in FILES else text
 
 
 def shown(value: Any) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from router.errors import CommandError
+from router.paths import path_of
 
 HASH_CHUNK_BYTES = 1 << 20
 GGUF_MAGIC = b"GGUF"
@@ -120,7 +121,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     """CORRAL_CACHE, else corral/ in the user's cache folder."""
     own = environment.get("CORRAL_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "corral"
     base = environment.get("XDG_CACHE_HOME", "")

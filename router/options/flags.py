@@ -9,10 +9,12 @@ Invariant: every word of the command line is understood or refused; none is skip
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from router.errors import CommandError
 from router.options.flagrows import COMMAND_LINE_ONLY, Effect, Flag, Takes
 from router.options.flagtable import FLAGS
+from router.paths import BadPath, path_of
 
 EXIT_USAGE = 2
 # By this `corral ps` and its like present a key, perhaps one of few rights: as --api-key it would have all of them.
@@ -64,6 +66,18 @@ class Given:
 
     def last(self, key: str) -> str | None:
         found = self.values.get(key)
+        return found[-1] if found else None
+
+    def paths(self, key: str) -> list[Path]:
+        """All its values as files and folders. Raises CommandError."""
+        try:
+            return [path_of(text) for text in self.values.get(key, ())]
+        except BadPath as bad:
+            raise CommandError(f"{self.called(key)}: {bad}", EXIT_USAGE) from None
+
+    def path(self, key: str) -> Path | None:
+        """The last of them. Raises CommandError."""
+        found = self.paths(key)
         return found[-1] if found else None
 
     def listed(self, key: str) -> list[str]:
