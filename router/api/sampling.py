@@ -27,6 +27,7 @@ from router.api.fields import (
     strings,
 )
 from router.api.samplers import SAMPLING, sampling_message, shown_biases
+from router.errors import InvalidRequest
 
 MAX_STOPS = 64
 MAX_CHOICES = 16
@@ -46,6 +47,14 @@ def _negative(value: float) -> bool:
     return value < 0
 
 
+def _priority(field: Field, value: Any) -> int:
+    """Of a request among those of its client. vLLM has a field of that name whose lowest goes first, with no bounds."""
+    try:
+        return integer(field, value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error} (the highest goes first)") from None
+
+
 # What flags of the server may set for the bodies that lack it.
 DEFAULTED = (
     *SAMPLING,
@@ -60,7 +69,7 @@ DEFAULTED = (
 CARRIED = (
     Field("id_slot", integer, -1, -1),
     Field("n_discard", integer, 0, 0),
-    Field("priority", integer, 5, 0, 9, hard=False),
+    Field("priority", _priority, 5, 0, 9),
     Field("t_max_predict_ms", integer, 0),
     Field("return_progress", boolean, False),
     Field("post_sampling_probs", boolean, False),
@@ -121,6 +130,12 @@ class Parameters:
         seed = int(self.values["seed"]) % 2**32
         return None if seed == RANDOM_SEED else seed
 
+    @property
+    def max_tokens(self) -> int:
+        """Of an answer: llama-server counts when it has the first one, so 0 means 1, but not where the prompt is it."""
+        limit = int(self.values["n_predict"])
+        return limit if limit or self.scores_prompt else 1
+
     def request(self, request_id: str, prompt: pb.Prompt, choice: int, *, return_prompt: bool) -> pb.GenerateRequest:
         """The message for one of the `n` choices of a prompt; each choice has a seed of its own."""
         return pb.GenerateRequest(
@@ -128,7 +143,7 @@ class Parameters:
             prompt=prompt,
             sampling=sampling_message(self.values, self._seed_of(choice)),
             stop=self.values["stop"],
-            max_tokens=self.values["n_predict"],
+            max_tokens=self.max_tokens,
             cache_prompt=self.values["cache_prompt"],
             place=self.values["id_slot"],
             num_kept=self.values["n_keep"],

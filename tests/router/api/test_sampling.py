@@ -42,7 +42,7 @@ def test_lists_that_are_left_out_are_the_workers_own() -> None:
 
 
 def test_where_and_when_a_request_runs_is_carried() -> None:
-    asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=12)
+    asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=9)
     assert (asked.place, asked.num_kept, asked.num_discarded, asked.priority) == (3, -1, 7, 9)
     assert (message().place, message().priority) == (-1, 5)
     assert (message(t_max_predict_ms=250).max_predict_ms, message().max_predict_ms) == (250, 0)
@@ -169,13 +169,22 @@ def test_biases_may_be_an_object(bias: dict[str, float]) -> None:
         ({"max_completion_tokens": 6, "max_tokens": 5}, 6),
         ({"n_predict": 7, "max_completion_tokens": 6, "max_tokens": 5}, 7),
         ({"n_predict": None, "max_tokens": 5}, 5),
-        ({"max_tokens": 0}, 0),
+        ({"max_tokens": 0}, 1),
+        ({"n_predict": 0, "max_tokens": 5}, 1),
         ({"max_tokens": -1}, -1),
         ({"max_tokens": 2**31 - 1}, 2**31 - 1),
     ],
 )
 def test_the_first_name_of_a_limit_wins(body: dict[str, Any], expected: int) -> None:
     assert message(**body).max_tokens == expected
+
+
+@pytest.mark.parametrize("priority", [10, -1, "x", 1.5, True])
+def test_a_priority_out_of_range_is_refused_and_not_changed(priority: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Field 'priority': .*\(the highest goes first\)$"):
+        message(priority=priority)
+    with pytest.raises(InvalidRequest, match="between 0 <= value <= 9, but got 10"):
+        message(priority=10)
 
 
 def test_a_bad_value_is_refused_even_under_a_name_that_loses() -> None:
