@@ -24,6 +24,7 @@ from router.fleet.fleet import Fleet
 from router.http.listen import bind
 from router.inquiries import answers
 from router.observe import logs
+from router.observe.traces import OTLP_VARIABLES
 from router.options.flags import EXIT_USAGE, FileValue, Given, named, parse, usage
 from router.options.settings import gateway_config
 from router.supervision.runfolder import writable_base
@@ -31,7 +32,6 @@ from router.supervision.runfolder import writable_base
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"
 _TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 (a name)
-OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
 
 def main(arguments: Sequence[str]) -> int:
