@@ -36,12 +36,25 @@ class Standing:
     arrived: float = 0.0  # seconds, of any clock that is the same for all
 
 
+@dataclass(frozen=True, slots=True)
+class Guessing:
+    """What a request says of tokens guessed ahead, within what the worker was told; None: as it was told."""
+
+    most: int | None = None  # at once
+    fewest: int | None = None  # of a small model; fewer are not tried
+    least_probability: float | None = None  # of each, by the small model
+
+
+AS_TOLD = Guessing()
+
+
 class Sequence:
     """What the scheduler knows of a request. Owned by the engine thread once it was added."""
 
     __slots__ = (
         "blocks",
         "digests",
+        "guessing",
         "max_tokens",
         "most_per_step",
         "num_blocks",
@@ -67,6 +80,7 @@ class Sequence:
         shares_prefix: bool,
         standing: Standing = Standing(),
         wanted_place: int = NO_PLACE,
+        guessing: Guessing = AS_TOLD,
     ) -> None:
         """`resumed`: tokens already emitted elsewhere. `max_tokens`: of prompt and completion together."""
         self.num_prompt_tokens = len(prompt)
@@ -86,6 +100,7 @@ class Sequence:
         self.digests: list[bytes] = []  # of leading whole blocks, as far as they were needed; see kv_cache.py
         self.standing = standing
         self.wanted_place = wanted_place
+        self.guessing = guessing
         self.place = NO_PLACE  # while it runs
 
     def append(self, token: int) -> None:

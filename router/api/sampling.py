@@ -22,6 +22,7 @@ from router.api.fields import (
     boolean,
     integer,
     mapping,
+    number,
     read,
     string,
     strings,
@@ -74,6 +75,9 @@ CARRIED = (
     Field("return_progress", boolean, False),
     Field("post_sampling_probs", boolean, False),
     Field("n_cmpl", integer, 1, 1, MAX_CHOICES, aliases=("n",)),
+    Field("speculative.n_max", integer, None, 0),
+    Field("speculative.n_min", integer, None, 0),
+    Field("speculative.p_min", number, None, 0, 1),
 )
 
 # What shapes the answer here, in the gateway.
@@ -151,12 +155,19 @@ class Parameters:
             priority=self.values["priority"],
             max_predict_ms=self.values["t_max_predict_ms"],
             return_progress=self.values["return_progress"] and self.values["stream"],
+            guessing=self._guessing(),
             logprobs=self._logprobs(),
             return_prompt=return_prompt,
         )
 
     def _seed_of(self, choice: int) -> int | None:
         return None if self.seed is None else (self.seed + choice) % 2**32
+
+    def _guessing(self) -> pb.Guessing | None:
+        most, fewest, least = (self.values[f"speculative.{name}"] for name in ("n_max", "n_min", "p_min"))
+        if most is fewest is least is None:
+            return None
+        return pb.Guessing(most=most, fewest=fewest, least_probability=least)
 
     def _logprobs(self) -> pb.Logprobs | None:
         if self.num_logprobs is None:

@@ -148,6 +148,16 @@ def test_the_servers_stops_stand_in_where_a_body_has_none() -> None:
         assert parameters(body, None, {"stop": ["User:"]})["stop"] == stop
 
 
+def test_what_a_body_says_of_guesses_is_carried_and_nothing_else() -> None:
+    assert not message().HasField("guessing")
+    assert message(**{"speculative.n_max": 0}).guessing == pb.Guessing(most=0)
+    given = {"speculative.n_max": 9, "speculative.n_min": 2, "speculative.p_min": 0.5}
+    assert message(**given).guessing == pb.Guessing(most=9, fewest=2, least_probability=0.5)
+    for name, value in (("n_max", -1), ("n_min", 1.5), ("p_min", 2)):
+        with pytest.raises(InvalidRequest, match=rf"^Field 'speculative\.{name}'"):
+            message(**{f"speculative.{name}": value})
+
+
 def test_a_bias_may_name_a_text() -> None:
     biases = [pb.LogitBias(text="Paris", bias=-1), pb.LogitBias(token=5, bias=-math.inf)]
     assert list(message(logit_bias={"Paris": -1, "5": False}).sampling.logit_bias) == biases
