@@ -32,7 +32,7 @@ _SERVE = """
     --allowed-hosts : HOST[,...] : names this server has, beside localhost and addresses
     --insecure-no-auth :  : listen beyond loopback without any key
     --cors :  : let web pages of every origin call
-    --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : let web pages of these origins call
+    --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : ... of these, or localhost, call
     --cors-methods $ LLAMA_ARG_CORS_METHODS : METHOD[,...] : methods they may use
     --cors-headers $ LLAMA_ARG_CORS_HEADERS : HEADER[,...] : headers they may send
     --cors-credentials ! --no-cors-credentials $ LLAMA_ARG_CORS_CREDENTIALS :  : let listed origins send credentials

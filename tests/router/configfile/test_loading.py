@@ -142,6 +142,22 @@ def test_presets_are_llama_servers(files: Path) -> None:
     assert "--parallel 5" in arguments(configured("--models-preset presets.ini --models-dir . -np 5"))["one"]
 
 
+def test_todays_flags_work_in_presets_and_files_and_a_flag_beats_them(files: Path) -> None:
+    (files / "corral.toml").write_text('[server]\nreasoning-effort = "low"\nreverse-prompt = ["a", "b"]\n')
+    (files / "p.ini").write_text(
+        "[one]\nmodel = a.gguf\nrea = off\nLLAMA_ARG_CHAT_TEMPLATE_FILE = /chat.jinja\nspec-draft-n-max = 7\n"
+    )
+    (one,) = configured("--models-preset p.ini").models
+    assert one.worker_arguments == ("--spec-draft-n-max", "7", "--chat-template-file", "/chat.jinja")
+    assert one.sampling == {
+        "stop": ["a", "b"],
+        "chat_template_kwargs": {"reasoning_effort": "low", "enable_thinking": False},
+    }
+    (one,) = configured("--models-preset p.ini -rea on --draft-max 5").models
+    assert one.sampling["chat_template_kwargs"]["enable_thinking"] is True
+    assert "--spec-draft-n-max 5" in " ".join(one.worker_arguments)
+
+
 def test_mistakes_in_presets_have_lines_too(files: Path) -> None:
     (files / "presets.ini").write_text("[one]\nmodel = a.gguf\nctx-sise = 3\nnonsense\nport = 80\n[two]\nc = 1\n")
     with pytest.raises(ConfigError) as refused:
