@@ -25,7 +25,7 @@ from router.http.listen import bind
 from router.inquiries import answers
 from router.observe import logs
 from router.observe.traces import OTLP_VARIABLES
-from router.options.flags import EXIT_USAGE, FileValue, Given, named, parse, usage
+from router.options.flags import EXIT_USAGE, FileValue, Given, long_names, parse, usage
 from router.options.settings import gateway_config
 from router.supervision.runfolder import writable_base
 
@@ -80,11 +80,11 @@ def _repository(name: str) -> str:
 
 def _with_draft(given: Given) -> Given:
     """With the file that --spec-draft-hf means as --model-draft, unless there is one already."""
-    repository, flag = given.last("spec_draft_hf"), named("--model-draft")
-    if not repository or given.last("model_draft") or flag is None:
+    repository = given.last("spec_draft_hf")
+    if not repository or given.last("model_draft"):
         return given
     file = _pull([_repository(repository)], given)
-    return given.filled({flag.key: FileValue(flag, "--model-draft", (str(file),), given.called("spec_draft_hf"))})
+    return given.filled({"model_draft": FileValue(long_names()["model-draft"], "--model-draft", (str(file),), "")})
 
 
 def _pull(words: Sequence[str], given: Given) -> Path:

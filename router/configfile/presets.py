@@ -4,7 +4,7 @@ Called by serve.py's configuration. A preset file has a section for each model a
 in any of their spellings, without dashes. Invariant: as reading.py, every key was understood or is a problem.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,14 +12,12 @@ from router.configfile.locate import KeyPath
 from router.configfile.problems import Problem, Problems
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
-from router.options.flagrows import Effect, Flag, Takes
+from router.options.flagrows import OFF, ON, Effect, Flag, Takes
 from router.options.flags import FileValue, Layer, long_names, named
 from router.paths import BadPath, path_of
 
 SUFFIX = ".gguf"
 EVERY = "*"
-ON = ("on", "true", "1", "yes", "enabled")
-OFF = ("off", "false", "0", "no", "disabled")
 OWN_KEYS = ("load-on-startup", "stop-timeout", "dedup-cache-models", "version")
 OWN_SWITCHES = ("load-on-startup", "dedup-cache-models")
 OWN_FLAGS = ("model", "alias")  # of the gateway on a command line
@@ -82,7 +80,7 @@ def _flags(section: _Section, name: str, problems: Problems) -> Layer:
     for key, (text, _) in section.lines.items():
         place, flag = (name, key), named(key)
         if key in OWN_KEYS:
-            _check_word(text, (*ON, *OFF) if key in OWN_SWITCHES else (), place, told)
+            _check_switch(text if key in OWN_SWITCHES else ON[0], place, told)
         elif flag is None:
             told.unknown(place, "flag of a model", [*OWN_KEYS, *_long_names(OF_MODEL)], _long_names(frozenset(Effect)))
         elif flag.effect not in OF_MODEL and flag.key not in OWN_FLAGS:
@@ -90,7 +88,7 @@ def _flags(section: _Section, name: str, problems: Problems) -> Layer:
         elif flag.refuses(value := _text(flag, key, text)):
             told.add(place, flag.note)
         else:
-            _check_word(text, _words(flag), place, told)
+            _check_value(flag, text, place, told)
             layer[flag.key] = FileValue(flag, key, (value,), told.where(place))
     problems.found += told.found
     return layer
@@ -100,16 +98,20 @@ def _long_names(effects: frozenset[Effect]) -> list[str]:
     return [name for name, flag in long_names().items() if flag.effect in effects]
 
 
-def _words(flag: Flag) -> Sequence[str]:
-    """All that it may be; empty: anything."""
+def _check_value(flag: Flag, text: str, place: KeyPath, problems: Problems) -> None:
+    """A switch or a word; all else is for settings.py."""
     if flag.takes is Takes.NOTHING:
-        return (*ON, *OFF)
-    return (*flag.words, "on", "off") if flag.takes is Takes.WORD else ()
+        _check_switch(text, place, problems)
+    elif flag.takes is Takes.WORD:
+        try:
+            flag.word(text)
+        except ValueError as error:
+            problems.add(place, str(error))
 
 
-def _check_word(text: str, words: Sequence[str], place: KeyPath, problems: Problems) -> None:
-    if words and text.lower() not in words:
-        problems.add(place, f"must be one of {', '.join(dict.fromkeys(words))}, but is '{text}'")
+def _check_switch(text: str, place: KeyPath, problems: Problems) -> None:
+    if text.lower() not in (*ON, *OFF):
+        problems.add(place, f"must be one of {', '.join((*ON, *OFF))}, but is '{text}'")
 
 
 def _text(flag: Flag, key: str, text: str) -> str:

@@ -26,6 +26,8 @@ class Effect(enum.Enum):
 
 
 COMMAND_LINE_ONLY = frozenset({Effect.SHOW})
+ON = ("on", "true", "1", "yes", "enabled")
+OFF = ("off", "false", "0", "no", "disabled")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +49,16 @@ class Flag:
 
     def refuses(self, value: str) -> bool:
         """Whether the start must fail for it."""
-        return self.effect is Effect.REFUSED and value not in ("", "off", *self.harmless)
+        return self.effect is Effect.REFUSED and value not in ("", *self.harmless)
 
-
-ON_OFF = ("on", "off", "auto", "true", "false", "0", "1", "enabled", "disabled")
+    def word(self, value: str) -> str:
+        """Of its words, the one that is meant; empty: none. Raises ValueError."""
+        word = value.lower()
+        if word in self.words or not word:
+            return word
+        if word in (*ON, *OFF):
+            return "on" if word in ON else "off"
+        raise ValueError(f"must be one of {', '.join(self.words)}, but is '{value}'")
 
 
 def _names(spec: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
@@ -84,7 +92,7 @@ def inert(note: str, rows: str, takes: Takes, off_note: str | None = None) -> It
             effect=Effect.NONE,
             takes=takes,
             off=off,
-            words=ON_OFF if takes is Takes.WORD else (),
+            words=("on", "off", "auto") if takes is Takes.WORD else (),
             variables=variables,
             note=note,
             off_note=note if off_note is None else off_note,
@@ -104,5 +112,5 @@ def refused(note: str, rows: str, takes: Takes = Takes.VALUE) -> Iterator[Flag]:
             off=off,
             variables=variables,
             note=note,
-            harmless=tuple(harmless.split()),
+            harmless=("off",) if takes is Takes.NOTHING else tuple(harmless.split()),
         )

@@ -12,15 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from router.errors import CommandError
-from router.options.flagrows import COMMAND_LINE_ONLY, Effect, Flag, Takes
+from router.options.flagrows import COMMAND_LINE_ONLY, OFF, ON, Effect, Flag, Takes
 from router.options.flagtable import FLAGS
 from router.paths import BadPath, path_of
 
 EXIT_USAGE = 2
 # By this `corral ps` and its like present a key, perhaps one of few rights: as --api-key it would have all of them.
 OF_CLIENTS = frozenset({"CORRAL_API_KEY"})
-_ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
-_OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
 _BY_NAME: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in (*flag.names, *flag.off)}
 _BY_VARIABLE: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in flag.variables}
 
@@ -94,15 +92,20 @@ class Given:
 
     def take(self, flag: Flag, name: str, value: str, origin: str) -> None:
         """Files one flag as given; an off-name or an off-word turns it around. Raises CommandError if it is refused."""
+        called = origin if ":" in origin else name
         if flag.refuses(value):
-            raise CommandError(f"{name}: {flag.note}", EXIT_USAGE)
+            raise CommandError(f"{called}: {flag.note}", EXIT_USAGE)
+        try:
+            value = flag.word(value) if flag.takes is Takes.WORD else value
+        except ValueError as error:
+            raise CommandError(f"{called} {error}", EXIT_USAGE) from None
         if flag.effect is Effect.REFUSED:
             return
         if flag.effect is not Effect.NONE:
             self.origins[flag.key] = origin
             self.values.setdefault(flag.key, []).append(value)
             return
-        off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value.lower() in _OFF_WORDS)
+        off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value in ("off", ""))
         note = flag.off_note if off else flag.note
         if note and name not in self.inert.setdefault(note, []):
             self.inert[note].append(name)
@@ -145,10 +148,7 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:
         flag = _BY_NAME.get(name)
         if flag is None:
             raise CommandError(_unknown(name), EXIT_USAGE)
-        value = value if joined else _value(flag, name, rest)
-        if flag.takes is Takes.WORD and value.lower() not in (*flag.words, "on", "off"):
-            raise CommandError(f"{name} must be one of {', '.join(flag.words)}, but is '{value}'", EXIT_USAGE)
-        yield flag, name, value
+        yield flag, name, value if joined else _value(flag, name, rest)
 
 
 def _value(flag: Flag, name: str, rest: list[str]) -> str:
@@ -177,10 +177,8 @@ def _take_variable(given: Given, flag: Flag, environment: Mapping[str, str]) -> 
 
 
 def _switch(variable: str, value: str) -> str:
-    if value.lower() in _ON_WORDS:
-        return "on"
-    if value.lower() in _OFF_WORDS:
-        return "off"
+    if value.lower() in (*ON, *OFF, ""):
+        return "on" if value.lower() in ON else "off"
     raise CommandError(f"{variable} must be 1 or 0, but is '{value}'", EXIT_USAGE)
 
 

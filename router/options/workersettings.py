@@ -212,12 +212,9 @@ def _load_mode(given: Given) -> list[str]:
     return [flag for flag, on in wanted.items() if on or flag in _LOAD_MODES[mode]]
 
 
-_numa = _word("distribute", "isolate", "numactl")
-
-
 def _switches(given: Given) -> list[str]:
     arguments = ["--check-tensors"] if given.on("check_tensors") else []
     arguments += ["--context-shift"] if given.on("context_shift") else []
-    if (numa := given.last("numa")) is not None and numa != "off":
-        arguments += ["--numa", "distribute" if numa == "on" else _numa(given.called("numa"), numa)]
+    if (numa := given.last("numa")) not in (None, "", "off"):
+        arguments += ["--numa", "distribute" if numa == "on" else str(numa)]
     return arguments

@@ -24,7 +24,7 @@ def given_by(line: str) -> Given:
     return parse(line.split(), {})
 
 
-ON_OFF = "on, off, auto, true, false, 0, 1, enabled, disabled"
+ON_OFF = "on, off, auto"
 OLD_COMMAND_LINES = [
     "-m model.gguf --verbose",
     "-m model.gguf --host 0.0.0.0 --port 8000 --threads 4 --ctx-size 4096 --batch-size 512 --ubatch-size 512 "
@@ -102,6 +102,15 @@ def test_a_flag_beats_the_environment_and_the_environment_the_default() -> None:
     environment = {"LLAMA_ARG_PORT": "1", "LLAMA_ARG_CTX_SIZE": "7", "LLAMA_MODEL_PATH": "e.gguf"}
     given = parse(["--port", "2"], environment)
     assert given.values == {"port": ["2"], "ctx_size": ["7"], "model": ["e.gguf"]}
+
+
+def test_a_word_that_is_not_known_is_refused_wherever_it_stands() -> None:
+    with pytest.raises(CommandError, match=r"^LLAMA_ARG_REASONING must be one of on, off, auto, but is 'maybe'$"):
+        parse([], {"LLAMA_ARG_REASONING": "maybe"})
+    with pytest.raises(CommandError, match=r"^LLAMA_ARG_NUMA must be one of distribute, isolate, numactl, but is"):
+        parse([], {"LLAMA_ARG_NUMA": "all"})
+    assert parse(["-rea", "ON"], {"LLAMA_ARG_NUMA": ""}).values == {"reasoning": ["on"], "numa": [""]}
+    assert parse(["-rea", "false"], {"LLAMA_ARG_NUMA": "1"}).values == {"reasoning": ["off"], "numa": ["on"]}
 
 
 def test_switches_come_from_the_environment_too() -> None:
