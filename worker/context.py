@@ -70,10 +70,10 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
         request.prompt,
         request.resumed,
         most if capacity.shifts_context else min(limit, most),
+        guessing=request.guessing,
         shares_prefix=request.cache_prompt and not scored,
         standing=Standing(request.client, request.weight, request.priority, arrived),
         wanted_place=request.wanted_place,
-        guessing=request.guessing,
     )
     if scored:
         sequence.most_per_step = SCORED_PER_STEP

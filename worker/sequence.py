@@ -78,9 +78,9 @@ class Sequence:
         max_tokens: int,
         *,
         shares_prefix: bool,
+        guessing: Guessing = AS_TOLD,
         standing: Standing = Standing(),
         wanted_place: int = NO_PLACE,
-        guessing: Guessing = AS_TOLD,
     ) -> None:
         """`resumed`: tokens already emitted elsewhere. `max_tokens`: of prompt and completion together."""
         self.num_prompt_tokens = len(prompt)
@@ -89,6 +89,7 @@ class Sequence:
         self.tokens[: len(prompt)] = prompt
         self.tokens[len(prompt) : self.num_tokens] = resumed
         self.max_tokens = max_tokens
+        self.guessing = guessing
         self.most_per_step = NO_LIMIT  # tokens; less where logits of all of them are wanted
         self.num_computed = 0
         self.num_discarded = 0  # tokens that context shifts took out
@@ -100,7 +101,6 @@ class Sequence:
         self.digests: list[bytes] = []  # of leading whole blocks, as far as they were needed; see kv_cache.py
         self.standing = standing
         self.wanted_place = wanted_place
-        self.guessing = guessing
         self.place = NO_PLACE  # while it runs
 
     def append(self, token: int) -> None:
