@@ -218,8 +218,18 @@ class Resume(_message.Message):
     memory: SamplerMemory
     def __init__(self, tokens: _Optional[_Iterable[int]] = ..., num_draws: _Optional[int] = ..., memory: _Optional[_Union[SamplerMemory, _Mapping]] = ...) -> None: ...
 
+class Guessing(_message.Message):
+    __slots__ = ("most", "fewest", "least_probability")
+    MOST_FIELD_NUMBER: _ClassVar[int]
+    FEWEST_FIELD_NUMBER: _ClassVar[int]
+    LEAST_PROBABILITY_FIELD_NUMBER: _ClassVar[int]
+    most: int
+    fewest: int
+    least_probability: float
+    def __init__(self, most: _Optional[int] = ..., fewest: _Optional[int] = ..., least_probability: _Optional[float] = ...) -> None: ...
+
 class GenerateRequest(_message.Message):
-    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded", "traceparent", "tracestate", "max_predict_ms", "return_progress")
+    __slots__ = ("request_id", "prompt", "sampling", "stop", "max_tokens", "cache_prompt", "logprobs", "resume", "return_prompt", "client", "weight", "priority", "place", "num_kept", "num_discarded", "traceparent", "tracestate", "max_predict_ms", "return_progress", "guessing")
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
@@ -239,6 +249,7 @@ class GenerateRequest(_message.Message):
     TRACESTATE_FIELD_NUMBER: _ClassVar[int]
     MAX_PREDICT_MS_FIELD_NUMBER: _ClassVar[int]
     RETURN_PROGRESS_FIELD_NUMBER: _ClassVar[int]
+    GUESSING_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     prompt: Prompt
     sampling: Sampling
@@ -258,7 +269,8 @@ class GenerateRequest(_message.Message):
     tracestate: str
     max_predict_ms: int
     return_progress: bool
-    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., max_predict_ms: _Optional[int] = ..., return_progress: _Optional[bool] = ...) -> None: ...
+    guessing: Guessing
+    def __init__(self, request_id: _Optional[str] = ..., prompt: _Optional[_Union[Prompt, _Mapping]] = ..., sampling: _Optional[_Union[Sampling, _Mapping]] = ..., stop: _Optional[_Iterable[str]] = ..., max_tokens: _Optional[int] = ..., cache_prompt: _Optional[bool] = ..., logprobs: _Optional[_Union[Logprobs, _Mapping]] = ..., resume: _Optional[_Union[Resume, _Mapping]] = ..., return_prompt: _Optional[bool] = ..., client: _Optional[str] = ..., weight: _Optional[float] = ..., priority: _Optional[int] = ..., place: _Optional[int] = ..., num_kept: _Optional[int] = ..., num_discarded: _Optional[int] = ..., traceparent: _Optional[str] = ..., tracestate: _Optional[str] = ..., max_predict_ms: _Optional[int] = ..., return_progress: _Optional[bool] = ..., guessing: _Optional[_Union[Guessing, _Mapping]] = ...) -> None: ...
 
 class TokenLogprob(_message.Message):
     __slots__ = ("token", "piece", "logprob", "top")

@@ -152,7 +152,7 @@ class BalanceConfig:
 class CorsConfig:
     """Which web pages of other origins may call the gateway. No origins: none."""
 
-    origins: tuple[str, ...] = ()  # "*" stands for all
+    origins: tuple[str, ...] = ()  # "*" stands for all, "localhost" for any of this machine
     methods: str = DEFAULT_CORS_METHODS
     headers: str = DEFAULT_CORS_HEADERS
     credentials: bool = False

@@ -22,14 +22,16 @@ from router.configfile.loading import load
 from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.http.listen import bind
+from router.inquiries import answers
 from router.observe import logs
-from router.options.flags import Given, parse, usage
+from router.observe.traces import OTLP_VARIABLES
+from router.options.flags import EXIT_USAGE, FileValue, Given, long_names, parse, usage
 from router.options.settings import gateway_config
 from router.supervision.runfolder import writable_base
 
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"
-OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 (a name)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -39,8 +41,13 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         given = parse(arguments, os.environ)
+        if (answer := answers(given)) is not None:
+            print(answer)
+            return 0
         file = load(given)
-        fetched = [_pull(source) for source in _sources(given.filled(file.server))]
+        server = given.filled(file.server)
+        fetched = [_pull(words, server) for words in _sources(server)]
+        given = _with_draft(given)
         config = gateway_config(given, fetched, file)
         logs.configure(config.log)
         writable_base(os.environ)
@@ -55,18 +62,41 @@ def main(arguments: Sequence[str]) -> int:
         return 130
 
 
-def _sources(given: Given) -> list[str]:
-    """Models to fetch first."""
-    repositories = [f"hf:{name.removeprefix('hf:')}" for name in given.values.get("hf_repo", ())]
-    return [*repositories, *given.values.get("model_url", ())]
+def _sources(given: Given) -> list[list[str]]:
+    """Models to fetch first, as `corral pull` is told."""
+    repositories, file = given.values.get("hf_repo", ()), given.last("hf_file")
+    if file and len(repositories) != 1:
+        raise CommandError(f"--hf-file is a file of one repository, but -hf names {len(repositories)}", EXIT_USAGE)
+    words = ["--file", file] if file else []
+    return [
+        *([_repository(name), *words] for name in repositories),
+        *([url] for url in given.values.get("model_url", ())),
+    ]
 
 
-def _pull(source: str) -> Path:
+def _repository(name: str) -> str:
+    return f"hf:{name.removeprefix('hf:')}"
+
+
+def _with_draft(given: Given) -> Given:
+    """With the file that --spec-draft-hf means as --model-draft, unless there is one already."""
+    repository = given.last("spec_draft_hf")
+    if not repository or given.last("model_draft"):
+        return given
+    file = _pull([_repository(repository)], given)
+    return given.filled({"model_draft": FileValue(long_names()["model-draft"], "--model-draft", (str(file),), "")})
+
+
+def _pull(words: Sequence[str], given: Given) -> Path:
     """Runs `corral pull`, which shows its own progress and errors."""
-    command = [sys.executable, "-P", "-m", "router", "pull", source]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    offline = ["--offline"] if given.on("offline") else []
+    token = {_TOKEN_VARIABLE: token} if (token := given.last("hf_token")) else {}
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-P", "-m", "router", "pull", *offline, *words],
+        stdout=subprocess.PIPE, text=True, check=False, env={**os.environ, **token},
+    )  # fmt: skip
     if done.returncode != 0:
-        raise CommandError(f"could not fetch {source}", done.returncode)
+        raise CommandError(f"could not fetch {words[0]}", done.returncode)
     return Path(done.stdout.splitlines()[-1])
 
 

@@ -82,6 +82,8 @@ def worker_config(arguments: argparse.Namespace) -> WorkerConfig:
         looks_up=guesses and _LOOKUP in arguments.spec_type,
         draft=_draft(arguments) if guesses and arguments.model_draft and _MODEL in arguments.spec_type else None,
         context_shift=arguments.context_shift,
+        chat_template=arguments.chat_template,
+        chat_template_file=arguments.chat_template_file,
         slot_save_path=arguments.slot_save_path,
         kv_store=arguments.kv_store,
         kv_store_mib=arguments.kv_store_size,
@@ -166,6 +168,8 @@ def _add_memory(made: argparse.ArgumentParser) -> None:
 
 def _add_prefixes(made: argparse.ArgumentParser) -> None:
     add, most = made.add_argument, Whole()
+    add("--chat-template", default="", metavar="TEXT", help="a Jinja template instead of the model file's")
+    add("--chat-template-file", type=Path, metavar="FILE", help="the same, from a file")
     add("--context-shift", action="store_true", help="make room in a full context instead of ending the answer")
     add("--slot-save-path", type=Path, metavar="DIR", help="where clients may save computed prefixes")
     add("--kv-store", type=Path, metavar="DIR", help="keep computed prefixes here over a restart")

@@ -63,6 +63,8 @@ class WorkerConfig:
     looks_up: bool = True  # guesses by lookup in the text
     draft: DraftConfig | None = None  # guesses by a model
     context_shift: bool = False  # a full context is shifted, not the end of the answer
+    chat_template: str = ""  # instead of the model file's
+    chat_template_file: Path | None = None  # the same, before it
     slot_save_path: Path | None = None  # where clients may save computed prefixes
     kv_store: Path | None = None  # where computed prefixes outlive the process
     kv_store_mib: int = 4096  # that it may take

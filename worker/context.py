@@ -70,6 +70,7 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
         request.prompt,
         request.resumed,
         most if capacity.shifts_context else min(limit, most),
+        guessing=request.guessing,
         shares_prefix=request.cache_prompt and not scored,
         standing=Standing(request.client, request.weight, request.priority, arrived),
         wanted_place=request.wanted_place,
@@ -91,7 +92,9 @@ def num_draftable(sequence: Sequence, capacity: Capacity) -> int:
     if sequence.most_per_step < NO_LIMIT:  # its prompt is scored; steps of it stay as they are
         return 0
     end = min(sequence.max_tokens - sequence.num_discarded, capacity.context_length)
-    return min(capacity.max_drafts, end - sequence.num_tokens - 1)
+    wanted = sequence.guessing.most
+    most = capacity.max_drafts if wanted is None else min(wanted, capacity.max_drafts)
+    return min(most, end - sequence.num_tokens - 1)
 
 
 def shift(request: Request, capacity: Capacity) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from worker.sampler import Logprob, SamplerState
 from worker.sampling.settings import NOTHING_YET, Memory, Sampling
-from worker.sequence import NO_PLACE, USUAL_PRIORITY, Sequence
+from worker.sequence import AS_TOLD, NO_PLACE, USUAL_PRIORITY, Guessing, Sequence
 
 
 class Detokenizer(Protocol):
@@ -54,6 +54,7 @@ class Request:
     num_discarded: int = 0  # tokens that a context shift takes out; 0: half of the others
     tells_progress: bool = False  # through its prompt
     max_seconds: float = 0.0  # from its first token to a line's end, which is its last; 0 or less: no limit
+    guessing: Guessing = AS_TOLD
 
 
 class FinishReason(Enum):

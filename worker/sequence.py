@@ -36,12 +36,25 @@ class Standing:
     arrived: float = 0.0  # seconds, of any clock that is the same for all
 
 
+@dataclass(frozen=True, slots=True)
+class Guessing:
+    """What a request says of tokens guessed ahead, within what the worker was told; None: as it was told."""
+
+    most: int | None = None  # at once
+    fewest: int | None = None  # of a small model; fewer are not tried
+    least_probability: float | None = None  # of each, by the small model
+
+
+AS_TOLD = Guessing()
+
+
 class Sequence:
     """What the scheduler knows of a request. Owned by the engine thread once it was added."""
 
     __slots__ = (
         "blocks",
         "digests",
+        "guessing",
         "max_tokens",
         "most_per_step",
         "num_blocks",
@@ -65,6 +78,7 @@ class Sequence:
         max_tokens: int,
         *,
         shares_prefix: bool,
+        guessing: Guessing = AS_TOLD,
         standing: Standing = Standing(),
         wanted_place: int = NO_PLACE,
     ) -> None:
@@ -75,6 +89,7 @@ class Sequence:
         self.tokens[: len(prompt)] = prompt
         self.tokens[len(prompt) : self.num_tokens] = resumed
         self.max_tokens = max_tokens
+        self.guessing = guessing
         self.most_per_step = NO_LIMIT  # tokens; less where logits of all of them are wanted
         self.num_computed = 0
         self.num_discarded = 0  # tokens that context shifts took out

@@ -6,7 +6,7 @@ whatever a user can cause raises a WorkerError or an OSError.
 
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from worker.drafting.draft_load import SmallModel, load_draft
 from worker.drafting.drafts import Alternatives, Drafter
 from worker.drafting.lookup import LookupDrafter
 from worker.engine import Engine
-from worker.errors import ModelFileError
+from worker.errors import ModelFileError, WorkerError
 from worker.generation import Event, Sink
 from worker.gguf import GGUF
 from worker.identity import cache_identity, vocabulary_digest
@@ -69,7 +69,7 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
     with GGUF.open(config.model_path) as gguf:
         architecture_name(gguf.metadata)  # of another one, the vocabulary is unknown, too
         tokenizer = Tokenizer(gguf.metadata)
-        prompts = PromptReader(tokenizer, ChatTemplate.from_metadata(gguf.metadata, tokenizer))
+        prompts = PromptReader(tokenizer, read_template(config, gguf.metadata, tokenizer))
         decoder = load_model(gguf, config, progress, (*sampler.KERNELS, *atomic.KERNELS))
         capacity = plan(config, decoder.context_length)
         small = load_draft(config.draft, config, capacity, gguf, progress) if config.draft else None
@@ -86,6 +86,20 @@ def prepare(config: WorkerConfig, progress: Progress) -> Prepared:
             vocabulary=vocabulary_digest(gguf.metadata) if config.has_siblings else b"",
         )
     return Prepared(tokenizer, prompts, decoder, small, facts)
+
+
+def read_template(config: WorkerConfig, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> ChatTemplate:
+    """The one that the command line gives, which must be good, else the model file's. Raises WorkerError, OSError."""
+    given = config.chat_template
+    if (file := config.chat_template_file) is not None:
+        try:
+            given = file.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise WorkerError(f"--chat-template-file {file}: not UTF-8") from None
+    template = ChatTemplate.from_metadata(metadata, tokenizer, given)
+    if given and template.fault:
+        raise WorkerError(f"--chat-template{f'-file {file}' if file else ''} cannot be used: {template.fault}")
+    return template
 
 
 def start(

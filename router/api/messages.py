@@ -29,6 +29,7 @@ from router.api.sampling import optional_json
 from router.errors import InvalidRequest, NotSupported
 
 CONTENT, REASONING = "content", "reasoning_content"
+ARGUMENTS = "chat_template_kwargs"
 
 
 def _continuation(field: Field, value: Any) -> bool | str:
@@ -47,7 +48,7 @@ TABLE = Fields(
     Field("tool_choice", anything, "auto"),
     Field("parallel_tool_calls", boolean, False),
     Field("response_format", mapping),
-    Field("chat_template_kwargs", mapping, {}),
+    Field(ARGUMENTS, mapping, {}),
     Field("reasoning_effort", string),
     Field("add_generation_prompt", boolean, True),
     Field("continue_final_message", _continuation, False),
@@ -75,6 +76,7 @@ def conversation(body: Body, defaults: Mapping[str, Any]) -> Conversation:
     given = read(TABLE, body)
     if body.get(PREFILL.name) is None:
         given[PREFILL.name] = defaults.get(PREFILL.name, PREFILL.default)
+    given[ARGUMENTS] = _arguments(given, defaults.get(ARGUMENTS, {}))
     messages = _messages(body.get("messages"))
     continued = _continued(given, messages)
     opening = messages[-1]["content"] if continued == CONTENT else ""
@@ -84,16 +86,19 @@ def conversation(body: Body, defaults: Mapping[str, Any]) -> Conversation:
 
 def _proto(given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]], continued: str) -> pb.Chat:
     _check_response_format(given["response_format"])
-    arguments = given["chat_template_kwargs"]
-    if given["reasoning_effort"] is not None:
-        arguments = {"reasoning_effort": given["reasoning_effort"], **arguments}
     return pb.Chat(
         messages_json=orjson.dumps(messages).decode(),
         tools_json=optional_json(_tools(given["tools"], given["tool_choice"])),
-        template_arguments_json=optional_json(arguments),
+        template_arguments_json=optional_json(given[ARGUMENTS]),
         add_generation_prompt=given["add_generation_prompt"],
         continued=continued,
     )
+
+
+def _arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The template's variables: those of flags, of the body's own field, of its table, the later before the earlier."""
+    effort = {} if given["reasoning_effort"] is None else {"reasoning_effort": given["reasoning_effort"]}
+    return {**defaults, **effort, **given[ARGUMENTS]}
 
 
 def _continued(given: Mapping[str, Any], messages: Sequence[Mapping[str, Any]]) -> str:

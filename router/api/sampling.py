@@ -22,11 +22,13 @@ from router.api.fields import (
     boolean,
     integer,
     mapping,
+    number,
     read,
     string,
     strings,
 )
 from router.api.samplers import SAMPLING, sampling_message, shown_biases
+from router.errors import InvalidRequest
 
 MAX_STOPS = 64
 MAX_CHOICES = 16
@@ -46,25 +48,36 @@ def _negative(value: float) -> bool:
     return value < 0
 
 
+def _priority(field: Field, value: Any) -> int:
+    """Of a request among those of its client. vLLM has a field of that name whose lowest goes first, with no bounds."""
+    try:
+        return integer(field, value)
+    except InvalidRequest as error:
+        raise InvalidRequest(f"{error} (the highest goes first)") from None
+
+
 # What flags of the server may set for the bodies that lack it.
 DEFAULTED = (
     *SAMPLING,
     Field("n_predict", integer, -1, -1, aliases=("max_completion_tokens", "max_tokens")),
     Field("n_keep", integer, 0, -1),
     Field("cache_prompt", boolean, True),
+    Field("stop", strings, (), high=MAX_STOPS),
+    Field("sse_ping_interval", integer, 30, -1),
 )
 
-# What the proto carries.
+# What the proto carries beside those.
 CARRIED = (
-    *DEFAULTED,
-    Field("stop", strings, (), high=MAX_STOPS),
     Field("id_slot", integer, -1, -1),
     Field("n_discard", integer, 0, 0),
-    Field("priority", integer, 5, 0, 9, hard=False),
+    Field("priority", _priority, 5, 0, 9),
     Field("t_max_predict_ms", integer, 0),
     Field("return_progress", boolean, False),
     Field("post_sampling_probs", boolean, False),
     Field("n_cmpl", integer, 1, 1, MAX_CHOICES, aliases=("n",)),
+    Field("speculative.n_max", integer, None, 0),
+    Field("speculative.n_min", integer, None, 0),
+    Field("speculative.p_min", number, None, 0, 1),
 )
 
 # What shapes the answer here, in the gateway.
@@ -72,7 +85,6 @@ SHAPING = (
     Field("stream", boolean, False),
     Field("stream_options", mapping),
     Field("timings_per_token", boolean, False),
-    Field("sse_ping_interval", integer, 30, -1),
     Field("model", string),
 )
 
@@ -95,7 +107,7 @@ INERT = (
     Field("n_cache_reuse", integer, 0, 0),
 )
 
-TABLE = Fields(*CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
+TABLE = Fields(*DEFAULTED, *CARRIED, *SHAPING, *NEUTRAL_ONLY, *INERT)
 INCLUDE_USAGE = Fields(Field("include_usage", boolean, False))
 
 
@@ -122,6 +134,12 @@ class Parameters:
         seed = int(self.values["seed"]) % 2**32
         return None if seed == RANDOM_SEED else seed
 
+    @property
+    def max_tokens(self) -> int:
+        """Of an answer: llama-server counts when it has the first one, so 0 means 1, but not where the prompt is it."""
+        limit = int(self.values["n_predict"])
+        return limit if limit or self.scores_prompt else 1
+
     def request(self, request_id: str, prompt: pb.Prompt, choice: int, *, return_prompt: bool) -> pb.GenerateRequest:
         """The message for one of the `n` choices of a prompt; each choice has a seed of its own."""
         return pb.GenerateRequest(
@@ -129,7 +147,7 @@ class Parameters:
             prompt=prompt,
             sampling=sampling_message(self.values, self._seed_of(choice)),
             stop=self.values["stop"],
-            max_tokens=self.values["n_predict"],
+            max_tokens=self.max_tokens,
             cache_prompt=self.values["cache_prompt"],
             place=self.values["id_slot"],
             num_kept=self.values["n_keep"],
@@ -137,12 +155,19 @@ class Parameters:
             priority=self.values["priority"],
             max_predict_ms=self.values["t_max_predict_ms"],
             return_progress=self.values["return_progress"] and self.values["stream"],
+            guessing=self._guessing(),
             logprobs=self._logprobs(),
             return_prompt=return_prompt,
         )
 
     def _seed_of(self, choice: int) -> int | None:
         return None if self.seed is None else (self.seed + choice) % 2**32
+
+    def _guessing(self) -> pb.Guessing | None:
+        most, fewest, least = (self.values[f"speculative.{name}"] for name in ("n_max", "n_min", "p_min"))
+        if most is fewest is least is None:
+            return None
+        return pb.Guessing(most=most, fewest=fewest, least_probability=least)
 
     def _logprobs(self) -> pb.Logprobs | None:
         if self.num_logprobs is None:
@@ -160,6 +185,7 @@ def parameters(body: Body, num_logprobs: int | None, defaults: Mapping[str, Any]
     values = read(TABLE, body)
     absent = [field for field in DEFAULTED if all(body.get(name) is None for name in field.names)] if defaults else []
     values |= {field.name: defaults[field.name] for field in absent if field.name in defaults}
+    values["stop"] = values["stop"] or defaults.get("stop", ())  # no text is as good as no field
     options = read(INCLUDE_USAGE, values["stream_options"] or {})
     return Parameters(values, options["include_usage"], num_logprobs)
 

@@ -24,16 +24,19 @@ from router.errors import CommandError, RouterError
 from router.options.flags import EXIT_USAGE, Given, parse
 from router.options.settings import gateway_config
 
-USAGE = """usage: corral config check [FILE] [flags of corral serve]
+USAGE = """usage: corral config check [FILE] [--models-preset FILE] [--models-dir DIR] [flags of corral serve]
        corral config schema
        corral config explain MODEL [--json] [flags of corral serve]
        corral config diff OLD NEW
 
-check    everything that is wrong in FILE (./corral.toml), a line each
+check    everything that is wrong in FILE (./corral.toml), and in presets and folders of models, a line each
 schema   its JSON Schema, for editors
 explain  what each setting of a model is, and who said so
 diff     what a reload from OLD to NEW would do
 """
+
+
+NOTHING = "no ./corral.toml; say which: corral config check FILE"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,13 +75,22 @@ def _check(arguments: Sequence[str]) -> int:
     """FILE is the same as --config FILE."""
     named = [] if not arguments or arguments[0].startswith("-") else ["--config", arguments[0]]
     words = [*named, *arguments[1 if named else 0 :]]
-    if look(parse(words, os.environ)).path is None:
-        raise CommandError("no ./corral.toml; say which: corral config check FILE", EXIT_USAGE)
-    _, file, config = _read(words)
+    given = parse(words, os.environ)
+    looked_at = _looked_at(given, look(given))
+    if not looked_at:
+        raise CommandError(NOTHING, EXIT_USAGE)
+    _, _, config = _read(words)
     for note in config.notes:
         print(f"note: {note}")
-    print(f"{file.path}: {len(config.models)} models, {len(config.aliases)} aliases, {len(config.keys)} keys: good")
+    counts = f"{len(config.models)} models, {len(config.aliases)} aliases, {len(config.keys)} keys"
+    print(f"{', '.join(looked_at)}: {counts}: good")
     return 0
+
+
+def _looked_at(given: Given, file: FileConfig) -> list[str]:
+    server = given.filled(file.server)
+    found = (file.path, server.path("models_preset"), server.path("models_dir"))
+    return [str(each) for each in found if each is not None]
 
 
 def _explain(name: str, arguments: Sequence[str]) -> int:

@@ -11,13 +11,14 @@ from typing import Any
 from router.configfile.kinds import WrongValue
 from router.configfile.locate import KeyPath
 from router.configfile.problems import Problems
-from router.options.flagrows import Effect, Flag, Takes
+from router.options.flagrows import COMMAND_LINE_ONLY, Effect, Flag, Takes
 from router.options.flags import FileValue, Layer, long_names
+from router.paths import BadPath, path_of
 
 FILES = frozenset({"FILE", "DIR"})
 WHOLE = frozenset({"N", "PORT", "BYTES"})
 OF_GATEWAY = "this is a setting of the whole gateway; it belongs under [server]"
-NOT_IN_FILE = frozenset({"config"})
+NOT_IN_FILE = frozenset({"config", "spec_draft_hf"})
 
 
 def read_flags(
@@ -29,7 +30,7 @@ def read_flags(
     for key, value in table.items():
         place = (*path, key)
         flag = known.get(key.replace("_", "-"))
-        if flag is not None and flag.key in NOT_IN_FILE:
+        if flag is not None and (flag.key in NOT_IN_FILE or flag.effect in COMMAND_LINE_ONLY):
             problems.add(place, "this is for the command line only")
         elif flag is None:
             useful = [name for name, each in known.items() if each.effect in effects - {Effect.NONE}]
@@ -52,6 +53,12 @@ def _take(
         texts = _texts(flag, name, value, base)
     except WrongValue as wrong:
         problems.add(place, f"expected {wrong}, but got {shown(value)}")
+        return
+    except BadPath as bad:
+        problems.add(place, str(bad))
+        return
+    if any(map(flag.refuses, texts)):
+        problems.add(place, flag.note)
         return
     layer[flag.key] = FileValue(flag, name, texts, problems.where(place))
 
@@ -76,7 +83,8 @@ def _text(flag: Flag, value: Any, base: Path) -> str:
         raise WrongValue("a number of seconds")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise WrongValue("a text or a number")
-    return str(base / Path(str(value)).expanduser()) if flag.metavar in FILES else str(value)
+    text = str(value)
+    return str(path_of(text, base)) if text and flag.metavar in FILES else text
 
 
 def shown(value: Any) -> str:

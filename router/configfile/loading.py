@@ -9,6 +9,7 @@ from pathlib import Path
 
 from router.config import KeyConfig
 from router.configfile.presets import models_in, read_presets
+from router.configfile.problems import ConfigError
 from router.configfile.reading import FileConfig, ModelEntry, read_file
 from router.errors import CommandError
 from router.keys.keyfile import read_keys_file
@@ -32,21 +33,25 @@ def look(given: Given) -> FileConfig:
     file = _config_file(given)
     config = read_file(file) if file else FileConfig()
     server = given.filled(config.server)
-    return replace(config, models=(*config.models, *_found(server, config)), keys=_keys(server, config))
+    try:
+        found = _found(server, config)
+    except ConfigError as error:
+        raise ConfigError([*(config.problems.in_order() if config.problems else ()), *error.problems]) from None
+    return replace(config, models=(*config.models, *found), keys=_keys(server, config))
 
 
 def _config_file(given: Given) -> Path | None:
-    named = given.last("config")
+    named = given.path("config")
     if named is not None:
-        return Path(named).expanduser()
+        return named
     return DEFAULT_FILE if DEFAULT_FILE.is_file() else None
 
 
 def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
     """Models of presets and of the folder, but for those that corral.toml has under the same name."""
-    folder_name, presets = server.last("models_dir"), server.last("models_preset")
-    folder = models_in(Path(folder_name).expanduser()) if folder_name else {}
-    entries = read_presets(Path(presets).expanduser(), folder) if presets else []
+    folder_path, presets = server.path("models_dir"), server.path("models_preset")
+    folder = models_in(folder_path) if folder_path else {}
+    entries = read_presets(presets, folder) if presets else []
     known = {entry.name for entry in (*config.models, *entries)}
     entries += [
         ModelEntry(name, path, str(path), settings=ON_DEMAND) for name, path in folder.items() if name not in known
@@ -61,8 +66,7 @@ def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
             check_private(config.path)
         except OSError as error:
             raise CommandError(f"cannot read {config.path}: {error.strerror}", 2) from None
-    named = server.last("keys")
-    file = Path(named).expanduser() if named else config.keys_file
+    file = server.path("keys") or config.keys_file
     keys = (*config.keys, *(read_keys_file(file) if file else ()))
     names = [key.name for key in keys]
     for name in names:
@@ -72,6 +76,7 @@ def _keys(server: Given, config: FileConfig) -> tuple[KeyConfig, ...]:
 
 
 def _has_secrets(config: FileConfig) -> bool:
-    """Whether corral.toml itself holds a key or the password of a Redis."""
+    """Whether corral.toml itself holds a key, a token or the password of a Redis."""
     redis = str(config.server.get("redis", ""))
-    return bool(config.keys) or "api_key" in config.server or "@" in redis or "password=" in redis
+    is_given = bool(config.keys) or not config.server.keys().isdisjoint(("api_key", "hf_token"))
+    return is_given or "@" in redis or "password=" in redis

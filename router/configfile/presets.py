@@ -12,14 +12,16 @@ from router.configfile.locate import KeyPath
 from router.configfile.problems import Problem, Problems
 from router.configfile.reading import ModelEntry
 from router.errors import CommandError
-from router.options.flagrows import Effect, Flag, Takes
+from router.options.flagrows import OFF, ON, Effect, Flag, Takes
 from router.options.flags import FileValue, Layer, long_names, named
+from router.paths import BadPath, path_of
 
 SUFFIX = ".gguf"
 EVERY = "*"
-ON = frozenset({"1", "true", "on", "yes", "enabled"})
-OFF = frozenset({"0", "false", "off", "no", "disabled"})
-OWN_KEYS = frozenset({"load-on-startup", "stop-timeout", "dedup-cache-models", "version"})
+OWN_KEYS = ("load-on-startup", "stop-timeout", "dedup-cache-models", "version")
+OWN_SWITCHES = ("load-on-startup", "dedup-cache-models")
+OWN_FLAGS = ("model", "alias")  # of the gateway on a command line
+OF_MODEL = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE, Effect.REFUSED})
 SPLIT = "-of-"
 
 
@@ -27,6 +29,7 @@ SPLIT = "-of-"
 class _Section:
     """Keys and values as they stand, and the flags they mean."""
 
+    line: int = 0
     lines: dict[str, tuple[str, int]] = field(default_factory=dict)
     layer: dict[str, FileValue] = field(default_factory=dict)
 
@@ -60,7 +63,7 @@ def _sections(text: str, problems: Problems) -> dict[str, _Section]:
         if not line or line[0] in "#;":
             continue
         if line.startswith("[") and line.endswith("]"):
-            current = sections.setdefault(line[1:-1].strip(), _Section())
+            current = sections.setdefault(line[1:-1].strip(), _Section(number))
             continue
         key, joined, value = line.partition("=")
         if not joined:
@@ -73,27 +76,42 @@ def _sections(text: str, problems: Problems) -> dict[str, _Section]:
 
 def _flags(section: _Section, name: str, problems: Problems) -> Layer:
     layer: dict[str, FileValue] = {}
-    for key, (text, number) in section.lines.items():
+    told = Problems(problems.file, {(name, key): number for key, (_, number) in section.lines.items()})
+    for key, (text, _) in section.lines.items():
+        place, flag = (name, key), named(key)
         if key in OWN_KEYS:
-            continue
-        flag = named(key)
-        if flag is None or (flag.effect is Effect.SERVE and flag.key not in ("model", "alias")):
-            _refuse(problems, (name, key), number, flag)
-            continue
-        where = f"{problems.file}:{number}: {name}.{key}"
-        layer[flag.key] = FileValue(flag, key, (_text(flag, key, text),), where)
+            _check_switch(text if key in OWN_SWITCHES else ON[0], place, told)
+        elif flag is None:
+            told.unknown(place, "flag of a model", [*OWN_KEYS, *_long_names(OF_MODEL)], _long_names(frozenset(Effect)))
+        elif flag.effect not in OF_MODEL and flag.key not in OWN_FLAGS:
+            told.add(place, "this is a setting of the whole gateway")
+        elif flag.refuses(value := _text(flag, key, text)):
+            told.add(place, flag.note)
+        else:
+            _check_value(flag, text, place, told)
+            layer[flag.key] = FileValue(flag, key, (value,), told.where(place))
+    problems.found += told.found
     return layer
 
 
-def _refuse(problems: Problems, path: KeyPath, line: int, flag: Flag | None) -> None:
-    told = Problems(problems.file, {path: line})
-    if flag is None:
-        told.unknown(
-            path, "flag of a model", (name for name, each in long_names().items() if each.effect is Effect.WORKER)
-        )
-    else:
-        told.add(path, "this is a setting of the whole gateway")
-    problems.found += told.found
+def _long_names(effects: frozenset[Effect]) -> list[str]:
+    return [name for name, flag in long_names().items() if flag.effect in effects]
+
+
+def _check_value(flag: Flag, text: str, place: KeyPath, problems: Problems) -> None:
+    """A switch or a word; all else is for settings.py."""
+    if flag.takes is Takes.NOTHING:
+        _check_switch(text, place, problems)
+    elif flag.takes is Takes.WORD:
+        try:
+            flag.word(text)
+        except ValueError as error:
+            problems.add(place, str(error))
+
+
+def _check_switch(text: str, place: KeyPath, problems: Problems) -> None:
+    if text.lower() not in (*ON, *OFF):
+        problems.add(place, f"must be one of {', '.join((*ON, *OFF))}, but is '{text}'")
 
 
 def _text(flag: Flag, key: str, text: str) -> str:
@@ -108,17 +126,27 @@ def _entry(
 ) -> ModelEntry | None:
     layer = {**shared, **section.layer}
     model, alias = layer.pop("model", None), layer.pop("alias", None)
-    path = Path(model.texts[0]).expanduser().absolute() if model else folder.get(name)
+    try:
+        path = path_of(model.texts[0]).absolute() if model else folder.get(name)
+    except BadPath as bad:
+        problems.found.append(Problem(problems.file, section.line, (name, "model"), str(bad)))
+        return None
     if path is None:
-        problems.found.append(Problem(problems.file, 0, (name,), "no `model = FILE`, and no such file in --models-dir"))
+        message = "no `model = FILE`, and no such file in --models-dir"
+        problems.found.append(Problem(problems.file, section.line, (name,), message))
         return None
     names = tuple(part.strip() for part in alias.texts[0].split(",")) if alias else ()
     load, _ = section.lines.get("load-on-startup", ("false", 0))
-    return ModelEntry(name, path, f"{problems.file}: {name}", layer, names, {"load_on_start": load.lower() in ON})
+    return ModelEntry(
+        name, path, f"{problems.file}:{section.line}: {name}", layer, names, {"load_on_start": load.lower() in ON}
+    )
 
 
 def models_in(folder: Path) -> dict[str, Path]:
-    """The models of a folder by name: a file by its stem; a folder in it by its name, if it holds one model."""
+    """The models of a folder by name: a file by its stem; a folder in it by its name, if it holds one model.
+
+    Raises CommandError.
+    """
     try:
         children = sorted(folder.iterdir())
     except OSError as error:
@@ -130,4 +158,4 @@ def models_in(folder: Path) -> dict[str, Path]:
         weights = [file for file in firsts if not file.name.startswith("mmproj")]
         if len(weights) == 1:
             found[child.name] = weights[0].absolute()
-    return found
+    return {name: path_of(str(path)) for name, path in found.items()}

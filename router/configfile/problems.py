@@ -70,7 +70,11 @@ class Problems:
     def check(self) -> None:
         """Raises ConfigError if there are any."""
         if self.found:
-            raise ConfigError(sorted(self.found, key=lambda problem: problem.line))
+            raise ConfigError(self.in_order())
+
+    def in_order(self) -> list[Problem]:
+        """By line."""
+        return sorted(self.found, key=lambda problem: problem.line)
 
 
 def dotted(path: KeyPath) -> str:

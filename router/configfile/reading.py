@@ -40,12 +40,13 @@ from router.configfile.tables import (
 )
 from router.configfile.tomltext import parse_toml
 from router.errors import CommandError
-from router.options.flagrows import Effect
+from router.options.flagrows import COMMAND_LINE_ONLY, Effect
 from router.options.flags import Layer
+from router.paths import BadPath, path_of
 
 SECTIONS = ("server", "models", "aliases", "keys", "limits", "balance")
-IN_SERVER = frozenset(Effect)
-IN_WORKER = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE})
+IN_SERVER = frozenset(Effect) - COMMAND_LINE_ONLY
+IN_WORKER = frozenset({Effect.WORKER, Effect.REQUEST, Effect.NONE, Effect.REFUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ def read_text(text: str, file: Path) -> FileConfig:
         models=tuple(_models(sections["models"], problems, base)),
         aliases=tuple(_aliases(sections["aliases"], problems)),
         keys=tuple(read_keys(keys, ("keys",), problems)),
-        keys_file=base / Path(keys_file["file"]).expanduser() if keys_file else None,
+        keys_file=_path(keys_file, ("keys",), problems, base, "file"),
         limits=LimitsConfig(**_values(LIMITS, sections["limits"], ("limits",), problems)),
         balance=BalanceConfig(**_values(BALANCE, sections["balance"], ("balance",), problems)),
         problems=problems,
@@ -119,7 +120,8 @@ def _models(tables: Mapping[str, Any], problems: Problems, base: Path) -> Sequen
         table = _table(given, place, problems)
         values = _values(MODEL, table, place, problems)
         worker = read_flags(values.pop("worker", {}), (*place, "worker"), problems, IN_WORKER, base)
-        path = base / Path(values.pop("path")).expanduser() if "path" in values else None
+        path = _path(values, place, problems, base)
+        values.pop("path", None)
         names = values.pop("names", ())
         _read_remote(values, place, problems, base)
         if not {"path", "workers"} & {*table}:
@@ -139,15 +141,13 @@ def _read_remote(values: dict[str, Any], place: KeyPath, problems: Problems, bas
                 problems.add((*place, name.replace("_", "-")), "this is for `workers`, of which there are none")
         return
     if "token_file" in values:
-        values["token_file"] = base / Path(values["token_file"]).expanduser()
+        values["token_file"] = _path(values, place, problems, base, "token_file")
     if "tls" in values:
         inside = (*place, "tls")
         tls = _values(WORKER_TLS, values["tls"], inside, problems)
         if ("cert" in tls) != ("key" in tls):
             problems.add(inside, "`cert` and `key` go together")
-        files: dict[str, Any] = {
-            name: base / Path(tls[name]).expanduser() for name in ("ca", "cert", "key") if name in tls
-        }
+        files: dict[str, Any] = {name: _path(tls, inside, problems, base, name) for name in ("ca", "cert", "key")}
         values["tls"] = WorkerTls(**{**tls, **files})
 
 
@@ -224,6 +224,15 @@ def read_keys(tables: Mapping[str, Any], place: KeyPath, problems: Problems) -> 
 
 
 # ---- values -----------------------------------------------------------------------------------
+
+
+def _path(values: Mapping[str, Any], place: KeyPath, problems: Problems, base: Path, name: str = "path") -> Path | None:
+    """The path of that name, if there is one and it is good."""
+    try:
+        return path_of(values[name], base) if name in values else None
+    except BadPath as bad:
+        problems.add((*place, name.replace("_", "-")), str(bad))
+        return None
 
 
 def _table(value: Any, place: KeyPath, problems: Problems) -> Mapping[str, Any]:

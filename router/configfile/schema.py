@@ -25,6 +25,14 @@ from router.options.flags import long_names
 
 Schema = Mapping[str, Any]
 _NAME: Schema = {"type": "string", "minLength": 1}
+_SECTIONS = {
+    "server": "flags of corral serve by their long names",
+    "models": "the models, each under its name",
+    "aliases": "further names: each leads to a model, or to a table of targets, defaults and fallbacks",
+    "keys": "who may call, what and how much, each key under a name for it",
+    "limits": "how many requests wait, and how long",
+    "balance": "how a replica is chosen where an alias does not say",
+}
 
 
 def schema() -> dict[str, Any]:
@@ -34,14 +42,18 @@ def schema() -> dict[str, Any]:
         "title": "corral.toml",
         "type": "object",
         "additionalProperties": False,
-        "properties": {
-            "server": _flags(IN_SERVER),
-            "models": {"type": "object", "additionalProperties": _model()},
-            "aliases": {"type": "object", "additionalProperties": {"anyOf": [_NAME, _alias()]}},
-            "keys": {**_object((KEYS_FILE,)), "additionalProperties": _object(KEY)},
-            "limits": _object(LIMITS),
-            "balance": _object(BALANCE),
-        },
+        "properties": {name: {**table, "description": _SECTIONS[name]} for name, table in _sections().items()},
+    }
+
+
+def _sections() -> Mapping[str, Schema]:
+    return {
+        "server": _flags(IN_SERVER),
+        "models": {"type": "object", "additionalProperties": _model()},
+        "aliases": {"type": "object", "additionalProperties": {"anyOf": [_NAME, _alias()]}},
+        "keys": {**_object((KEYS_FILE,)), "additionalProperties": _object(KEY)},
+        "limits": _object(LIMITS),
+        "balance": _object(BALANCE),
     }
 
 
@@ -82,7 +94,13 @@ def _flags(effects: frozenset[Effect]) -> dict[str, Any]:
 
 
 def _flag(flag: Flag) -> Schema:
-    return {"type": _type(flag), "description": flag.help or flag.note or "understood, without effect"}
+    return {"type": _type(flag), "description": _description(flag)}
+
+
+def _description(flag: Flag) -> str:
+    if flag.effect is Effect.REFUSED:
+        return f"refused: {flag.note}"
+    return flag.help or f"without effect: {flag.note or 'it is always so'}"
 
 
 def _type(flag: Flag) -> str | list[str]:

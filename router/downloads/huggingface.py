@@ -57,11 +57,19 @@ def list_files(
     return [_remote_file(found) for found in reply.json().get("siblings", ()) if found["rfilename"].endswith(".gguf")]
 
 
-def choose(files: Sequence[RemoteFile], quant: str | None) -> list[RemoteFile]:
-    """The file, or the parts of the split file in order. Without a quant: DEFAULT_QUANT, else the first there is."""
+def choose(files: Sequence[RemoteFile], quant: str | None, name: str | None = None) -> list[RemoteFile]:
+    """The file, or the parts of the split file in order. Without a quant: DEFAULT_QUANT, else the first there is.
+
+    `name`: the file itself, whatever its quant, by its path or the end of it.
+    """
     models = sorted((file for file in files if not _is_companion(file.path)), key=lambda file: file.path)
     if not models:
         raise CommandError("the repository holds no GGUF model")
+    if name is not None:
+        named = [file for file in models if f"/{file.path}".endswith(f"/{name}")]
+        if not named:
+            raise CommandError(f"the repository has no file {name} (it has {', '.join(file.path for file in models)})")
+        return _with_parts(named[0], models)
     wanted = [file for file in models if _quant(file.path) == (quant or DEFAULT_QUANT).upper()]
     if not wanted and quant:
         offered = sorted({found for file in models if (found := _quant(file.path))})

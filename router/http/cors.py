@@ -4,6 +4,7 @@ Made by app.py. Every OPTIONS request ends here with an empty 200, as llama-serv
 Invariant: "*" is never sent together with credentials, and an origin that is not listed is never named.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,8 @@ from router.config import CorsConfig
 from router.http.answer import Answer, Header
 
 MAX_AGE_SECONDS = 600
+LOCALHOST = "localhost"  # in a list of origins: any of this machine's own
+_LOCAL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::[0-9]{1,5})?")
 
 
 class Cors:
@@ -43,12 +46,16 @@ class Cors:
             yield b"access-control-allow-origin", b"*"
         else:
             yield b"vary", b"Origin"
-            if origin is None or origin.decode("latin-1") not in config.origins:
+            if origin is None or not self._is_let_in(origin.decode("latin-1")):
                 return
             yield b"access-control-allow-origin", origin
             if config.credentials:
                 yield b"access-control-allow-credentials", b"true"
         yield b"access-control-expose-headers", b"x-request-id"
+
+    def _is_let_in(self, origin: str) -> bool:
+        origins = self._config.origins
+        return origin in origins or (LOCALHOST in origins and _LOCAL.fullmatch(origin) is not None)
 
     def _preflight(self, requested: Mapping[bytes, bytes]) -> Iterator[Header]:
         """What may be asked. A "*" does not cover Authorization in browsers, so the headers asked for are named."""

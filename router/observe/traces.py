@@ -19,6 +19,9 @@ _STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 SPANS = "router.observe.spans"  # by name, since only corral[otel] can import it
 _VERSION = b"00"  # the only one so far; later ones may append fields
 
+# OpenTelemetry's own names, by which workers are told, too.
+OTLP_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+
 log = logging.getLogger("corral")
 
 
@@ -73,6 +76,11 @@ def exporting(endpoint: str | None, environment: Mapping[str, str]) -> Traces:
         return Traces()
     traces: Traces = spans.exported(environment)
     return traces
+
+
+def are_exported(environment: Mapping[str, str]) -> bool:
+    """Whether a worker with this environment exports traces."""
+    return any(map(environment.get, OTLP_VARIABLES)) and environment.get("OTEL_TRACES_EXPORTER") != "none"
 
 
 def given_trace(headers: Iterable[tuple[bytes, bytes]]) -> Trace:

@@ -9,16 +9,16 @@ Invariant: every word of the command line is understood or refused; none is skip
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from router.errors import CommandError
-from router.options.flagrows import Effect, Flag, Takes
+from router.options.flagrows import COMMAND_LINE_ONLY, OFF, ON, Effect, Flag, Takes
 from router.options.flagtable import FLAGS
+from router.paths import BadPath, path_of
 
 EXIT_USAGE = 2
 # By this `corral ps` and its like present a key, perhaps one of few rights: as --api-key it would have all of them.
 OF_CLIENTS = frozenset({"CORRAL_API_KEY"})
-_ON_WORDS = frozenset({"1", "true", "on", "yes", "enabled"})
-_OFF_WORDS = frozenset({"0", "false", "off", "no", "disabled", ""})
 _BY_NAME: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in (*flag.names, *flag.off)}
 _BY_VARIABLE: Mapping[str, Flag] = {name: flag for flag in FLAGS for name in flag.variables}
 
@@ -66,6 +66,18 @@ class Given:
         found = self.values.get(key)
         return found[-1] if found else None
 
+    def paths(self, key: str) -> list[Path]:
+        """All its values as files and folders. Raises CommandError."""
+        try:
+            return [path_of(text) for text in self.values.get(key, ())]
+        except BadPath as bad:
+            raise CommandError(f"{self.called(key)}: {bad}", EXIT_USAGE) from None
+
+    def path(self, key: str) -> Path | None:
+        """The last of them. Raises CommandError."""
+        found = self.paths(key)
+        return found[-1] if found else None
+
     def listed(self, key: str) -> list[str]:
         """What stands between commas in all its values."""
         return [part for value in self.values.get(key, ()) for part in parts(value)]
@@ -79,12 +91,21 @@ class Given:
         return tuple(f"no effect: {', '.join(names)} ({note})" for note, names in self.inert.items())
 
     def take(self, flag: Flag, name: str, value: str, origin: str) -> None:
-        """Files one flag as given; an off-name or an off-word turns it around."""
+        """Files one flag as given; an off-name or an off-word turns it around. Raises CommandError if it is refused."""
+        called = origin if ":" in origin else name
+        if flag.refuses(value):
+            raise CommandError(f"{called}: {flag.note}", EXIT_USAGE)
+        try:
+            value = flag.word(value) if flag.takes is Takes.WORD else value
+        except ValueError as error:
+            raise CommandError(f"{called} {error}", EXIT_USAGE) from None
+        if flag.effect is Effect.REFUSED:
+            return
         if flag.effect is not Effect.NONE:
             self.origins[flag.key] = origin
             self.values.setdefault(flag.key, []).append(value)
             return
-        off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value.lower() in _OFF_WORDS)
+        off = name in flag.off or (flag.takes in (Takes.NOTHING, Takes.WORD) and value in ("off", ""))
         note = flag.off_note if off else flag.note
         if note and name not in self.inert.setdefault(note, []):
             self.inert[note].append(name)
@@ -97,7 +118,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str]) -> Given:
         given.take(flag, name, value, name)
     seen = {_BY_NAME[word.partition("=")[0]].key for word in arguments if word.partition("=")[0] in _BY_NAME}
     for flag in FLAGS:
-        if flag.key not in seen:
+        if flag.key not in seen and flag.effect not in COMMAND_LINE_ONLY:
             _take_variable(given, flag, environment)
     return given
 
@@ -127,10 +148,7 @@ def _words(arguments: Sequence[str]) -> Iterator[tuple[Flag, str, str]]:
         flag = _BY_NAME.get(name)
         if flag is None:
             raise CommandError(_unknown(name), EXIT_USAGE)
-        value = value if joined else _value(flag, name, rest)
-        if flag.takes is Takes.WORD and value.lower() not in (*flag.words, "on", "off"):
-            raise CommandError(f"{name} must be one of {', '.join(flag.words)}, but is '{value}'", EXIT_USAGE)
-        yield flag, name, value
+        yield flag, name, value if joined else _value(flag, name, rest)
 
 
 def _value(flag: Flag, name: str, rest: list[str]) -> str:
@@ -159,17 +177,15 @@ def _take_variable(given: Given, flag: Flag, environment: Mapping[str, str]) -> 
 
 
 def _switch(variable: str, value: str) -> str:
-    if value.lower() in _ON_WORDS:
-        return "on"
-    if value.lower() in _OFF_WORDS:
-        return "off"
+    if value.lower() in (*ON, *OFF, ""):
+        return "on" if value.lower() in ON else "off"
     raise CommandError(f"{variable} must be 1 or 0, but is '{value}'", EXIT_USAGE)
 
 
 def _unknown(word: str) -> str:
     if not word.startswith("-"):
         return f"unexpected argument '{word}'; a model is given with -m FILE"
-    useful = [name for name, flag in _BY_NAME.items() if flag.effect is not Effect.NONE]
+    useful = [name for name, flag in _BY_NAME.items() if flag.effect not in (Effect.NONE, Effect.REFUSED)]
     nearest = difflib.get_close_matches(word, useful, n=1) or difflib.get_close_matches(word, _BY_NAME, n=1)
     return f"unknown flag '{word}'" + (f"; did you mean '{nearest[0]}'?" if nearest else "")
 
@@ -177,7 +193,8 @@ def _unknown(word: str) -> str:
 _SECTIONS = (
     ("the gateway", Effect.SERVE),
     ("every worker", Effect.WORKER),
-    ("how tokens are chosen, where a request does not say", Effect.REQUEST),
+    ("what of requests is the default", Effect.REQUEST),
+    ("shown, and nothing served", Effect.SHOW),
 )
 
 
@@ -188,7 +205,8 @@ def usage() -> str:
         lines.append(f"{title}:")
         lines += [line for flag in FLAGS if flag.effect is effect for line in _help_lines(flag)]
         lines.append("")
-    lines.append("llama-server's other flags are understood too; one that cannot apply says so at the start.")
+    lines.append("llama-server's other flags are understood: one without effect says so at the start; one that would")
+    lines.append("change answers, and cannot be had here, ends it and says what to do.")
     return "\n".join(lines)
 
 

@@ -1,11 +1,12 @@
 """llama-server's flags, and ours, as one table: what each is called, what it takes, and what it means here.
 
 Read by flags.py. Both of llama-server's spellings are in it, the older and today's. Those without an effect here are in
-inertflags.py. Invariant: no name stands in two rows.
+inertflags.py, those that cannot be had in refusedflags.py. Invariant: no name stands in two rows.
 """
 
-from router.options.flagrows import Effect, Flag, Takes, active
+from router.options.flagrows import Effect, Flag, active
 from router.options.inertflags import INERT
+from router.options.refusedflags import REFUSED
 
 _SERVE = """
     --config $ CORRAL_CONFIG : FILE : settings, models, aliases, keys (./corral.toml, if it is there)
@@ -17,7 +18,11 @@ _SERVE = """
     --sleep-idle-seconds : SECONDS : unload a model after this time without a request (-1: never)
     -m --model $ LLAMA_ARG_MODEL LLAMA_MODEL_PATH : FILE : a GGUF file to serve; give it again for more
     -hf -hfr --hf-repo $ LLAMA_ARG_HF_REPO : USER/REPO[:QUANT] : a model to fetch first, as `corral pull hf:...`
+    -hff --hf-file $ LLAMA_ARG_HF_FILE : NAME : the file of the repository that -hf names, instead of its QUANT
+    -hft --hf-token $ HF_TOKEN : TOKEN : for repositories that ask for one (visible in ps: better the variable)
     -mu --model-url $ LLAMA_ARG_MODEL_URL : URL : a model to fetch first, as `corral pull URL`
+    -hfd -hfrd --hf-repo-draft --spec-draft-hf $ LLAMA_ARG_SPEC_DRAFT_HF_REPO : USER/REPO[:QUANT] : a --model-draft
+    --offline $ LLAMA_ARG_OFFLINE :  : fetch nothing: of -hf and --model-url take what was fetched before
     -a --alias $ LLAMA_ARG_ALIAS : NAME=FILE : a name for a model; with one model also NAME[,NAME...]
     --host $ LLAMA_ARG_HOST : HOST[,...] : addresses to listen on (127.0.0.1), or paths ending in .sock
     --port $ LLAMA_ARG_PORT : PORT : port to listen on (8080); 0 takes a free one
@@ -27,7 +32,7 @@ _SERVE = """
     --allowed-hosts : HOST[,...] : names this server has, beside localhost and addresses
     --insecure-no-auth :  : listen beyond loopback without any key
     --cors :  : let web pages of every origin call
-    --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : let web pages of these origins call
+    --cors-origin --cors-origins $ LLAMA_ARG_CORS_ORIGINS : ORIGIN[,...] : ... of these, or localhost, call
     --cors-methods $ LLAMA_ARG_CORS_METHODS : METHOD[,...] : methods they may use
     --cors-headers $ LLAMA_ARG_CORS_HEADERS : HEADER[,...] : headers they may send
     --cors-credentials ! --no-cors-credentials $ LLAMA_ARG_CORS_CREDENTIALS :  : let listed origins send credentials
@@ -91,6 +96,9 @@ _WORKER = """
     --mmap ! --no-mmap $ LLAMA_ARG_MMAP :  : map the packed weights (the default), shared by all replicas
     --mlock $ LLAMA_ARG_MLOCK :  : keep the weights in memory, whatever happens
     --check-tensors :  : refuse a file with a NaN or an infinity among its weights
+    --numa $ LLAMA_ARG_NUMA : [distribute|isolate|numactl] : where threads run on several nodes; alone: distribute
+    --chat-template $ LLAMA_ARG_CHAT_TEMPLATE : TEXT : a Jinja template for conversations, instead of the file's
+    --chat-template-file $ LLAMA_ARG_CHAT_TEMPLATE_FILE : FILE : the same, from a file
 """
 
 _SAMPLING = """
@@ -102,6 +110,12 @@ _SAMPLING = """
     -s --seed : N : seed of requests that have none; -1 draws one (-1)
     --ignore-eos :  : go on behind the end of an answer
     --prefill-assistant ! --no-prefill-assistant $ LLAMA_ARG_PREFILL_ASSISTANT :  : go on from a last answer
+    -r --reverse-prompt : TEXT : where an answer stops, if a request has no `stop`; again for more
+    -e --escape ! --no-escape :  : \\n in --reverse-prompt and --dry-sequence-breaker is a new line (the default)
+    --chat-template-kwargs $ LLAMA_ARG_CHAT_TEMPLATE_KWARGS : JSON : an object of variables for the chat template
+    --reasoning-effort $ LLAMA_ARG_REASONING_EFFORT : LEVEL : one of them, reasoning_effort; default: the template's
+    -rea --reasoning $ LLAMA_ARG_REASONING : [on|off|auto] : one of them, enable_thinking; auto: the template's
+    --sse-ping-interval $ LLAMA_ARG_SSE_PING_INTERVAL : N : seconds between comments in a silent stream (30); -1: none
     --temp --temperature $ LLAMA_ARG_TEMPERATURE : X : temperature (0.8)
     --top-k $ LLAMA_ARG_TOP_K : N : choose among the N most likely tokens (40); 0 is off
     --top-p $ LLAMA_ARG_TOP_P : P : ... that together have the probability P (0.95); 1 is off
@@ -129,19 +143,19 @@ _SAMPLING = """
     -l --logit-bias : ID+BIAS : make a token likelier or, with -BIAS, less likely; again for more
 """
 
+_SHOW = """
+    -h --usage --help :  : this text
+    --version :  : the version
+    -cl --cache-list :  : the models that were fetched
+    --list-devices :  : what models can run on
+    --completion-bash :  : a script for bash that completes these flags: source <(corral serve --completion-bash)
+"""
+
 FLAGS: tuple[Flag, ...] = (
     *active(Effect.SERVE, _SERVE),
     *active(Effect.WORKER, _WORKER),
     *active(Effect.REQUEST, _SAMPLING),
+    *active(Effect.SHOW, _SHOW),
     *INERT,
-    Flag(
-        key="numa",
-        names=("--numa",),
-        effect=Effect.WORKER,
-        takes=Takes.WORD,
-        words=("distribute", "isolate", "numactl"),
-        variables=("LLAMA_ARG_NUMA",),
-        metavar="distribute|isolate|numactl",
-        help="where threads run on a machine of several nodes; alone: distribute",
-    ),
+    *REFUSED,
 )

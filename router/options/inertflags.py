@@ -9,8 +9,10 @@ from router.options.flagrows import Flag, Takes, inert
 _NO_GPU = "models run on the processor; there is no GPU backend"
 _OWN_MEMORY = "memory is managed by the worker itself"
 _OWN_THREADS = "the worker places its threads itself"
-_IN_REQUEST = "give it with each request instead"
-_FROM_FILE = "the model file decides"
+_OWN_GUESSES = "a lookup needs 3 equal tokens, and --spec-draft-n-max bounds what it guesses"
+_JUDGED = "guesses count by what the sampler chooses, nothing else"
+_NO_THOUGHTS = "thoughts stay in the content of an answer"
+_NO_PROMPTS = "prompts are never logged"
 _NO_ENDPOINT = "this version has no such endpoint"
 _NO_FEATURE = "this version has no such feature"
 _ALWAYS = "this is always on"
@@ -27,7 +29,6 @@ INERT: tuple[Flag, ...] = (
         --repack ! -nr --no-repack $ LLAMA_ARG_REPACK
         --log-timestamps ! --no-log-timestamps $ LLAMA_ARG_LOG_TIMESTAMPS
         --log-prefix ! --no-log-prefix $ LLAMA_ARG_LOG_PREFIX
-        -e --escape ! --no-escape
         --perf ! --no-perf $ LLAMA_ARG_PERF
         """, Takes.NOTHING, _ALWAYS),
     *inert("", """
@@ -50,14 +51,20 @@ INERT: tuple[Flag, ...] = (
         --rpc $ LLAMA_ARG_RPC
         -ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl $ LLAMA_ARG_N_GPU_LAYERS_DRAFT
         -devd --device-draft --spec-draft-device
+        -otd --override-tensor-draft --spec-draft-override-tensor
+        -ncmoed --n-cpu-moe-draft --spec-draft-ncmoe --spec-draft-n-cpu-moe $ LLAMA_ARG_SPEC_DRAFT_N_CPU_MOE
+        -mmdev --mmproj-device $ MTMD_BACKEND_DEVICE
         """, Takes.VALUE),
     *inert(_NO_GPU, """
         --metal
         -cmoe --cpu-moe $ LLAMA_ARG_CPU_MOE
+        -cmoed --cpu-moe-draft --spec-draft-cpu-moe $ LLAMA_ARG_SPEC_DRAFT_CPU_MOE
         -kvo --kv-offload ! -nkvo --no-kv-offload $ LLAMA_ARG_KV_OFFLOAD
         --op-offload ! --no-op-offload
         --no-host $ LLAMA_ARG_NO_HOST
         -bs --backend-sampling --backend_sampling $ LLAMA_ARG_BACKEND_SAMPLING
+        --spec-draft-backend-sampling ! --no-spec-draft-backend-sampling $ LLAMA_ARG_SPEC_DRAFT_BACKEND_SAMPLING
+        --mmproj-offload ! --no-mmproj-offload $ LLAMA_ARG_MMPROJ_OFFLOAD
         """, Takes.NOTHING),
     *inert(_NO_GPU, "-fit --fit $ LLAMA_ARG_FIT", Takes.WORD),
     *inert(_OWN_MEMORY, """
@@ -73,7 +80,6 @@ INERT: tuple[Flag, ...] = (
         -cram --cache-ram $ LLAMA_ARG_CACHE_RAM
         --cache-reuse $ LLAMA_ARG_CACHE_REUSE
         -sps --slot-prompt-similarity
-        -gan --grp-attn-n $ LLAMA_ARG_GRP_ATTN_N
         -gaw --grp-attn-w $ LLAMA_ARG_GRP_ATTN_W
         """, Takes.VALUE),
     *inert(_OWN_THREADS, """
@@ -87,31 +93,49 @@ INERT: tuple[Flag, ...] = (
         --cpu-strict-batch
         --prio-batch
         --poll-batch
+        -Cd --cpu-mask-draft --spec-draft-cpu-mask
+        -Crd --cpu-range-draft --spec-draft-cpu-range
+        --cpu-strict-draft --spec-draft-cpu-strict
+        --prio-draft --spec-draft-prio
+        --poll-draft --spec-draft-poll
+        -Cbd --cpu-mask-batch-draft --spec-draft-cpu-mask-batch
+        --cpu-strict-batch-draft --spec-draft-cpu-strict-batch
+        --prio-batch-draft --spec-draft-prio-batch
+        --poll-batch-draft --spec-draft-poll-batch
         --threads-http $ LLAMA_ARG_THREADS_HTTP
         """, Takes.VALUE),
-    *inert(_FROM_FILE, """
-        --override-kv
-        --chat-template $ LLAMA_ARG_CHAT_TEMPLATE
-        --chat-template-file $ LLAMA_ARG_CHAT_TEMPLATE_FILE
-        --pooling $ LLAMA_ARG_POOLING
+    *inert(_OWN_GUESSES, """
+        --spec-ngram-size-n
+        --spec-ngram-size-m
+        --spec-ngram-min-hits
+        --spec-ngram-simple-size-n
+        --spec-ngram-simple-size-m
+        --spec-ngram-simple-min-hits
+        --spec-ngram-map-k-size-n
+        --spec-ngram-map-k-size-m
+        --spec-ngram-map-k-min-hits
+        --spec-ngram-map-k4v-size-n
+        --spec-ngram-map-k4v-size-m
+        --spec-ngram-map-k4v-min-hits
+        --spec-ngram-mod-n-min
+        --spec-ngram-mod-n-max
+        --spec-ngram-mod-n-match
+        -lcs --lookup-cache-static
+        -lcd --lookup-cache-dynamic
         """, Takes.VALUE),
-    *inert(_IN_REQUEST, """
-        --grammar
-        --grammar-file
-        -j --json-schema
-        -jf --json-schema-file
-        -r --reverse-prompt
-        --chat-template-kwargs $ LLAMA_ARG_CHAT_TEMPLATE_KWARGS
+    *inert(_JUDGED, """
+        --draft-p-split --spec-draft-p-split $ LLAMA_ARG_SPEC_DRAFT_P_SPLIT
+        --spec-draft-sampling $ LLAMA_ARG_SPEC_DRAFT_SAMPLING
+        --spec-synth-len $ LLAMA_ARG_SPEC_SYNTH_LEN
+        --spec-synth-rates $ LLAMA_ARG_SPEC_SYNTH_RATES
+        """, Takes.VALUE),
+    *inert(_NO_THOUGHTS, """
         --reasoning-format $ LLAMA_ARG_THINK
-        --reasoning-effort $ LLAMA_ARG_REASONING_EFFORT
-        --reasoning-budget $ LLAMA_ARG_THINK_BUDGET
         --reasoning-budget-message $ LLAMA_ARG_THINK_BUDGET_MESSAGE
         """, Takes.VALUE),
-    *inert(_IN_REQUEST, """
-        -sp --special
-        --reasoning-preserve ! --no-reasoning-preserve $ LLAMA_ARG_REASONING_PRESERVE
-        """, Takes.NOTHING),
-    *inert(_IN_REQUEST, "-rea --reasoning $ LLAMA_ARG_REASONING", Takes.WORD),
+    *inert("", """
+        --skip-chat-parsing ! --no-skip-chat-parsing $ LLAMA_ARG_SKIP_CHAT_PARSING
+        """, Takes.NOTHING, _NO_THOUGHTS),
     *inert(_NO_ENDPOINT, """
         --props $ LLAMA_ARG_ENDPOINT_PROPS
         --embedding --embeddings $ LLAMA_ARG_EMBEDDINGS
@@ -123,6 +147,7 @@ INERT: tuple[Flag, ...] = (
     *inert(_NO_ENDPOINT, """
         --media-path
         --embd-normalize
+        --pooling $ LLAMA_ARG_POOLING
         --path $ LLAMA_ARG_STATIC_PATH
         --ui-config --webui-config $ LLAMA_ARG_UI_CONFIG
         --ui-config-file --webui-config-file $ LLAMA_ARG_UI_CONFIG_FILE
@@ -132,45 +157,25 @@ INERT: tuple[Flag, ...] = (
         --mcp-servers-json $ LLAMA_ARG_MCP_SERVERS_JSON
         """, Takes.VALUE),
     *inert(_BY_PROXY, """
-        --api-prefix $ LLAMA_ARG_API_PREFIX
         -to --timeout $ LLAMA_ARG_TIMEOUT
         """, Takes.VALUE),
+    *inert(_NO_PROMPTS, "--log-prompts-dir", Takes.VALUE),
     *inert(_NO_FEATURE, """
-        -hff --hf-file $ LLAMA_ARG_HF_FILE
-        -hft --hf-token
-        -dr --docker-repo $ LLAMA_ARG_DOCKER_REPO
         --tags $ LLAMA_ARG_TAGS
-        --lora
-        --lora-scaled
-        --control-vector
-        --control-vector-scaled
         -mm --mmproj $ LLAMA_ARG_MMPROJ
         -mmu --mmproj-url $ LLAMA_ARG_MMPROJ_URL
-        -mmdev --mmproj-device
         --image-min-tokens $ LLAMA_ARG_IMAGE_MIN_TOKENS
         --image-max-tokens $ LLAMA_ARG_IMAGE_MAX_TOKENS
         --mtmd-batch-max-tokens $ LLAMA_ARG_MTMD_BATCH_MAX_TOKENS
         --video-fps $ LLAMA_ARG_VIDEO_FPS
         --video-timestamp-interval $ LLAMA_ARG_VIDEO_TIMESTAMP_INTERVAL
         --video-ffmpeg-dir $ LLAMA_ARG_VIDEO_FFMPEG_DIR
-        --log-prompts-dir
-        --sse-ping-interval $ LLAMA_ARG_SSE_PING_INTERVAL
-        -lcs --lookup-cache-static
-        -lcd --lookup-cache-dynamic
-        -hfd -hfrd --hf-repo-draft --spec-draft-hf $ LLAMA_ARG_SPEC_DRAFT_HF_REPO
-        --draft-p-split --spec-draft-p-split $ LLAMA_ARG_SPEC_DRAFT_P_SPLIT
-        --spec-draft-sampling $ LLAMA_ARG_SPEC_DRAFT_SAMPLING
-        --spec-synth-len $ LLAMA_ARG_SPEC_SYNTH_LEN
-        --spec-synth-rates $ LLAMA_ARG_SPEC_SYNTH_RATES
         """, Takes.VALUE),
     *inert(_NO_FEATURE, """
-        --offline $ LLAMA_ARG_OFFLINE
         --reuse-port $ LLAMA_ARG_REUSE_PORT
         --spm-infill
         --lora-init-without-apply
-        --skip-chat-parsing ! --no-skip-chat-parsing $ LLAMA_ARG_SKIP_CHAT_PARSING
         --mmproj-auto ! --no-mmproj --no-mmproj-auto $ LLAMA_ARG_MMPROJ_AUTO
-        --mmproj-offload ! --no-mmproj-offload $ LLAMA_ARG_MMPROJ_OFFLOAD
+        --reasoning-preserve ! --no-reasoning-preserve $ LLAMA_ARG_REASONING_PRESERVE
         """, Takes.NOTHING, ""),
-    *inert(_NO_FEATURE, "--control-vector-layer-range", Takes.PAIR),
 )  # fmt: skip

@@ -34,10 +34,10 @@ def all_keys(given: Given, named: Sequence[KeyConfig]) -> tuple[KeyConfig, ...]:
 def _plain_keys(given: Given) -> tuple[KeyConfig, ...]:
     """Those of --api-key and --api-key-file, each once."""
     keys = given.listed("api_key")
-    for name in given.values.get("api_key_file", ()):
-        found = _keys_in(Path(name).expanduser())
+    for file in given.paths("api_key_file"):
+        found = _keys_in(file)
         if not found:
-            raise CommandError(f"--api-key-file {name}: no key in it", EXIT_USAGE, file=Path(name).expanduser())
+            raise CommandError(f"--api-key-file {file}: no key in it", EXIT_USAGE, file=file)
         keys += found
     if not keys and "api_key" in given.values:
         raise CommandError("--api-key is empty", EXIT_USAGE)

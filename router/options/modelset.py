@@ -3,6 +3,8 @@
 Called by settings.py. Invariant: every file stands once, every name belongs to one model, and every file could be read.
 """
 
+import errno
+import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from router.configfile.reading import ModelEntry
 from router.errors import CommandError
 from router.fleet.modelfile import contents_of
 from router.options.flags import EXIT_USAGE, Layer
+from router.paths import path_of
 from router.secretfile import read_secret
 
 
@@ -38,6 +41,8 @@ def assemble(
     """The models of -m and --alias, then those of files; a file given both ways is one model with both's names."""
     given = _from_flags(paths, aliases, [entry.path for entry in entries if entry.path])
     listed = [(_from_file(entry), entry) for entry in entries]
+    for model, entry in listed:
+        _check_files(model, f"{entry.where}: ")
     models = [flags_of(entry.worker).applied(model) for model, entry in listed]
     known = {model.path: index for index, model in enumerate(models) if model.path is not None}
     extra = []
@@ -47,9 +52,9 @@ def assemble(
             models[known[path]] = replace(model, names=tuple(dict.fromkeys((*model.names, *names))))
         else:
             extra.append(flags_of({}).applied(ModelConfig(path, tuple(dict.fromkeys(names)) or (path.stem,))))
-    found = (*extra, *models)
-    for model in found:
+    for model in extra:
         _check_files(model)
+    found = (*extra, *models)
     _check_unique(found)
     return found
 
@@ -60,7 +65,7 @@ def _from_file(entry: ModelEntry) -> ModelConfig:
 
 def _from_flags(paths: Sequence[Path], aliases: Sequence[str], listed: Sequence[Path]) -> dict[Path, list[str]]:
     """Each file once, with its aliases in the order given."""
-    files: dict[Path, list[str]] = {_absolute(path): [] for path in paths}
+    files: dict[Path, list[str]] = {path.absolute(): [] for path in paths}
     for name, file in _alias_pairs(aliases, list(files), listed):
         files.setdefault(file, []).append(name)
     return files
@@ -70,6 +75,8 @@ def _alias_pairs(aliases: Sequence[str], files: Sequence[Path], listed: Sequence
     """(name, file) of every --alias, in both of its forms."""
     pairs = []
     for alias in aliases:
+        if alias != alias.encode("utf-8", "replace").decode():
+            raise CommandError(f"--alias {alias!r}: a name must be UTF-8", EXIT_USAGE)
         name, joined, file = alias.partition("=")
         if joined and not (name and file):
             raise CommandError(f"--alias {alias}: NAME=FILE is what is needed", EXIT_USAGE)
@@ -87,15 +94,11 @@ def _named_file(file: str, files: Sequence[Path]) -> Path:
     by_base_name = {known for known in files if known.name == file}
     if len(by_base_name) > 1:
         raise CommandError(f"--alias ...={file}: two models have that name; give the whole path", EXIT_USAGE)
-    return by_base_name.pop() if by_base_name else _absolute(Path(file))
+    return by_base_name.pop() if by_base_name else path_of(file).absolute()
 
 
-def _absolute(path: Path) -> Path:
-    return path.expanduser().absolute()
-
-
-def _check_files(model: ModelConfig) -> None:
-    """That whatever is read for it can be, and that secrets are kept as such."""
+def _check_files(model: ModelConfig, where: str = "") -> None:
+    """That whatever is read for it can be, and that secrets are kept as such. `where`: who names them."""
     tls = model.tls or WorkerTls()
     for what, file, read in (
         ("model", model.path, _read_a_byte),
@@ -108,10 +111,14 @@ def _check_files(model: ModelConfig) -> None:
             if file is not None:
                 read(file)
         except OSError as error:
-            raise CommandError(f"cannot read {what} {file}: {error.strerror}", EXIT_USAGE, file=file) from None
+            raise CommandError(f"{where}cannot read {what} {file}: {error.strerror}", EXIT_USAGE, file=file) from None
 
 
 def _read_a_byte(file: Path) -> bytes:
+    """Of devices and pipes, nothing: there one may wait for ever."""
+    mode = file.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "Not a regular file")
     with file.open("rb") as opened:
         return opened.read(1)
 

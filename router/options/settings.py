@@ -54,7 +54,7 @@ def gateway_config(given: Given, fetched: Sequence[Path] = (), file: FileConfig 
     """The configuration; `fetched` are models beyond those of -m. Raises CommandError, ConfigError."""
     server = given.filled(file.server)
     models = assemble(
-        [*map(Path, server.values.get("model", ())), *fetched],
+        [*server.paths("model"), *fetched],
         server.values.get("alias", ()),
         file.models,
         lambda layer: _own_flags(given.filled(layer).filled(file.server)),
@@ -154,10 +154,9 @@ def _weight(text: str) -> float:
 
 
 def _files(given: Given, file: FileConfig) -> tuple[Path, ...]:
-    named = [given.last(key) for key in ("keys", "models_preset", "models_dir")]
-    names = [*filter(None, named), *given.values.get("api_key_file", ())]
-    read = [each for each in (file.path, file.keys_file) if each is not None]
-    return (*read, *(Path(name).expanduser() for name in names))
+    named = [given.path(key) for key in ("keys", "models_preset", "models_dir")]
+    read = [each for each in (file.path, file.keys_file, *named) if each is not None]
+    return (*read, *given.paths("api_key_file"))
 
 
 def _file_notes(file: FileConfig) -> list[str]:
@@ -235,21 +234,20 @@ def _log(given: Given) -> LogConfig:
     form = given.last("log_format") or "text"
     if form not in ("text", "json"):
         raise CommandError(f"--log-format must be text or json, but is '{form}'", EXIT_USAGE)
-    file = given.last("log_file")
     return LogConfig(
         level=SILENT if given.on("log_disable") else level,
         json=form == "json" or given.on("log_jsonl"),
-        file=Path(file).expanduser() if file else None,
+        file=given.path("log_file"),
     )
 
 
 def _tls(given: Given) -> TlsConfig | None:
-    key, cert = given.last("ssl_key_file"), given.last("ssl_cert_file")
+    key, cert = given.path("ssl_key_file"), given.path("ssl_cert_file")
     if not key and not cert:
         return None
     if not (key and cert):
         raise CommandError("--ssl-key-file and --ssl-cert-file go together", EXIT_USAGE)
-    tls = TlsConfig(Path(key), Path(cert))
+    tls = TlsConfig(key, cert)
     for flag, read, file in (("key", read_secret, tls.key_file), ("cert", Path.read_bytes, tls.cert_file)):
         try:
             read(file)

@@ -5,12 +5,13 @@ was left to it.
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from router.errors import CommandError
 from router.options.flags import EXIT_USAGE, Given
+from router.paths import BadPath, path_of
 
-Check = Callable[[str, str], str]  # (flag, its value) -> the value for the worker; empty: the worker's own choice
+# (what to call the flag, its value) -> the value for the worker; empty: the worker's own choice
+Check = Callable[[str, str], str]
 
 _MOST = (1 << 24) - 1
 _TINY, _HUGE = 1e-6, 1e12
@@ -37,9 +38,9 @@ def worker_arguments(given: Given) -> tuple[str, ...]:
     """What every worker is started with. Raises CommandError."""
     arguments: list[str] = []
     for key, check in _CHECKS.items():
-        flag, text = "--" + key.replace("_", "-"), given.last(key)
-        if text is not None and (value := check(flag, text)):
-            arguments += [flag, value]
+        text = given.last(key)
+        if text is not None and (value := check(given.called(key), text)):
+            arguments += ["--" + key.replace("_", "-"), value]
     return (*arguments, *_cache_types(given), *_speculation(given), *_load_mode(given), *_switches(given))
 
 
@@ -109,8 +110,22 @@ def _probability(flag: str, text: str) -> str:
 
 
 def _place(flag: str, text: str) -> str:
-    """Workers run in the same folder, but a path in a command line should not depend on it."""
-    return str(Path(text).expanduser().absolute()) if text else ""
+    """Workers run in the same folder, but a path in a command line should not depend on it. No text is no path."""
+    try:
+        return str(path_of(text).absolute()) if text else ""
+    except BadPath as bad:
+        raise CommandError(f"{flag}: {bad}", EXIT_USAGE) from None
+
+
+def _template(flag: str, text: str) -> str:
+    """llama-server's names for templates mean nothing here."""
+    if text and "{{" not in text and "{%" not in text:
+        raise CommandError(
+            f"{flag} '{text[:40]}' is no Jinja template, and templates have no names here; "
+            "leave it out for the one in the model's file, or give --chat-template-file FILE",
+            EXIT_USAGE,
+        )
+    return text
 
 
 def _not_positive(value: float) -> bool:
@@ -136,6 +151,8 @@ _CHECKS: Mapping[str, Check] = {
     "ctx_size_draft": _whole(_MOST),
     "threads_draft": _whole(_MOST_THREADS),
     "threads_batch_draft": _whole(_MOST_THREADS),
+    "chat_template": _template,
+    "chat_template_file": _place,
     "slot_save_path": _place,
     "kv_store": _place,
     "kv_store_size": _whole(_MOST),
@@ -166,7 +183,8 @@ def _cache_types(given: Given) -> list[str]:
         if kv_type in CACHE_TYPES:
             arguments += [flag, kv_type]
         elif kv_type not in _OTHER_CACHE_TYPES:
-            raise CommandError(f"{flag} must be one of {', '.join(CACHE_TYPES)}, but is '{kv_type}'", EXIT_USAGE)
+            called = given.called(flag[2:].replace("-", "_"))
+            raise CommandError(f"{called} must be one of {', '.join(CACHE_TYPES)}, but is '{kv_type}'", EXIT_USAGE)
     return arguments
 
 
@@ -179,7 +197,7 @@ def _speculation(given: Given) -> list[str]:
     types = list(filter(None, _given_spec_types(given)))
     if unknown := [spec_type for spec_type in types if spec_type not in (*SPEC_TYPES, *_OTHER_SPEC_TYPES)]:
         known = ", ".join(SPEC_TYPES)
-        raise CommandError(f"--spec-type must be one of {known}, but is '{unknown[0]}'", EXIT_USAGE)
+        raise CommandError(f"{given.called('spec_type')} must be one of {known}, but is '{unknown[0]}'", EXIT_USAGE)
     known_types = [spec_type for spec_type in types if spec_type in SPEC_TYPES]
     return ["--spec-type", ",".join(known_types)] if known_types else []
 
@@ -188,17 +206,15 @@ def _load_mode(given: Given) -> list[str]:
     """--load-mode; its older spellings --mlock and --no-mmap add to it."""
     mode = given.last("load_mode") or "auto"
     if mode not in _LOAD_MODES:
-        raise CommandError(f"--load-mode must be one of {', '.join(_LOAD_MODES)}, but is '{mode}'", EXIT_USAGE)
+        known = ", ".join(_LOAD_MODES)
+        raise CommandError(f"{given.called('load_mode')} must be one of {known}, but is '{mode}'", EXIT_USAGE)
     wanted = {"--no-mmap": not given.on("mmap", True), "--mlock": given.on("mlock")}
     return [flag for flag, on in wanted.items() if on or flag in _LOAD_MODES[mode]]
-
-
-_numa = _word("distribute", "isolate", "numactl")
 
 
 def _switches(given: Given) -> list[str]:
     arguments = ["--check-tensors"] if given.on("check_tensors") else []
     arguments += ["--context-shift"] if given.on("context_shift") else []
-    if (numa := given.last("numa")) is not None and numa != "off":
-        arguments += ["--numa", "distribute" if numa == "on" else _numa("--numa", numa)]
+    if (numa := given.last("numa")) not in (None, "", "off"):
+        arguments += ["--numa", "distribute" if numa == "on" else str(numa)]
     return arguments

@@ -11,12 +11,12 @@ from typing import Protocol
 
 from router.config import ModelConfig, SupervisionConfig
 from router.fleet.modelfile import Contents, contents_of, unless_changed
+from router.observe.traces import are_exported
 from router.supervision.nursery import Nursery
 from router.supervision.process import TOKEN_VARIABLE, Child, adopt_orphans, can_adopt
 
 # What a worker reads of the environment, by itself or through Python, numba, gRPC and the system's libraries. Secrets
-# have any name at all, so that only a list of what is none keeps them out. OTEL_ names where the worker sends its own
-# spans, and what it needs there.
+# have any name at all, so that only a list of what is none keeps them out.
 _VARIABLES = frozenset(
     (
         *("PATH", "HOME", "USER", "LOGNAME", "HOSTNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR"),
@@ -24,7 +24,10 @@ _VARIABLES = frozenset(
         *("CORRAL_CACHE", "CORRAL_ISA"),
     )
 )
-_FAMILIES = ("LC_", "XDG_", "PYTHON", "NUMBA_", "LLVMLITE_", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "GRPC_", "OTEL_")
+_FAMILIES = ("LC_", "XDG_", "PYTHON", "NUMBA_", "LLVMLITE_", "OMP_", "OPENBLAS_", "MKL_", "MALLOC_", "GRPC_")
+# Where a worker sends its own spans, and what it needs there: headers with a secret perhaps.
+_OF_TRACES = ("OTEL_",)
+_OF_OTHER_SIGNALS = ("OTEL_EXPORTER_OTLP_METRICS_", "OTEL_EXPORTER_OTLP_LOGS_")
 
 
 class Origin(Protocol):
@@ -72,5 +75,7 @@ def are_forked(config: SupervisionConfig) -> bool:
 
 
 def worker_environment(inherited: Mapping[str, str]) -> dict[str, str]:
-    """What a worker needs of ours."""
-    return {name: value for name, value in inherited.items() if name in _VARIABLES or name.startswith(_FAMILIES)}
+    """What a worker needs of ours. How spans are sent is for those that send some."""
+    families = _FAMILIES + _OF_TRACES if are_exported(inherited) else _FAMILIES
+    needed = {name: value for name, value in inherited.items() if name in _VARIABLES or name.startswith(families)}
+    return {name: value for name, value in needed.items() if not name.startswith(_OF_OTHER_SIGNALS)}

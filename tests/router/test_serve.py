@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 
+from router.downloads.modelstore import ModelStore
 from tests.router.mocks import DEADLINE, MOCK_COMMAND
 from tests.secretfiles import write_secret
 
@@ -249,6 +250,8 @@ def test_a_model_that_cannot_be_loaded_leaves_the_others_serving(model: str, tmp
         (["--prot", "1"], "error: unknown flag '--prot'; did you mean '--port'?"),
         ([], "error: no model: give one with -m FILE (`corral pull smollm2` fetches a small one)"),
         (["-m", __file__, "--host", "no.invalid", "--api-key", "k"], "error: --host no.invalid: no such address"),
+        (["-hf", "a/b", "-hf", "c/d", "-hff", "e.gguf"],
+         "error: --hf-file is a file of one repository, but -hf names 2"),
         (["-m", __file__, "--log-file", "/no/x"], "error: cannot write --log-file /no/x: No such file or directory"),
     ],
 )  # fmt: skip
@@ -256,6 +259,20 @@ def test_a_mistake_is_one_line_and_a_status(arguments: list[str], line: str) -> 
     with serving(*arguments) as command:
         assert command.end() in (1, 2)
         assert command.lines == [line]
+
+
+def test_offline_it_serves_a_repository_fetched_before_with_one_that_guesses_for_it(tmp_path: Path) -> None:
+    store = ModelStore(tmp_path / "models")
+    for name in ("user--repo--m-Q4_K_M.gguf", "user--repo--m-Q8_0.gguf", "user--small--s.gguf"):
+        store.partial(name).write_bytes(b"GGUF")
+        store.accept(name, f"https://host/{name}")
+    flags = ["--offline", "-hf", "user/repo", "-hff", "m-Q8_0.gguf", "--spec-draft-hf", "user/small", "--no-webui"]
+    with serving(*flags, environment=os.environ | {"CORRAL_CACHE": str(tmp_path)}) as command:
+        command.ready()
+        (worker,) = command.workers()
+        told = worker.cmdline()
+        assert str(store.path("user--repo--m-Q8_0.gguf")) in told
+        assert told[told.index("--model-draft") + 1] == str(store.path("user--small--s.gguf"))
 
 
 def test_it_listens_on_a_unix_socket(model: str, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 import pytest
 
 from tests.worker.fake_model import FakeDetokenizer
-from worker.context import Capacity, check_fits, is_overfull, sequence_for, shift
+from worker.context import Capacity, check_fits, is_overfull, num_draftable, sequence_for, shift
 from worker.errors import ContextExceeded, InvalidRequest
 from worker.generation import Request
 from worker.sampler import Sampling
+from worker.sequence import Guessing
 
 
 def capacity(**changes) -> Capacity:
@@ -73,3 +74,11 @@ def test_a_capacity_that_cannot_serve_is_a_mistake_of_ours(changes):
     with pytest.raises(ValueError):
         Capacity(**{"context_length": 32, "num_blocks": 8, "block_size": 4, "max_running": 2, "max_waiting": 9,
                     "step_tokens": 8} | changes)  # fmt: skip
+
+
+@pytest.mark.parametrize(("most", "at_once"), [(None, 4), (0, 0), (2, 2), (99, 4)])
+def test_no_more_is_guessed_than_the_request_wants_and_the_worker_may(most, at_once):
+    wanted = request(10, guessing=Guessing(most))
+    for max_drafts, num in ((4, at_once), (0, 0)):
+        may = capacity(max_drafts=max_drafts)
+        assert num_draftable(sequence_for(wanted, may, 0.0), may) == num

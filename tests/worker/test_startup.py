@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.fixtures_gguf import write_tiny_llama
+from tests.worker.text.vocabularies import byte_level
 from worker.config import RopeConfig, WorkerConfig
-from worker.errors import ModelFileError
-from worker.startup import TooLittleMemory, check_memory, plan, prepare, reserve, warn_of_context
+from worker.errors import ModelFileError, WorkerError
+from worker.startup import TooLittleMemory, check_memory, plan, prepare, read_template, reserve, warn_of_context
+from worker.text.tokenizer import Tokenizer
 
 
 def config(context_length: int, **settings) -> WorkerConfig:
@@ -29,6 +31,27 @@ def test_another_architecture_is_told_before_what_is_unknown_because_of_it(tmp_p
     path = write_tiny_llama(tmp_path / "model.gguf", metadata=told)
     with pytest.raises(ModelFileError, match=message):
         prepare(WorkerConfig(path, ""), lambda stage, done: None)
+
+
+def test_a_template_of_the_command_line_stands_in_for_the_files(tmp_path):
+    metadata = byte_level() | {"tokenizer.chat_template": "file"}
+    tokenizer, file = Tokenizer(metadata), tmp_path / "chat.jinja"
+    file.write_text("{{ 'of the file' }}")
+    for settings, source in (
+        ({}, "file"),
+        ({"chat_template": "{{ 1 }}"}, "{{ 1 }}"),
+        ({"chat_template": "{{ 1 }}", "chat_template_file": file}, "{{ 'of the file' }}"),
+    ):
+        assert read_template(config(0, **settings), metadata, tokenizer).source == source
+
+
+def test_a_template_of_the_command_line_must_be_good(tmp_path):
+    tokenizer, file = Tokenizer(byte_level()), tmp_path / "chat.jinja"
+    file.write_bytes(b"\xff")
+    with pytest.raises(WorkerError, match=f"^--chat-template-file {file}: not UTF-8$"):
+        read_template(config(0, chat_template_file=file), {}, tokenizer)
+    with pytest.raises(WorkerError, match=r"^--chat-template cannot be used: "):
+        read_template(config(0, chat_template="{% if %}"), {}, tokenizer)
 
 
 def test_the_cache_holds_the_context_once_and_a_block_for_each_sequence():

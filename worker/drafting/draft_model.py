@@ -79,7 +79,7 @@ class ModelDrafter:
         with self._cores:
             self._guess({twin: counts[sequence] for sequence, twin in twins.items()})
         guesses = {s: twin.tokens[s.num_tokens : twin.num_tokens].copy() for s, twin in twins.items()}
-        return {s: tokens for s, tokens in guesses.items() if tokens.size >= max(self._limits.fewest, 1)}
+        return {s: tokens for s, tokens in guesses.items() if tokens.size >= self._fewest(s, wanted[s])}
 
     def observe(self, sequence: Sequence, num_drafted: int, num_accepted: int) -> None:
         self._acceptance[sequence].observe(sequence, num_drafted, num_accepted)
@@ -102,6 +102,7 @@ class ModelDrafter:
         if twin is None:
             twin = Sequence(tokens.tolist(), (), NO_LIMIT, shares_prefix=sequence.shares_prefix)
             twin.num_discarded = sequence.num_discarded
+            twin.guessing = sequence.guessing
             self.pool.adopt(twin, self.pool.match(twin))
         else:
             _correct(twin, tokens)
@@ -133,7 +134,7 @@ class ModelDrafter:
         for twin, count in zip(batch.sequences, batch.counts, strict=True):
             twin.num_computed += count
         rows = ((twin, rows[-1]) for twin, rows in self._inputs.split(batch, logits) if rows.size)
-        return {twin: token for twin, row in rows if (token := self._likeliest(row)) is not None}
+        return {twin: token for twin, row in rows if (token := self._likeliest(twin, row)) is not None}
 
     def _chunk(self, twin: Sequence, batch: Batch) -> int:
         """How many of the tokens that a twin lacks may join the step."""
@@ -148,10 +149,16 @@ class ModelDrafter:
             self.pool.release(other)
         return min(count, self.pool.room(twin) - twin.num_computed)
 
-    def _likeliest(self, logits: FloatArray) -> int | None:
+    def _fewest(self, sequence: Sequence, most: int) -> int:
+        """How many guesses there must be, of at most so many, for any of them to be tried."""
+        wanted = sequence.guessing.fewest
+        return max(self._limits.fewest if wanted is None else min(wanted, most), 1)
+
+    def _likeliest(self, twin: Sequence, logits: FloatArray) -> int | None:
         """A guess, if it is likely enough."""
         token = int(logits.argmax())
-        least = self._limits.least_probability
+        wanted = twin.guessing.least_probability
+        least = self._limits.least_probability if wanted is None else wanted
         return token if not least or 1 / np.exp(logits - logits[token]).sum() >= least else None
 
 

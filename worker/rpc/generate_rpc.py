@@ -21,11 +21,11 @@ from worker.generation import (
     Token,
 )
 from worker.prompt import PromptReader
-from worker.rpc.limits import INT32_MAX, MOST_WEIGHT, check_range, read_memory, read_sampling
+from worker.rpc.limits import INT32_MAX, MOST_WEIGHT, check_range, read_guessing, read_memory, read_sampling
 from worker.rpc.loaded import LoadedModel
 from worker.sampler import Logprob
 from worker.sampling.settings import NOTHING_YET, Memory
-from worker.sequence import HIGHEST_PRIORITY, LOWEST_PRIORITY, NO_PLACE, USUAL_PRIORITY
+from worker.sequence import AS_TOLD, HIGHEST_PRIORITY, LOWEST_PRIORITY, NO_PLACE, USUAL_PRIORITY
 
 _MAX_STOP_STRINGS = 1024
 _REASON: Mapping[FinishReason, Any] = {
@@ -65,6 +65,7 @@ def read_request(model: LoadedModel, request: pb.GenerateRequest) -> tuple[Reque
         num_discarded=request.num_discarded,
         tells_progress=request.return_progress,
         max_seconds=request.max_predict_ms / 1e3,
+        guessing=read_guessing(request.guessing) if request.HasField("guessing") else AS_TOLD,
     )
     return wanted, model.prompts.tokenizer.decode(tokens, special=True) if request.return_prompt else ""
 

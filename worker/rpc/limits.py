@@ -14,6 +14,7 @@ from worker.errors import InvalidRequest
 from worker.prompt import PromptReader
 from worker.sampling.breakers import DEFAULT_BREAKERS, MAX_BREAKER_BYTES, MAX_BREAKERS
 from worker.sampling.settings import ALL_SAMPLERS, Memory, Sampling
+from worker.sequence import Guessing
 
 _HUGE = 1e9
 INT32_MAX = (1 << 31) - 1
@@ -49,6 +50,11 @@ _OPTIONAL_RANGES: Mapping[str, tuple[float, float]] = {
     "mirostat_eta": (-_HUGE, _HUGE),
     "adaptive_target": (-_HUGE, 1.0),
     "adaptive_decay": (0.0, 0.9900001),  # 0.99 of the wire is a little more
+}
+_GUESSING_RANGES: Mapping[str, tuple[str, float, float]] = {  # with what clients call them
+    "most": ("speculative.n_max", 0, INT32_MAX),
+    "fewest": ("speculative.n_min", 0, INT32_MAX),
+    "least_probability": ("speculative.p_min", 0.0, 1.0),
 }
 _MAX_STEPS = 64  # samplers in a chain
 
@@ -115,6 +121,15 @@ def _read_breakers(strings: Sequence[str]) -> tuple[str, ...]:
     for string in strings:
         check_range("dry_sequence_breakers (bytes of an entry)", len(string.encode()), 1, MAX_BREAKER_BYTES)
     return tuple(strings)
+
+
+def read_guessing(fields: Any) -> Guessing:
+    """From an object with the fields of the proto's."""
+    given = {name: getattr(fields, name) for name in _GUESSING_RANGES if fields.HasField(name)}
+    for name, value in given.items():
+        field, low, high = _GUESSING_RANGES[name]
+        check_range(field, value, low, high)
+    return Guessing(**given)
 
 
 def read_memory(num_draws: int, fields: Any, num_tokens: int) -> Memory:

@@ -57,9 +57,9 @@ class ChatTemplate:
             self._wants_parts = not self._shows_probe(_PROBE) and self._shows_probe(_parts_of(_PROBE))
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer) -> "ChatTemplate":
-        """The file's template; ChatML where it has none. Raises GGUFError."""
-        source = Entries(metadata).text("tokenizer.chat_template", "")
+    def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: Tokenizer, given: str = "") -> "ChatTemplate":
+        """The one given, else the file's; ChatML where it has none. Raises GGUFError."""
+        source = given or Entries(metadata).text("tokenizer.chat_template", "")
         bos, eos = (
             "" if token is None else tokenizer.decode([token]) for token in (tokenizer.bos_id, tokenizer.eos_id)
         )

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import orjson
 import pytest
 
 from protos import inference_pb2 as pb
@@ -101,6 +102,17 @@ def test_a_last_answer_is_a_message_like_others_if_the_server_or_the_body_says_s
         assert (given.proto.continued, given.opening, given.proto.add_generation_prompt) == ("", "", True)
     assert conversation({"messages": BEGUN, "prefill_assistant": True}, off).opening == "well"
     assert conversation({"messages": [*BEGUN, BEGUN[-1]]}, off).proto.continued == ""
+
+
+def test_the_templates_variables_are_the_servers_but_for_those_that_the_body_gives() -> None:
+    defaults = {"chat_template_kwargs": {"a": 1, "b": 1, "reasoning_effort": "high"}}
+
+    def variables(**body: object) -> object:
+        return orjson.loads(conversation({"messages": HELLO, **body}, defaults).proto.template_arguments_json)
+
+    assert variables() == {"a": 1, "b": 1, "reasoning_effort": "high"}
+    assert variables(reasoning_effort="low") == {"a": 1, "b": 1, "reasoning_effort": "low"}
+    assert variables(chat_template_kwargs={"b": 2}) == {"a": 1, "b": 2, "reasoning_effort": "high"}
 
 
 @pytest.mark.parametrize(("echo", "opens"), [({}, False), ({"echo": False}, False), ({"echo": True}, True)])

@@ -29,6 +29,7 @@ TIMINGS = (
     '{"cache_n":0,"prompt_n":2,"prompt_ms":0,"prompt_per_token_ms":0,"prompt_per_second":0,'
     '"predicted_n":2,"predicted_ms":0,"predicted_per_token_ms":0,"predicted_per_second":0}'
 )
+HELLO = [{"role": "user", "content": "hi"}]
 ASKED: dict[str, Any] = {"prompt": "a b", "n_predict": 2, "seed": 42, "stop": "x", "logit_bias": [[7, 1.5]]}
 
 
@@ -52,6 +53,16 @@ def test_a_stream_is_llama_servers_to_the_byte_and_has_no_end_mark(tiny: Gateway
         f'data: {{"index":0,"content":" w1","tokens":[1],{middle}"tokens_predicted":2,"tokens_evaluated":2}}\n\n'
         f"data: {final('', 'true')}\n\n"
     )
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "n_predict"])
+def test_no_token_asked_for_is_answered_with_one_as_llama_server_does_on_every_route(tiny: Gateway, name: str) -> None:
+    native = tiny.post("/completion", prompt="a", **{name: 0}).json()
+    assert (native["content"], native["tokens_predicted"], native["stop_type"]) == ("w0", 1, "limit")
+    assert native["generation_settings"]["n_predict"] == native["generation_settings"]["max_tokens"] == 0
+    for path, prompt in (("/v1/completions", {"prompt": "a"}), ("/v1/chat/completions", {"messages": HELLO})):
+        answer = tiny.post(path, **prompt, **{name: 0}).json()
+        assert (answer["choices"][0]["finish_reason"], answer["usage"]["completion_tokens"]) == ("length", 1)
 
 
 def test_tokens_are_returned_when_asked_for(tiny: Gateway) -> None:

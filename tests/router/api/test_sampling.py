@@ -42,7 +42,7 @@ def test_lists_that_are_left_out_are_the_workers_own() -> None:
 
 
 def test_where_and_when_a_request_runs_is_carried() -> None:
-    asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=12)
+    asked = message(id_slot=3, n_keep=-1, n_discard=7, priority=9)
     assert (asked.place, asked.num_kept, asked.num_discarded, asked.priority) == (3, -1, 7, 9)
     assert (message().place, message().priority) == (-1, 5)
     assert (message(t_max_predict_ms=250).max_predict_ms, message().max_predict_ms) == (250, 0)
@@ -143,6 +143,21 @@ def test_the_servers_length_stands_in_for_every_name_of_it() -> None:
     assert (asked(n_keep=0).num_kept, asked(cache_prompt=True).cache_prompt) == (0, True)
 
 
+def test_the_servers_stops_stand_in_where_a_body_has_none() -> None:
+    for body, stop in (({}, ["User:"]), ({"stop": None}, ["User:"]), ({"stop": []}, ["User:"]), ({"stop": "x"}, ["x"])):
+        assert parameters(body, None, {"stop": ["User:"]})["stop"] == stop
+
+
+def test_what_a_body_says_of_guesses_is_carried_and_nothing_else() -> None:
+    assert not message().HasField("guessing")
+    assert message(**{"speculative.n_max": 0}).guessing == pb.Guessing(most=0)
+    given = {"speculative.n_max": 9, "speculative.n_min": 2, "speculative.p_min": 0.5}
+    assert message(**given).guessing == pb.Guessing(most=9, fewest=2, least_probability=0.5)
+    for name, value in (("n_max", -1), ("n_min", 1.5), ("p_min", 2)):
+        with pytest.raises(InvalidRequest, match=rf"^Field 'speculative\.{name}'"):
+            message(**{f"speculative.{name}": value})
+
+
 def test_a_bias_may_name_a_text() -> None:
     biases = [pb.LogitBias(text="Paris", bias=-1), pb.LogitBias(token=5, bias=-math.inf)]
     assert list(message(logit_bias={"Paris": -1, "5": False}).sampling.logit_bias) == biases
@@ -164,13 +179,22 @@ def test_biases_may_be_an_object(bias: dict[str, float]) -> None:
         ({"max_completion_tokens": 6, "max_tokens": 5}, 6),
         ({"n_predict": 7, "max_completion_tokens": 6, "max_tokens": 5}, 7),
         ({"n_predict": None, "max_tokens": 5}, 5),
-        ({"max_tokens": 0}, 0),
+        ({"max_tokens": 0}, 1),
+        ({"n_predict": 0, "max_tokens": 5}, 1),
         ({"max_tokens": -1}, -1),
         ({"max_tokens": 2**31 - 1}, 2**31 - 1),
     ],
 )
 def test_the_first_name_of_a_limit_wins(body: dict[str, Any], expected: int) -> None:
     assert message(**body).max_tokens == expected
+
+
+@pytest.mark.parametrize("priority", [10, -1, "x", 1.5, True])
+def test_a_priority_out_of_range_is_refused_and_not_changed(priority: Any) -> None:
+    with pytest.raises(InvalidRequest, match=r"^Field 'priority': .*\(the highest goes first\)$"):
+        message(priority=priority)
+    with pytest.raises(InvalidRequest, match="between 0 <= value <= 9, but got 10"):
+        message(priority=10)
 
 
 def test_a_bad_value_is_refused_even_under_a_name_that_loses() -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from router.config import GatewayConfig
 from router.configfile.command import main
 from router.configfile.diff import differences
 from router.configfile.loading import load
@@ -15,39 +14,10 @@ from router.configfile.problems import ConfigError
 from router.configfile.schema import schema
 from router.errors import CommandError
 from router.options.flags import parse
-from router.options.settings import gateway_config
+from tests.router.configfile.configurations import TOML, arguments, configured
 from tests.secretfiles import write_secret
 
 ROOT = Path(__file__).resolve().parents[3]
-TOML = """[server]
-ctx-size = 100
-port = 1111
-[models.small]
-path = "a.gguf"
-worker = { ctx-size = 200, parallel = 3 }
-[models.big]
-path = "b.gguf"
-[aliases]
-chat = "small"
-"""
-
-
-@pytest.fixture
-def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("a.gguf", "b.gguf", "c.gguf"):
-        (tmp_path / name).write_bytes(b"GGUF")
-    (tmp_path / "corral.toml").write_text(TOML)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def configured(line: str = "", environment: dict[str, str] | None = None) -> GatewayConfig:
-    given = parse(line.split(), environment or {})
-    return gateway_config(given, (), load(given))
-
-
-def arguments(config: GatewayConfig) -> dict[str, str]:
-    return {model.name: " ".join(model.worker_arguments) for model in config.models}
 
 
 def test_the_file_in_the_working_folder_is_read_and_said_to_be(files: Path) -> None:
@@ -114,42 +84,14 @@ def test_an_alias_of_a_model_that_is_not_there_is_told_by_its_place(files: Path)
         configured()
 
 
-def test_a_folder_of_models_is_served_by_their_stems(files: Path) -> None:
-    folder = files / "models"
-    (folder / "split").mkdir(parents=True)
-    (folder / "ambiguous").mkdir()
-    for name in ("one.gguf", "split/x-00001-of-00002.gguf", "split/x-00002-of-00002.gguf", "split/mmproj-x.gguf"):
-        (folder / name).write_bytes(b"GGUF")
-    for name in ("ambiguous/a.gguf", "ambiguous/b.gguf", "notes.txt"):
-        (folder / name).write_bytes(b"")
-    (files / "corral.toml").unlink()
-    models = configured("--models-dir models").models
-    assert {model.name: model.path.name for model in models} == {"one": "one.gguf", "split": "x-00001-of-00002.gguf"}
-    assert not any(model.load_on_start for model in models)
-
-
-def test_presets_are_llama_servers(files: Path) -> None:
-    (files / "corral.toml").unlink()
-    (files / "presets.ini").write_text(
-        "version = 1\n; comment\n[*]\nc = 100\nparallel = 2\n\n"
-        f"[one]\nmodel = {files}/a.gguf\nLLAMA_ARG_CTX_SIZE = 200\nalias = uno,eins\nload-on-startup = true\n"
-        "n-gpu-layers = 99\n[c]\n"
-    )
-    one, c = configured(f"--models-preset presets.ini --models-dir {files}").models[:2]
-    assert (one.names, one.worker_arguments) == (("one", "uno", "eins"), ("--ctx-size", "200", "--parallel", "2"))
-    assert (c.path.name, c.load_on_start, one.load_on_start) == ("c.gguf", False, True)
-    assert "--parallel 5" in arguments(configured("--models-preset presets.ini --models-dir . -np 5"))["one"]
-
-
-def test_mistakes_in_presets_have_lines_too(files: Path) -> None:
-    (files / "presets.ini").write_text("[one]\nmodel = a.gguf\nctx-sise = 3\nnonsense\nport = 80\n[two]\nc = 1\n")
+def test_a_flag_without_which_answers_would_be_others_is_refused_in_a_file_too(files: Path) -> None:
+    (files / "corral.toml").write_text(TOML.replace("parallel = 3", 'grammar-file = "x", list-devices = true'))
     with pytest.raises(ConfigError) as refused:
-        configured("--models-preset presets.ini")
-    assert [str(problem).removeprefix("presets.ini:") for problem in refused.value.problems] == [
-        " two: no `model = FILE`, and no such file in --models-dir",
-        "3: one.ctx-sise: no such flag of a model; did you mean 'ctx-size'?",
-        "4: expected [NAME] or KEY = VALUE, but got 'nonsense'",
-        "5: one.port: this is a setting of the whole gateway",
+        configured()
+    assert [str(problem) for problem in refused.value.problems] == [
+        "corral.toml:6: models.small.worker.grammar-file: answers are not held to a grammar in this version; "
+        "leave it out, and check them where they are used",
+        "corral.toml:6: models.small.worker.list-devices: this is for the command line only",
     ]
 
 

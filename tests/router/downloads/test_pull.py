@@ -71,9 +71,11 @@ def repository(server: FileServer, *files: tuple[str, bytes]) -> None:
     server.files |= {f"/user/repo/resolve/main/{path}": body for path, body in files}
 
 
-def pull(server: FileServer, cache: Path, source: str, **environment: str) -> Path:
-    with Puller(ModelStore(cache / "models"), server.url, environment) as puller:
-        return puller.hugging_face(source)
+def pull(
+    server: FileServer, cache: Path, source: str, name: str | None = None, *, offline: bool = False, **environment: str
+) -> Path:
+    with Puller(ModelStore(cache / "models"), server.url, environment, offline=offline) as puller:
+        return puller.hugging_face(source, name)
 
 
 def test_a_repository_gives_the_quant_that_was_asked_for(server: FileServer, cache: Path) -> None:
@@ -82,6 +84,36 @@ def test_a_repository_gives_the_quant_that_was_asked_for(server: FileServer, cac
     path = pull(server, cache, "hf:user/repo:q8_0", HF_TOKEN="hf_secret")
     assert (path.name, path.read_bytes()) == ("user--repo--m-Q8_0.gguf", BODY + b"8")
     assert server.requests[-1][1]["authorization"] == "Bearer hf_secret"
+
+
+def test_a_repository_gives_the_file_that_was_named(server: FileServer, cache: Path) -> None:
+    repository(server, ("m-Q4_K_M.gguf", BODY), ("other/m-Q8_0.gguf", BODY + b"8"))
+    for name in ("m-Q8_0.gguf", "other/m-Q8_0.gguf"):
+        assert pull(server, cache, "hf:user/repo", name).read_bytes() == BODY + b"8"
+    with pytest.raises(CommandError, match=r"no file Q8_0\.gguf \(it has m-Q4_K_M\.gguf, other/m-Q8_0\.gguf\)"):
+        pull(server, cache, "hf:user/repo", "Q8_0.gguf")
+
+
+def test_offline_finds_what_was_fetched_before_and_fetches_nothing(server: FileServer, cache: Path) -> None:
+    repository(server, ("a/m-Q4_K_M.gguf", BODY), ("b/m-Q8_0.gguf", BODY + b"8"))
+    with pytest.raises(CommandError, match=r"^hf:user/repo was not fetched before, and --offline forbids it now"):
+        pull(server, cache, "hf:user/repo", offline=True)
+    fetched = pull(server, cache, "hf:user/repo:Q8_0")
+    num_requests = len(server.requests)
+    assert pull(server, cache, "hf:user/repo:Q8_0", offline=True) == fetched
+    assert pull(server, cache, "hf:user/repo", "b/m-Q8_0.gguf", offline=True) == fetched
+    with pytest.raises(CommandError, match="has no Q4_K_M"):
+        pull(server, cache, "hf:user/repo:Q4_K_M", offline=True)
+    assert len(server.requests) == num_requests
+
+
+def test_offline_takes_a_url_only_from_the_store(
+    server: FileServer, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"{server.url}/files/m.gguf"
+    assert main([url, "--offline"]) == 1 and "was not fetched before" in capsys.readouterr().err
+    assert main([url]) == main([url, "--offline"]) == 0
+    assert len(server.requests) == 1
 
 
 def test_a_split_model_comes_whole_and_its_first_part_is_the_path(server: FileServer, cache: Path) -> None:

@@ -48,6 +48,16 @@ async def test_only_listed_origins_are_named_and_caches_are_told() -> None:
             assert other.headers["vary"] == "Origin"
 
 
+async def test_localhost_in_the_list_is_every_origin_of_this_machine_and_no_other() -> None:
+    cors = CorsConfig(origins=("localhost", "http://page"))
+    local = ("http://localhost", "https://localhost:1", "http://127.0.0.1:3000", "http://[::1]:8", "http://page")
+    others = ("http://localhost.evil.com", "http://a.localhost", "http://localhost:x", "http://localhost@evil", "null")
+    async with running(config("a", cors=cors), wait=False) as gateway:
+        for origin in (*local, *others):
+            answer = await gateway.client.get("/live", headers={"Origin": origin})
+            assert answer.headers.get("access-control-allow-origin") == (origin if origin in local else None)
+
+
 async def test_a_star_never_goes_with_credentials() -> None:
     cors = CorsConfig(origins=("*",), credentials=True)
     async with running(config("a", cors=cors), wait=False) as gateway:

@@ -17,14 +17,14 @@ def test_no_name_and_no_variable_stands_in_two_rows() -> None:
 
 def test_every_flag_with_an_effect_is_in_the_help() -> None:
     text = usage()
-    assert all(flag.names[-1] in text for flag in FLAGS if flag.effect is not Effect.NONE)
+    assert all(flag.names[-1] in text for flag in FLAGS if flag.effect not in (Effect.NONE, Effect.REFUSED))
 
 
 def given_by(line: str) -> Given:
     return parse(line.split(), {})
 
 
-ON_OFF = "on, off, auto, true, false, 0, 1, enabled, disabled"
+ON_OFF = "on, off, auto"
 OLD_COMMAND_LINES = [
     "-m model.gguf --verbose",
     "-m model.gguf --host 0.0.0.0 --port 8000 --threads 4 --ctx-size 4096 --batch-size 512 --ubatch-size 512 "
@@ -42,7 +42,7 @@ NEW_COMMAND_LINES = [
     "-m model.gguf -fa on -ctk f16 -ctv f16 -ngl auto -lm mmap+mlock --numa distribute -np -1 -kvu --log-jsonl",
     "-m model.gguf --alias a,b,c --tags x --no-webui --no-slots --jinja --reasoning-format none -to 600 -cram 0",
     "-m model.gguf --cors-origins http://a --cors-methods GET --cors-headers X-A --cors-credentials --temp 0.8 -s -1",
-    "-m model.gguf -hfd user/repo -md draft.gguf --spec-draft-n-max 4 --control-vector-layer-range 1 2 --fit off",
+    "-m model.gguf -hfd user/repo -md draft.gguf --spec-draft-n-max 4 --reasoning-budget -1 --fit off",
 ]
 
 
@@ -73,6 +73,24 @@ def test_flags_without_effect_are_noted_once_per_reason() -> None:
     )
 
 
+def test_a_flag_without_which_answers_would_be_others_ends_the_start() -> None:
+    for line, environment in (("--lora a.gguf", {}), ("--lora=a.gguf", {}), ("", {"CORRAL_LORA": "a.gguf"})):
+        with pytest.raises(CommandError, match="merge the adapter into the file") as refused:
+            parse(line.split(), environment)
+        assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("line", ["--lora=", "--reasoning-budget -1", "--api-prefix /", "-gan 1"])
+def test_a_refused_flag_that_asks_for_nothing_is_harmless(line: str) -> None:
+    given = given_by(line)
+    assert not given.values and not given.notes()
+
+
+def test_what_is_shown_instead_of_serving_is_for_the_command_line_only() -> None:
+    assert given_by("--list-devices").on("list_devices")
+    assert not parse([], {"CORRAL_VERSION": "0.1.0", "CORRAL_LIST_DEVICES": "1"}).values
+
+
 def test_turning_off_what_is_always_on_is_noted() -> None:
     assert parse(["--no-cont-batching"], {}).notes() == ("no effect: --no-cont-batching (this is always on)",)
     (note,) = parse(["-fa", "off"], {}).notes()
@@ -84,6 +102,15 @@ def test_a_flag_beats_the_environment_and_the_environment_the_default() -> None:
     environment = {"LLAMA_ARG_PORT": "1", "LLAMA_ARG_CTX_SIZE": "7", "LLAMA_MODEL_PATH": "e.gguf"}
     given = parse(["--port", "2"], environment)
     assert given.values == {"port": ["2"], "ctx_size": ["7"], "model": ["e.gguf"]}
+
+
+def test_a_word_that_is_not_known_is_refused_wherever_it_stands() -> None:
+    with pytest.raises(CommandError, match=r"^LLAMA_ARG_REASONING must be one of on, off, auto, but is 'maybe'$"):
+        parse([], {"LLAMA_ARG_REASONING": "maybe"})
+    with pytest.raises(CommandError, match=r"^LLAMA_ARG_NUMA must be one of distribute, isolate, numactl, but is"):
+        parse([], {"LLAMA_ARG_NUMA": "all"})
+    assert parse(["-rea", "ON"], {"LLAMA_ARG_NUMA": ""}).values == {"reasoning": ["on"], "numa": [""]}
+    assert parse(["-rea", "false"], {"LLAMA_ARG_NUMA": "1"}).values == {"reasoning": ["off"], "numa": ["on"]}
 
 
 def test_switches_come_from_the_environment_too() -> None:
@@ -109,6 +136,7 @@ def test_the_last_of_several_values_counts() -> None:
         (["--numa", "foo", "-m", "f"], "--numa must be one of distribute, isolate, numactl, but is 'foo'"),
         (["--log-colors", "model.gguf"], f"--log-colors must be one of {ON_OFF}, but is 'model.gguf'"),
         (["--port"], "--port needs a value"),
+        (["-rea", "perhaps"], "-rea must be one of on, off, auto, but is 'perhaps'"),
         (["--control-vector-layer-range", "1"], "--control-vector-layer-range needs two values"),
     ],
 )

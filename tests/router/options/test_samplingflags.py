@@ -28,6 +28,19 @@ from router.options.samplingflags import sampling_defaults
         ("-l 5+1.5 -l 6-2", {"logit_bias": {5: 1.5, 6: -2.0}}),
         ("--dry-sequence-breaker x --dry-sequence-breaker y", {"dry_sequence_breakers": ["x", "y"]}),
         ("--dry-sequence-breaker none", {"dry_sequence_breakers": ["\0"]}),
+        ("-r User: -r \\n\\x41\\\\", {"stop": ["User:", "\nA\\"]}),
+        ("--no-escape -r \\n --dry-sequence-breaker \\t", {"stop": ["\\n"], "dry_sequence_breakers": ["\\t"]}),
+        ("--dry-sequence-breaker \\t", {"dry_sequence_breakers": ["\t"]}),
+        ("--sse-ping-interval 5", {"sse_ping_interval": 5}),
+        ("--sse-ping-interval -2", None),
+        ("--chat-template-kwargs {\"a\":1}", {"chat_template_kwargs": {"a": 1}}),
+        ("--chat-template-kwargs [1]", None),
+        ("--chat-template-kwargs {", None),
+        ("-rea off --reasoning-effort high",
+         {"chat_template_kwargs": {"enable_thinking": False, "reasoning_effort": "high"}}),
+        ("-rea on --chat-template-kwargs {\"enable_thinking\":false}",
+         {"chat_template_kwargs": {"enable_thinking": False}}),
+        ("--reasoning auto --reasoning-effort default", {}),
         ("--dry-multiplier x", None),
         ("--top-k 1.5", None),
         ("--adaptive-decay 1", None),
@@ -36,7 +49,7 @@ from router.options.samplingflags import sampling_defaults
         ("-l 5", None),
         ("", {}),
     ],
-)
+)  # fmt: skip
 def test_flags_become_defaults(line: str, defaults: dict[str, Any] | None) -> None:
     given = parse(line.split(), {})
     if defaults is None:

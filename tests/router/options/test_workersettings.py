@@ -52,6 +52,8 @@ def told(line: str) -> str:
         ("-lm mmap+mlock", "--mlock"),
         ("-lm mmap --mlock", "--mlock"),
         ("-fa off", ""),
+        ("--chat-template {{messages}}", "--chat-template {{messages}}"),
+        ("--chat-template-file /m/chat.jinja", "--chat-template-file /m/chat.jinja"),
     ],
 )  # fmt: skip
 def test_flags_are_handed_on_without_what_is_left_to_the_worker(line: str, expected: str) -> None:
@@ -79,10 +81,12 @@ def test_variables_are_handed_on_too() -> None:
         ("-ctk f8", "--cache-type-k must be one of f32, f16, bf16, q8_0, q4_0, but is 'f8'"),
         ("--spec-type guess", "--spec-type must be one of none, ngram-simple, draft-simple, but is 'guess'"),
         ("--spec-draft-p-min 1.5", "--spec-draft-p-min must be between 0 and 1, but is 1.5"),
+        ("--chat-template chatml", "--chat-template 'chatml' is no Jinja template, and templates have no names here; "
+         "leave it out for the one in the model's file, or give --chat-template-file FILE"),
         ("-ctkd f8", "--cache-type-k-draft must be one of f32, f16, bf16, q8_0, q4_0, but is 'f8'"),
         ("-lm fast", "--load-mode must be one of auto, mmap, none, dio, mlock, mmap+mlock, but is 'fast'"),
     ],
-)
+)  # fmt: skip
 def test_a_wrong_value_is_refused_by_its_flag(line: str, message: str) -> None:
     with pytest.raises(CommandError) as refused:
         told(line)
@@ -112,7 +116,8 @@ def test_every_flag_for_workers_reaches_them() -> None:
     """Each row of the table, given alone with a value that is not its default, leaves a trace."""
     values = {"ctx_size": "64", "rope_scaling": "yarn", "cache_type_k": "q8_0", "cache_type_v": "q8_0",
               "load_mode": "none", "numa": "isolate", "spec_type": "none", "cache_type_k_draft": "q8_0",
-              "cache_type_v_draft": "q8_0", "spec_draft_p_min": "0.5"}  # fmt: skip
+              "cache_type_v_draft": "q8_0", "spec_draft_p_min": "0.5",
+              "chat_template": "{{messages}}"}  # fmt: skip
     for flag in FLAGS:
         if flag.effect is Effect.WORKER:
             value = [values.get(flag.key, "3")] if flag.metavar else []

@@ -170,3 +170,28 @@ def test_no_worker_gets_a_secret() -> None:
     needed = {"PATH": "/bin", "LC_ALL": "C", "PYTHONPATH": "/x", "CORRAL_CACHE": "/c", "NUMBA_BOUNDSCHECK": "1"}
     inherited = dict.fromkeys(secrets, "x") | {"LLAMA_ARG_PORT": "1"} | needed
     assert worker_environment(inherited) == needed
+
+
+HEADERS = {
+    "OTEL_EXPORTER_OTLP_HEADERS": "authorization=secret",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "authorization=secret",
+}
+OTHER_HEADERS = {
+    "OTEL_EXPORTER_OTLP_METRICS_HEADERS": "authorization=secret",
+    "OTEL_EXPORTER_OTLP_LOGS_HEADERS": "authorization=secret",
+}
+
+
+@pytest.mark.parametrize(
+    ("told", "goes_on"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": ""}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "otlp"}, True),
+    ],
+)
+def test_what_opens_the_collector_goes_only_to_workers_that_export_traces(told: dict[str, str], goes_on: bool) -> None:
+    given = worker_environment({"PATH": "/bin", **told, **HEADERS, **OTHER_HEADERS})
+    assert given == {"PATH": "/bin", **(told | HEADERS if goes_on else {})}

@@ -7,7 +7,7 @@ import pytest
 from tests.worker.fake_model import FakeModel
 from worker.cores.lease import OwnCores
 from worker.drafting.draft_model import DraftLimits, ModelDrafter
-from worker.sequence import Sequence
+from worker.sequence import Guessing, Sequence
 
 BLOCK = 4
 
@@ -160,6 +160,18 @@ def test_unlikely_and_too_few_guesses_are_not_made():
     assert picky.propose({sequence: 3}) == {}
     assert modest.propose({sequence: 2}) == {}
     assert len(modest.propose({sequence: 3})[sequence]) == 3
+
+
+def test_a_request_may_be_pickier_than_the_worker_or_less():
+    picky, modest = Bench(least_probability=0.99), Bench(fewest=3)
+    easy, hard, many = (sequence_of(*range(2, 20)) for _ in range(3))
+    easy.guessing, hard.guessing = Guessing(fewest=1, least_probability=0.0), Guessing(least_probability=0.99)
+    many.guessing = Guessing(fewest=9)
+    sure(picky, easy)
+    sure(modest, easy, hard, many)
+    assert len(picky.propose({easy: 3})[easy]) == 3
+    assert modest.propose({easy: 2, hard: 3}).keys() == {easy}
+    assert len(modest.propose({many: 3})[many]) == 3  # never more than it gets
 
 
 def test_a_model_that_is_wrong_pauses_and_the_dearer_the_sooner():

@@ -11,6 +11,7 @@ from tests.worker.inbox import Inbox
 from worker.cache.kv_cache import block_digest
 from worker.generation import Finished, FinishReason, Logprobs
 from worker.sampling.settings import Sampling
+from worker.sequence import Guessing
 
 
 class Drafting:
@@ -51,6 +52,13 @@ def test_drafts_save_steps_and_change_no_token_draw_or_probability(temperature):
     assert drafting.gave_the_same
     assert drafting.finished.num_accepted > (10 if temperature else 90)
     assert drafting.num_steps + drafting.finished.num_accepted == 150
+
+
+def test_a_request_that_wants_no_guesses_gets_the_same_answer_without():
+    sampling = Sampling(7, temperature=0)
+    guessed, plain = Drafting(100, sampling=sampling), Drafting(100, sampling=sampling, guessing=Guessing(most=0))
+    assert plain.finished.num_drafted == 0 < guessed.finished.num_drafted
+    assert plain.drafted.tokens == guessed.drafted.tokens
 
 
 @pytest.mark.parametrize("max_tokens", range(20, 30))

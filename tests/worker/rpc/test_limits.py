@@ -11,9 +11,10 @@ from protos import inference_pb2 as pb
 from tests.worker.fake_model import FakeTokenizer
 from worker.errors import InvalidRequest
 from worker.prompt import PromptReader
-from worker.rpc.limits import read_sampling
+from worker.rpc.limits import read_guessing, read_sampling
 from worker.sampler import Sampler, SamplerState
 from worker.sampling.settings import ALL_SAMPLERS, NOTHING_YET, Sampling
+from worker.sequence import Guessing
 
 VOCAB = 48
 PROMPTS = PromptReader(FakeTokenizer(VOCAB), None)
@@ -86,3 +87,11 @@ def test_lists_have_limits(changes, name):
 
 def test_a_sequence_begins_with_nothing_to_remember():
     assert SamplerState(Sampling(1)).memory == NOTHING_YET
+
+
+def test_what_is_said_of_guesses_is_checked_and_what_is_not_is_left_to_the_worker():
+    assert read_guessing(pb.Guessing(most=0, least_probability=1.0)) == Guessing(most=0, least_probability=1.0)
+    for wrong, name in ((pb.Guessing(most=-1), "n_max"), (pb.Guessing(fewest=-1), "n_min"),
+                        (pb.Guessing(least_probability=math.nan), "p_min")):  # fmt: skip
+        with pytest.raises(InvalidRequest, match=rf"^Field 'speculative\.{name}'"):
+            read_guessing(wrong)
