@@ -19,10 +19,9 @@ from router.options.flagtable import FLAGS
 _MIB = 1 << 20
 
 
-def answers(given: Given) -> str | None:
-    """All that is asked for; None if nothing is."""
-    found = [answer() for key, answer in _ANSWERS.items() if given.on(key)]
-    return "\n".join(found) if found else None
+def answers(given: Given) -> str:
+    """To all that is asked for."""
+    return "\n".join(answer() for key, answer in _ANSWERS.items() if given.on(key))
 
 
 def _version() -> str:

@@ -2,6 +2,7 @@
 
 Run by __main__.py. First flags, then sockets, then workers: a mistake or a taken port ends it before anything starts.
 The HTTP side is imported while the workers load, by name, as __main__.py does with this module: it takes half a second.
+What answers questions is imported where there are any.
 Invariant: when it returns, no worker is left.
 """
 
@@ -22,7 +23,6 @@ from router.configfile.loading import load
 from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.http.listen import bind
-from router.inquiries import answers
 from router.observe import logs
 from router.observe.traces import OTLP_VARIABLES
 from router.options.flags import EXIT_USAGE, FileValue, Given, long_names, parse, usage
@@ -31,6 +31,7 @@ from router.supervision.runfolder import writable_base
 
 _HELP = frozenset({"-h", "--help", "--usage"})
 _GATEWAY = "router.gateway"
+_INQUIRIES = "router.inquiries"
 _TOKEN_VARIABLE = "HF_TOKEN"  # noqa: S105 (a name)
 
 
@@ -41,8 +42,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     try:
         given = parse(arguments, os.environ)
-        if (answer := answers(given)) is not None:
-            print(answer)
+        if given.asks:
+            print(importlib.import_module(_INQUIRIES).answers(given))
             return 0
         file = load(given)
         server = given.filled(file.server)

@@ -82,6 +82,11 @@ class Given:
         """What stands between commas in all its values."""
         return [part for value in self.values.get(key, ()) for part in parts(value)]
 
+    @property
+    def asks(self) -> bool:
+        """Whether something is to be shown instead of serving."""
+        return any(self.on(flag.key) for flag in FLAGS if flag.effect is Effect.SHOW)
+
     def on(self, key: str, default: bool = False) -> bool:
         found = self.last(key)
         return default if found is None else found == "on"

@@ -11,13 +11,13 @@ from router.serve import main
 
 
 def told(*flags: str) -> str:
-    answer = answers(parse(flags, {}))
-    assert answer is not None
-    return answer
+    given = parse(flags, {})
+    assert given.asks
+    return answers(given)
 
 
 def test_a_command_line_that_asks_nothing_is_not_answered() -> None:
-    assert answers(parse(["-m", "a.gguf", "--metrics"], {})) is None
+    assert not parse(["-m", "a.gguf", "--metrics"], {}).asks
 
 
 def test_asking_serves_nothing_and_ends_well(capsys: pytest.CaptureFixture[str]) -> None:
