@@ -130,7 +130,7 @@ def create_app(config: GatewayConfig, running: Fleet | None = None, traces: Trac
     app.state.reload = None
     app.state.awaited = None
     dispatcher = Dispatcher(workers, Admission(time.monotonic))
-    app.state.policies = Policies(dispatcher, limits, Shadows(dispatcher), counts)
+    app.state.policies = Policies(dispatcher, limits, Shadows(dispatcher, counts.detours), counts)
     return app
 
 

@@ -170,10 +170,16 @@ class Call:
                     await self.policies.dispatcher.generate(attempt, message, turn, watched)
                     return
                 except RouterError as error:
+                    if attempt.is_stranded_by(error):
+                        metrics.detours.stranded(attempt.model)
                     route = self._next(route, attempt, error)
                 finally:
+                    metrics.detours.moved(attempt.model, attempt.num_moves)
                     self._num_used += attempt.num_used
                     watch.waited += attempt.place.waited if attempt.place else 0.0
+        except RouterError:
+            watch.has_failed = True
+            raise
         finally:
             metrics.ended(watch)
 
@@ -186,6 +192,7 @@ class Call:
             self._error = type(error).__name__
             raise error
         self._passed.append((route.model, reason))
+        self.policies.metrics.detours.fell_back(route.alias, route.model, following.model, reason)
         return following
 
     def _turn(self, cost: int, *, patient: bool = False) -> Turn:

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, TypeVar
 
 from protos import inference_pb2 as pb
 from router.config import BALANCING, KeyConfig, LimitsConfig
-from router.errors import InvalidRequest, RouterError, WorkerFailed, WorkerLost
+from router.errors import InvalidRequest, RequestPoisonous, RouterError, WorkerFailed, WorkerLost
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelStatus
 from router.fleet.totals import total
 from router.observe.traces import UNTRACED, Trace
 from router.policy.admission import Admission, Place
-from router.policy.balancer import Balancer, Choice, Wish
+from router.policy.balancer import Balancer, Choice, Ejections, Wish
 from router.policy.failover import Journal, blames_replica
 from router.remotes.likeness import can_go_on
 from router.rpc import places
@@ -83,6 +83,11 @@ class Attempt:
         """Whether any of the answer was handed out."""
         return self.journal is not None and self.journal.has_begun
 
+    def is_stranded_by(self, error: RouterError) -> bool:
+        """Whether it ended with this error because it lost its replica and no other one could go on."""
+        num_left = self.journal.num_moves if self.journal is not None else 0
+        return num_left > self.num_moves or isinstance(error, WorkerFailed | RequestPoisonous)
+
     @property
     def num_used(self) -> int:
         """Tokens of prompt and answer."""
@@ -127,6 +132,7 @@ class Dispatcher:
                 turn.trace.waited("queue", place.waited)
             while True:
                 replica, wish = await self._chosen(attempt, request, turn, left, heard)
+                attempt.num_moves = len(left)
                 asked = journal.request()
                 try:
                     with (
@@ -143,7 +149,6 @@ class Dispatcher:
                 left.append(replica)
                 if journal.has_begun:
                     heard.append(replica)
-                attempt.num_moves = len(left)
 
     async def _place(self, attempt: Attempt, journal: Journal, turn: Turn) -> Place:
         """A place of the model, whose line learns in the end how many tokens were used."""
@@ -213,6 +218,11 @@ class Dispatcher:
         """Whether the model is loaded and nobody waits for it."""
         return bool(self._fleet.open(model)) and self._admission.is_idle(model)
 
+    def ejections(self, model: str) -> Ejections:
+        """Of the model's replicas by their circuits, and their returns."""
+        balancer = self._balancers.get(model)
+        return balancer.ejections if balancer is not None else Ejections()
+
     def num_waiting(self, model: str) -> int:
         """Requests in the model's line."""
         return self._admission.num_waiting(model)
@@ -236,14 +246,20 @@ class Dispatcher:
         return self._balancer(model).choose(replicas, wish, turn.policy, time.monotonic())
 
     async def stats(self, model: str) -> pb.StatsReply:
-        """Of all its replicas together, without those that are lost meanwhile. Never loads the model for that."""
-        asked = [replica.stats(pb.StatsRequest()) for replica in await self._fleet.ready(model)]
+        """Of all its replicas together, but for those lost meanwhile, with the counts of all there ever were.
+
+        Replicas that drain belong to them, but not alone. Never loads the model for that.
+        """
+        await self._fleet.ready(model)
+        asked = [replica.stats(pb.StatsRequest()) for replica in self._fleet.living(model)]
         replies = await asyncio.gather(*asked, return_exceptions=True)
         told = [reply for reply in replies if isinstance(reply, pb.StatsReply)]
         for reply in replies:
             if isinstance(reply, BaseException) and not (told and isinstance(reply, WorkerLost)):
                 raise reply
-        return total(told)
+        result = total(told)
+        self._fleet.tally(model).put_into(result)
+        return result
 
     async def places(self, model: str) -> list[pb.Place]:
         """Of all its replicas, as places.py numbers them, but for those lost meanwhile. Never loads the model."""

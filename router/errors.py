@@ -11,6 +11,7 @@
     ├── MethodNotAllowed    405
     ├── BodyTooLarge        413
     ├── Overloaded          429      the waiting line is full; says when to come again
+    │   └── QueueTimeout    429      or too slow
     ├── RateLimited         429      the key has used up a limit of its own; says when to come again
     ├── InternalError       500      a fault of ours; the cause is in the log only
     ├── WorkerFailed        500      the worker's answer is not complete
@@ -163,6 +164,10 @@ class Overloaded(RouterError):
 
     def __init__(self, message: str, retry_after: int = 1, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(message, headers={"Retry-After": str(max(retry_after, 1)), **(headers or {})})
+
+
+class QueueTimeout(Overloaded):
+    """The waiting line was too slow."""
 
 
 class RateLimited(RouterError):

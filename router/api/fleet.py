@@ -11,15 +11,15 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from protos import inference_pb2 as pb
 from router.api.listening import listening
-from router.api.metrics import ready_stats
+from router.api.metrics import Reading, readings
 from router.api.routed import call_to, check_name
 from router.api.streaming import SendFrame
 from router.api.wire import json_response
 from router.call import Policies
 from router.errors import InvalidRequest
 from router.fleet.lifecycle import ModelStatus
+from router.fleet.tally import Tally
 from router.supervision.tail import MAX_LINES, Tail
 
 DEFAULT_LINES = 50
@@ -29,20 +29,17 @@ TEXT = "text/plain; charset=utf-8"
 async def fleet(request: Request) -> Response:
     """Every model: its state, its worker, its line, and what it has computed so far."""
     policies: Policies = request.app.state.policies
-    dispatcher = policies.dispatcher
-    stats = dict(await ready_stats(dispatcher))
-    return json_response(
-        {
-            "object": "fleet",
-            "models": [
-                _model(status, stats.get(status.name), dispatcher.num_waiting(status.name))
-                for status in dispatcher.models()
-            ],
-        }
-    )
+    dispatcher, models = policies.dispatcher, request.app.state.fleet
+    told = await readings(models, dispatcher)
+    rows = [
+        _model(status, told[status.name], models.tally(status.name), dispatcher.num_waiting(status.name))
+        for status in dispatcher.models()
+        if status.name in told  # else a reload has just brought it
+    ]
+    return json_response({"object": "fleet", "models": rows})
 
 
-def _model(status: ModelStatus, stats: pb.StatsReply | None, num_waiting: int) -> dict[str, Any]:
+def _model(status: ModelStatus, reading: Reading, tally: Tally, num_waiting: int) -> dict[str, Any]:
     known = status.description
     return {
         "name": status.name,
@@ -60,22 +57,24 @@ def _model(status: ModelStatus, stats: pb.StatsReply | None, num_waiting: int) -
             for replica in status.replicas
             if replica.is_remote
         ],
-        "crashes": status.num_restarts,
+        "crashes": status.num_crashes,
         "waiting": num_waiting,
-        **_figures(stats),
+        "tokens_per_second": round(tally.tokens_per_second, 3) if reading.is_live else None,
+        **_figures(reading),
     }
 
 
-def _figures(stats: pb.StatsReply | None) -> Mapping[str, Any]:
-    """What the worker counts; null while it cannot be asked."""
+def _figures(reading: Reading) -> Mapping[str, Any]:
+    """How its workers stand, null while they cannot be asked; and what all it ever had have counted."""
+    stats, is_live = reading.stats, reading.is_live
     return {
-        "running": stats.num_running if stats else None,
-        "resident_bytes": stats.resident_bytes if stats else None,
-        "proportional_bytes": (stats.proportional_bytes or None) if stats else None,
-        "prompt_tokens_total": stats.prompt_tokens_total if stats else None,
-        "cached_tokens_total": stats.cached_tokens_total if stats else None,
-        "predicted_tokens_total": stats.predicted_tokens_total if stats else None,
-        "predicted_seconds_total": stats.predicted_seconds_total if stats else None,
+        "running": stats.num_running if is_live else None,
+        "resident_bytes": stats.resident_bytes if is_live else None,
+        "proportional_bytes": (stats.proportional_bytes or None) if is_live else None,
+        "prompt_tokens_total": stats.prompt_tokens_total,
+        "cached_tokens_total": stats.cached_tokens_total,
+        "predicted_tokens_total": stats.predicted_tokens_total,
+        "predicted_seconds_total": stats.predicted_seconds_total,
     }
 
 

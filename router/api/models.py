@@ -131,8 +131,8 @@ async def _replicas(fleet: Fleet, status: ModelStatus) -> list[dict[str, Any]]:
     """Each with what its worker counts, or null where it does not say in time."""
     found = fleet.open(status.name)
     replies = await asyncio.gather(*map(_stats, found))
-    stats = {replica.address: reply for replica, reply in zip(found, replies, strict=True)}
-    return [_replica(each, stats.get(each.address or "")) for each in status.replicas]
+    stats = {replica.address: (replica, reply) for replica, reply in zip(found, replies, strict=True)}
+    return [_replica(each, *stats.get(each.address or "", (None, None))) for each in status.replicas]
 
 
 async def _stats(replica: Replica) -> pb.StatsReply | None:
@@ -143,7 +143,7 @@ async def _stats(replica: Replica) -> pb.StatsReply | None:
         return None
 
 
-def _replica(each: ReplicaStatus, stats: pb.StatsReply | None) -> dict[str, Any]:
+def _replica(each: ReplicaStatus, replica: Replica | None, stats: pb.StatsReply | None) -> dict[str, Any]:
     return {
         "id": each.name,
         "state": each.state.value,
@@ -153,16 +153,11 @@ def _replica(each: ReplicaStatus, stats: pb.StatsReply | None) -> dict[str, Any]
         "waiting": stats.num_waiting if stats else None,
         "open": each.num_open,
         "restarts": each.num_restarts,
-        "tokens_per_second": _rate(stats) if stats else None,
+        "tokens_per_second": round(replica.life.tokens_per_second, 3) if replica and stats else None,
         "resident_bytes": stats.resident_bytes if stats else None,
         "proportional_bytes": (stats.proportional_bytes or None) if stats else None,
         "reason": each.reason,
     }
-
-
-def _rate(stats: pb.StatsReply) -> float:
-    seconds = stats.predicted_seconds_total
-    return stats.predicted_tokens_total / seconds if seconds > 0 else 0.0
 
 
 def _fleet(request: Request) -> Fleet:

@@ -12,7 +12,6 @@ from rich.markup import escape
 from rich.table import Table
 
 NOTHING = "-"
-RATE = "tokens/s"
 PIPE_WIDTH = 100_000
 _STYLES = {
     "ready": "green",
@@ -30,10 +29,9 @@ def console() -> Console:
     return made if made.is_terminal else Console(width=PIPE_WIDTH)
 
 
-def fleet_table(models: Sequence[Mapping[str, Any]], rates: Mapping[str, float] | None = None) -> Table:
-    """A table of /admin/fleet's models; `rates` are tokens per second by model, for a column of their own."""
-    told = [{**model, "rate": None if rates is None else rates.get(model["name"])} for model in models]
-    columns = {name: [value(model) for model in told] for name, value in COLUMNS if name != RATE or rates is not None}
+def fleet_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of /admin/fleet's models."""
+    columns = {name: [value(model) for model in models] for name, value in COLUMNS}
     table = Table(box=None, pad_edge=False, collapse_padding=True, header_style="bold")
     for name, cells in list(columns.items()):
         if name in _OPTIONAL and not any(cells):
@@ -80,7 +78,8 @@ def _megabytes(model: Mapping[str, Any]) -> str:
 
 
 def _rate(model: Mapping[str, Any]) -> str:
-    return NOTHING if model["rate"] is None else f"{model['rate']:.1f}"
+    rate = model.get("tokens_per_second")
+    return NOTHING if rate is None else f"{rate:.1f}"
 
 
 def _note(model: Mapping[str, Any]) -> str:
@@ -102,9 +101,9 @@ COLUMNS: Sequence[tuple[str, Callable[[Mapping[str, Any]], str]]] = (
     ("crashes", _plain("crashes")),
     ("memory", _megabytes),
     ("tokens", _plain("predicted_tokens_total")),
-    (RATE, _rate),
+    ("tokens/s", _rate),
     ("note", _note),
 )
-_NUMBERS = {"running", "waiting", "crashes", "memory", "tokens", RATE}
+_NUMBERS = {"running", "waiting", "crashes", "memory", "tokens", "tokens/s"}
 _BREAKABLE = {"model", "aliases", "pid", "note"}
 _OPTIONAL = {"aliases", "note"}  # left out where no model has any

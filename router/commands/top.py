@@ -1,7 +1,6 @@
-"""`corral top`: the models of a running gateway, again and again, with the tokens that each makes per second.
+"""`corral top`: the models of a running gateway, again and again.
 
-Run by router/__main__.py. Invariant: a rate is the difference of two counts of the same worker; after a restart there
-is none until the next look.
+Run by router/__main__.py. Invariant: with --json each line is what the gateway said, unchanged.
 """
 
 import argparse
@@ -17,8 +16,6 @@ from rich.live import Live
 from router.commands.client import Gateway, parser, run
 from router.commands.table import console, fleet_table
 
-Models = Sequence[Mapping[str, Any]]
-
 
 def top(arguments: Sequence[str]) -> None:
     """Shows the table until it is interrupted, or --count times. Raises CommandError."""
@@ -28,42 +25,22 @@ def top(arguments: Sequence[str]) -> None:
     given = made.parse_args(arguments)
     looks = _looks(Gateway(given), given)
     if given.json:
-        for models, rates in looks:
-            told = [{**model, "tokens_per_second": rates.get(model["name"])} for model in models]
-            print(orjson.dumps({"models": told}).decode(), flush=True)
+        for models in looks:
+            print(orjson.dumps({"models": models}).decode(), flush=True)
         return
     with Live(console=console(), auto_refresh=False, screen=sys.stdout.isatty() and not given.count) as live:
-        for models, rates in looks:
-            live.update(fleet_table(models, rates), refresh=True)
+        for models in looks:
+            live.update(fleet_table(models), refresh=True)
 
 
-def _looks(gateway: Gateway, given: argparse.Namespace) -> Iterator[tuple[Models, dict[str, float]]]:
-    before: Models = []
-    since, number = time.monotonic(), 0
+def _looks(gateway: Gateway, given: argparse.Namespace) -> Iterator[Sequence[Mapping[str, Any]]]:
+    number = 0
     while True:
-        models, now = gateway.get("/admin/fleet").json()["models"], time.monotonic()
-        yield models, rates(before, models, now - since)
-        before, since, number = models, now, number + 1
+        yield gateway.get("/admin/fleet").json()["models"]
+        number += 1
         if number == given.count:
             return
         time.sleep(given.interval)
-
-
-def rates(before: Models, after: Models, seconds: float) -> dict[str, float]:
-    """Tokens per second of the models of which both looks tell, and whose workers are still the same."""
-    old = {_workers(model): model["predicted_tokens_total"] for model in before}
-    found = {}
-    for model in after:
-        count = old.get(_workers(model))
-        if count is not None and model["predicted_tokens_total"] is not None and seconds > 0:
-            found[model["name"]] = (model["predicted_tokens_total"] - count) / seconds
-    return found
-
-
-def _workers(model: Mapping[str, Any]) -> tuple[Any, ...]:
-    """By what the workers of a model that counted are told from others, and from themselves after a restart."""
-    remote = (worker["address"] for worker in model.get("remote", ()) if worker["state"] == "ready")
-    return (model["name"], model.get("crashes"), *model["pids"], *remote)
 
 
 def _seconds(text: str) -> float:

@@ -76,6 +76,11 @@ class Crew:
         ready = (worker.replica for worker in self if worker.state is ModelState.READY)
         return tuple(replica for replica in ready if replica is not None)
 
+    def living(self) -> tuple[Replica, ...]:
+        """Those that have something to tell: those that can be called, and those that drain."""
+        beside: Sequence[Worker] = (*self._processes.beside, *self._remote.beside)
+        return tuple(worker.replica for worker in (*self, *beside) if worker.replica is not None)
+
     def statuses(self) -> tuple[ReplicaStatus, ...]:
         """Of those in service, then of those that warm up or drain."""
         beside: Sequence[Worker] = (*self._processes.beside, *self._remote.beside)

@@ -4,12 +4,22 @@ Called by lifecycle.plan. Idle models go before busy ones, least recently used o
 takes. Invariant: what is not evictable is never chosen, and nothing is chosen for a model that will not fit afterwards.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from router.config import ResidencyConfig
 
 GIB = 1 << 30
+
+
+class Cause(enum.StrEnum):
+    """Why a model is unloaded."""
+
+    ASKED = "asked"  # by name, or by a configuration that has it no more
+    TTL = "ttl"  # it was idle for long enough
+    MEMORY = "memory"  # another one needs its room
+    MODELS_MAX = "models-max"  # another one needs its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +40,7 @@ class Room:
     """`fits`: there is room now. Else, once the victims have gone, or, without any, once something else changes."""
 
     fits: bool
-    victims: tuple[str, ...] = ()
+    victims: Mapping[str, Cause] = field(default_factory=dict)  # in the order in which they go
 
 
 def room_for(model: Resident, residents: Collection[Resident], limits: ResidencyConfig) -> Room:
@@ -38,13 +48,14 @@ def room_for(model: Resident, residents: Collection[Resident], limits: Residency
     if _fit((model, *residents), limits):
         return Room(True)
     staying = [each for each in residents if not each.leaving]
+    lacks = Cause.MEMORY if _fit_in_number((model, *staying), limits) else Cause.MODELS_MAX
     victims: list[str] = []
     for candidate in sorted((each for each in staying if each.evictable), key=lambda each: (each.busy, each.last_used)):
         if _fit((model, *staying), limits):
             break
         staying.remove(candidate)
         victims.append(candidate.name)
-    return Room(False, tuple(victims) if _fit((model, *staying), limits) else ())
+    return Room(False, dict.fromkeys(victims, lacks) if _fit((model, *staying), limits) else {})
 
 
 def never_fits(model: Resident, residents: Iterable[Resident], limits: ResidencyConfig) -> str | None:
@@ -63,9 +74,12 @@ def never_fits(model: Resident, residents: Iterable[Resident], limits: Residency
 
 
 def _fit(models: Collection[Resident], limits: ResidencyConfig) -> bool:
-    in_number = not limits.max_models or len(models) <= limits.max_models
     in_memory = not limits.memory or sum(each.num_bytes for each in models) <= limits.memory
-    return in_number and in_memory
+    return in_memory and _fit_in_number(models, limits)
+
+
+def _fit_in_number(models: Collection[Resident], limits: ResidencyConfig) -> bool:
+    return not limits.max_models or len(models) <= limits.max_models
 
 
 def _gib(num_bytes: int) -> str:

@@ -7,7 +7,7 @@ lifecycle.plan says after every change. Invariant: only that task loads and unlo
 import asyncio
 import itertools
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
@@ -18,6 +18,7 @@ from router.fleet.changes import Changes
 from router.fleet.eviction import never_fits
 from router.fleet.lifecycle import IN_MEMORY, ModelState, ModelStatus, ReplicaStatus, plan
 from router.fleet.replicaset import ReplicaSet
+from router.fleet.tally import Tally
 from router.remotes.remoteset import World
 from router.remotes.resolver import system_lookup
 from router.rpc.replica import Replica
@@ -87,6 +88,10 @@ class Fleet:
         """The model's replicas that can be called now, perhaps none; loads nothing."""
         return self._set(model).open()
 
+    def living(self, model: str) -> Sequence[Replica]:
+        """The model's replicas that can be called, and those that drain."""
+        return self._set(model).living()
+
     def replicas(self, model: str) -> Sequence[ReplicaStatus]:
         """All the model's replicas, ready or not; none while it is not loaded."""
         return self._set(model).replicas()
@@ -104,6 +109,14 @@ class Fleet:
     def models(self) -> list[ModelStatus]:
         """In the order of configuration."""
         return [each.status() for each in self._sets.values() if not each.removed]
+
+    def tallies(self) -> Mapping[str, Tally]:
+        """What the workers of each model have counted, in the order of configuration."""
+        return {name: each.tally for name, each in self._sets.items() if not each.removed}
+
+    def tally(self, model: str) -> Tally:
+        """What the workers of one model have counted."""
+        return self._set(model).tally
 
     def status(self, model: str) -> ModelStatus:
         return self._set(model).status()
@@ -201,8 +214,8 @@ class Fleet:
         """One plan, carried out; when the next one is due at the latest."""
         self._sets = {name: each for name, each in self._sets.items() if not _is_over(each)}
         decided = plan([each.standing() for each in self._sets.values()], self._residency, now)
-        for name in decided.unload:
-            self._sets[name].unload()
+        for name, cause in decided.unload.items():
+            self._sets[name].unload(cause)
         for name in decided.load:
             self._sets[name].load()
         for name in decided.drop:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from protos import inference_pb2 as pb
 from router.config import ResidencyConfig
-from router.fleet.eviction import Resident, never_fits, room_for
+from router.fleet.eviction import Cause, Resident, never_fits, room_for
 from router.supervision.progress import Progress
 
 
@@ -84,10 +84,7 @@ class ModelStatus:
     last_lines: tuple[str, ...]  # of a worker's output
     description: pb.DescribeReply | None  # once it has been ready
     arguments: tuple[str, ...] = ()  # its workers' own
-
-    @property
-    def num_restarts(self) -> int:
-        return sum(replica.num_restarts for replica in self.replicas)
+    num_crashes: int = 0  # of its workers, those that have gone with them
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +126,7 @@ class Standing:
 class Plan:
     """What is to be done now."""
 
-    unload: tuple[str, ...] = ()
+    unload: Mapping[str, Cause] = field(default_factory=dict)
     load: tuple[str, ...] = ()
     drop: tuple[str, ...] = ()  # models that yield: there was no room for them
     refuse: Mapping[str, str] = field(default_factory=dict)  # models that can never be loaded, and why
@@ -138,7 +135,8 @@ class Plan:
 
 def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Plan:
     """Unloads what was told to go or idle too long; then loads what is wanted, first come, first served."""
-    unload = [each.name for each in models if each.state in _UNLOADABLE and (each.leaves or each.expires <= now)]
+    going = [each for each in models if each.state in _UNLOADABLE and (each.leaves or each.expires <= now)]
+    unload = {each.name: Cause.ASKED if each.leaves else Cause.TTL for each in going}
     inside = [each for each in models if each.state in IN_MEMORY]
     dues = [each.expires for each in models if each.name not in unload]
     load, drop, refuse = [], [], {}
@@ -158,11 +156,11 @@ def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Pla
         elif each.yields:
             drop.append(each.name)
         else:
-            unload += room.victims
+            unload |= room.victims
             dues += [due for due in free_at.values() if due > now]
             break
     due = min(dues, default=NEVER)
-    return Plan(tuple(unload), tuple(load), tuple(drop), refuse, due if due < NEVER else None)
+    return Plan(unload, tuple(load), tuple(drop), refuse, due if due < NEVER else None)
 
 
 def _is_wanted(model: Standing) -> bool:

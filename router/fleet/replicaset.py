@@ -16,8 +16,10 @@ from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.changes import Changes
 from router.fleet.crew import Crew
+from router.fleet.eviction import Cause
 from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
 from router.fleet.need import MemoryNeed
+from router.fleet.tally import LoadEnd, Tally
 from router.remotes.remote import RemoteWorker
 from router.remotes.remoteset import RemoteWorkers, World
 from router.rpc.replica import Replica
@@ -29,6 +31,7 @@ from router.supervision.workers import Workers
 log = logging.getLogger("corral.fleet")
 
 FOREVER = float("inf")
+LOAD_ENDS = {ModelState.READY: LoadEnd.READY, ModelState.FAILED: LoadEnd.FAILED}
 
 
 class ReplicaSet:
@@ -57,8 +60,9 @@ class ReplicaSet:
         self._clock = clock
         self._changes = Changes()
         self.output = Tail()  # the last lines of all its workers
-        self._workers = Workers(config, site, self._worker_changed, self.output)
-        self._remote = RemoteWorkers(config, world, self._reference, self._worker_changed)
+        self.tally = Tally()  # of all its workers, those that have gone with them
+        self._workers = Workers(config, site, self._worker_changed, self.output, self.tally)
+        self._remote = RemoteWorkers(config, world, self._reference, self._worker_changed, self.tally)
         self._crew = Crew(self._workers, self._remote)
         self._num_users = 0
         self._asked = False  # to be loaded, by name
@@ -108,6 +112,7 @@ class ReplicaSet:
             last_lines=tuple(told[0].last_lines) if told else (),
             description=self._description,
             arguments=self.model.worker_arguments,
+            num_crashes=self.tally.num_crashes,
         )
 
     def replicas(self) -> tuple[ReplicaStatus, ...]:
@@ -117,6 +122,10 @@ class ReplicaSet:
     def open(self) -> tuple[Replica, ...]:
         """Those that can be called now, perhaps none."""
         return self._crew.open()
+
+    def living(self) -> tuple[Replica, ...]:
+        """Those that can be called, and those that drain."""
+        return self._crew.living()
 
     @property
     def num_parallel(self) -> int:
@@ -302,11 +311,13 @@ class ReplicaSet:
     def load(self) -> None:
         """Starts a worker for every replica."""
         self._asked, self._wanted_since, self._leaves, self._was_ready = False, None, False, False
+        self.tally.load_begins()
         self._workers.start(self.model)
 
-    def unload(self) -> None:
+    def unload(self, cause: Cause) -> None:
         """Lets open calls end and stops every worker; one that is still loading stops at once."""
-        log.info("model %s is unloaded", self.model.name)
+        log.info("model %s is unloaded (%s)", self.model.name, cause)
+        self.tally.unloaded(cause)
         self._leaves, self._at_start, self._wanted_since = False, False, None
         self._forget_failure()
         self._workers.retire()
@@ -323,6 +334,8 @@ class ReplicaSet:
         self._keep_alive = FOREVER if model.ttl is None else model.ttl
         if model.path is None:
             self._refusal, self._asked, self._at_start = "", False, False
+            if self._workers:
+                self.tally.unloaded(Cause.ASKED)
             self._workers.retire()
         elif self._process_state is ModelState.FAILED or (model.load_on_start and not had_path):
             self.ask_to_load()
@@ -339,6 +352,8 @@ class ReplicaSet:
     def _worker_changed(self) -> None:
         """Loading and coming back count as use."""
         self._last_used = self._clock()
+        if (end := LOAD_ENDS.get(self._process_state)) is not None:
+            self.tally.load_ends(end)
         if self.state is ModelState.READY and not self._was_ready:
             self._serves_since, self._was_ready = self._clock(), True
         if all(worker.settled for worker in self._workers):

@@ -1,32 +1,35 @@
-"""What several replicas of a model count, as if they were one. Pure.
+"""What several replicas of a model tell, as if they were one. Pure.
 
-Called by dispatch.py. Invariant: one reply alone comes out as it went in.
+Called by dispatch.py; tally.py adds up the COUNTS of workers that come and go. Invariant: one reply alone comes out as
+it went in.
 """
 
 from collections.abc import Sequence
 
 from protos import inference_pb2 as pb
 
-ADDED = (
+COUNTS = (
     "num_steps",
-    "num_running",
-    "num_waiting",
-    "num_blocks",
-    "num_free_blocks",
-    "num_cached_blocks",
     "prompt_tokens_total",
     "cached_tokens_total",
     "predicted_tokens_total",
     "prompt_seconds_total",
     "predicted_seconds_total",
-    "resident_bytes",
-    "proportional_bytes",
     "step_seconds_total",
     "advanced_sequences_total",
     "draft_rounds_total",
     "drafted_tokens_total",
     "accepted_tokens_total",
-)
+)  # since a worker began: they only grow
+GAUGES = (
+    "num_running",
+    "num_waiting",
+    "num_blocks",
+    "num_free_blocks",
+    "num_cached_blocks",
+    "resident_bytes",
+    "proportional_bytes",
+)  # of now
 
 
 def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
@@ -34,7 +37,7 @@ def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
     result = pb.StatsReply()
     result.CopyFrom(replies[0])
     for reply in replies[1:]:
-        for name in ADDED:
+        for name in (*COUNTS, *GAUGES):
             setattr(result, name, getattr(result, name) + getattr(reply, name))
         result.busy |= reply.busy
         result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]

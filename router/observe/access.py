@@ -13,8 +13,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from router.call import Call
 from router.config import KeyConfig
-from router.errors import Overloaded, RateLimited, RouterError
+from router.errors import Forbidden, Overloaded, QueueTimeout, RateLimited, RouterError, Unauthorized
 from router.http.answer import Answer
+from router.observe.detours import Refusal
 from router.observe.metrics import Metrics
 from router.observe.traces import UNTRACED, Trace, Traces
 
@@ -22,7 +23,13 @@ UNKNOWN = "_unknown"  # the route of a path that is not served
 CLIENT_LEFT = "ClientLeft"  # the error of an answer that was not complete when its client went
 CUT = 499  # the status of an answer whose client left before it began
 QUIET = frozenset({"/health", "/v1/health", "/live", "/ready", "/metrics"})  # what probes ask all the time
-_LIMITS: Sequence[tuple[type[RouterError], str]] = ((RateLimited, "key"), (Overloaded, "queue"))
+_REFUSALS: Sequence[tuple[type[RouterError], Refusal]] = (
+    (QueueTimeout, Refusal.QUEUE_TIMEOUT),
+    (Overloaded, Refusal.QUEUE_FULL),
+    (RateLimited, Refusal.LIMITS),
+    (Forbidden, Refusal.RIGHTS),
+    (Unauthorized, Refusal.KEY),
+)
 
 log = logging.getLogger("corral.access")
 
@@ -51,7 +58,7 @@ class Access:
             await self._app(scope, receive, send)
         except Exception as error:
             failure = error
-            self._count_refusal(error)
+            self._count_refusal(error, scope["state"].get("call"))
             raise
         finally:
             self._metrics.num_in_flight -= 1
@@ -71,10 +78,10 @@ class Access:
             trace.end(event)
             log.log(level, "request", extra={"fields": event})
 
-    def _count_refusal(self, error: Exception) -> None:
-        limit = next((limit for kind, limit in _LIMITS if isinstance(error, kind)), None)
-        if limit is not None:
-            self._metrics.refused(limit)
+    def _count_refusal(self, error: Exception, call: Call | None) -> None:
+        reason = next((reason for kind, reason in _REFUSALS if isinstance(error, kind)), None)
+        if reason is not None:
+            self._metrics.detours.refused(reason, call.route.model if call else "")
 
     def _route(self, path: str) -> str:
         """The row of the route table a path belongs to."""

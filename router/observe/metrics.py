@@ -15,6 +15,7 @@ from prometheus_client.core import GaugeMetricFamily
 
 from protos import inference_pb2 as pb
 from router.observe.counter import Count, Counter
+from router.observe.detours import Detours
 from router.observe.histogram import Histogram, Series
 from router.observe.reloads import Reloads
 
@@ -23,6 +24,8 @@ _SLOW = (0.75, 1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0)
 _PER_TOKEN = (*_FAST, *_SLOW[:9])
 _PER_REQUEST = (*_FAST[::2], *_SLOW)
 _FINISHES = {pb.END_OF_SEQUENCE: "stop", pb.STOP_STRING: "stop", pb.LENGTH: "length"}
+_ABORTED, _FAILED = "abort", "error"  # how answers end that had begun and are not complete
+_ENDS = (*dict.fromkeys(_FINISHES.values()), _ABORTED, _FAILED)
 
 Clock = Callable[[], float]
 
@@ -54,6 +57,8 @@ class Watch:
     num_cached_tokens: int = 0
     num_tokens: int = 0
     finish: str = ""  # "stop" or "length", once it has ended well
+    has_begun: bool = False  # something of the answer was handed out
+    has_failed: bool = False  # what ended it was an error, not its client
 
     def replies(self, replies: Iterable[pb.GenerateReply]) -> None:
         """Notes replies of the worker that came together, in the order in which they come."""
@@ -62,6 +67,7 @@ class Watch:
             if reply.HasField("delta"):
                 self.num_tokens += len(reply.delta.tokens)
             elif reply.HasField("started"):
+                self.has_begun = True
                 self.num_prompt_tokens = reply.started.num_prompt_tokens
                 self.num_cached_tokens = reply.started.num_cached_tokens
             elif reply.HasField("finished"):
@@ -92,6 +98,7 @@ class Metrics:
         self._by_request: dict[tuple[str, int, str], tuple[Count, Count]] = {}
         self._kept: list[Histogram | Counter] = []  # in the order in which they are told
         self.reloads = Reloads()
+        self.detours = Detours()
         self.num_in_flight = 0  # HTTP requests; access.py counts them
         self._first_token = self._histogram("vllm:time_to_first_token_seconds", "Time to first token", _PER_REQUEST)
         self._between_tokens = self._histogram("vllm:inter_token_latency_seconds", "Time between tokens", _PER_TOKEN)
@@ -101,7 +108,6 @@ class Metrics:
         self._prompt_tokens = self._counter("vllm:prompt_tokens", "Tokens of prompts", "model_name")
         self._tokens = self._counter("vllm:generation_tokens", "Tokens of answers", "model_name")
         self._requests = self._counter("corral_requests", "HTTP requests that ended", "route", "status", "model")
-        self._refused = self._counter("corral_refused", "Requests refused for a limit", "limit")
         self._seconds = self._counter("corral_request_seconds", "Time in HTTP requests", "route")
 
     def watch(self) -> Watch:
@@ -123,6 +129,8 @@ class Metrics:
         if watch.finish:
             series.whole.observe(self._clock() - watch.began)
             series.ends[watch.finish].value += 1
+        elif watch.has_begun:
+            series.ends[_FAILED if watch.has_failed else _ABORTED].value += 1
 
     def request(self, route: str, status: int, model: str, seconds: float) -> None:
         """Counts an HTTP request that has ended; `model` is empty where none was asked for."""
@@ -130,18 +138,17 @@ class Metrics:
         requests.value += 1
         total.value += seconds
 
-    def refused(self, limit: str) -> None:
-        """Counts a 429: "key" for a limit of the key, "queue" for a full or slow line."""
-        self._refused.labels(limit).value += 1
-
-    def text(self) -> str:
-        """Everything counted here, in Prometheus' text format."""
+    def text(self, models: Iterable[str] = ()) -> str:
+        """Everything counted here, in Prometheus' text format; of these models even what was never counted yet."""
+        for model in models:
+            self._series(model)
         return generate_latest(self).decode()
 
     def collect(self) -> Iterable[Metric]:
         """Everything counted here, as it stands."""
         yield from (each.family() for each in self._kept)
-        yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered", self.num_in_flight)
+        yield GaugeMetricFamily("corral_requests_in_flight", "HTTP requests being answered.", self.num_in_flight)
+        yield from self.detours.collect()
         yield from self.reloads.collect()
 
     def _series(self, model: str) -> _ModelSeries:
@@ -154,9 +161,10 @@ class Metrics:
                 self._queued.labels(model),
                 self._prompt_tokens.labels(model),
                 self._tokens.labels(model),
-                {reason: self._ends.labels(model, reason) for reason in _FINISHES.values()},
+                {reason: self._ends.labels(model, reason) for reason in _ENDS},
             )
             self._models[model] = series
+            self.detours.know(model)
         return series
 
     def _request_series(self, route: str, status: int, model: str) -> tuple[Count, Count]:

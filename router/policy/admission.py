@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Self
 
 from router.config import KeyConfig, LimitsConfig
-from router.errors import Overloaded
+from router.errors import Overloaded, QueueTimeout
 from router.policy.fairqueue import FairQueue, Ticket
 
 Clock = Callable[[], float]
@@ -124,11 +124,11 @@ def full(model: str, queue: FairQueue, limits: LimitsConfig) -> Overloaded:
     return Overloaded(message, math.ceil(wait), headers=_headers(queue.num_waiting + 1, wait))
 
 
-def too_slow(model: str, queue: FairQueue, limits: LimitsConfig) -> Overloaded:
+def too_slow(model: str, queue: FairQueue, limits: LimitsConfig) -> QueueTimeout:
     """The wait was longer than allowed."""
     wait = queue.wait_seconds(queue.num_waiting)
     message = f"model '{model}' had no place within {limits.queue_timeout:g} s (limits.queue-timeout)"
-    return Overloaded(message, math.ceil(wait), headers=_headers(queue.num_waiting + 1, wait))
+    return QueueTimeout(message, math.ceil(wait), headers=_headers(queue.num_waiting + 1, wait))
 
 
 def _headers(position: int, wait: float) -> dict[str, str]:

@@ -66,6 +66,13 @@ class Choice:
     scores: tuple[Score, ...]
 
 
+class Ejections(NamedTuple):
+    """How often circuits of a model's replicas have opened, and closed again; a replica may end in between."""
+
+    num_begun: int = 0
+    num_ended: int = 0
+
+
 class _Task(NamedTuple):
     """A request that a replica has."""
 
@@ -100,6 +107,7 @@ class Balancer:
         self._states: dict[str, _State] = {}
         self._room = LEAST_ROOM
         self._turn = 0
+        self.ejections = Ejections()
 
     @property
     def is_crowded(self) -> bool:
@@ -130,7 +138,11 @@ class Balancer:
         if state is None or state.since != candidate.since:
             return
         del state.tasks[next(index for index, task in enumerate(state.tasks) if task.wish is wish)]
+        was_ejected = state.circuit.is_ejected
         state.circuit.end(now, failed)
+        if state.circuit.is_ejected != was_ejected:
+            begun, ended = self.ejections
+            self.ejections = Ejections(begun + (not was_ejected), ended + was_ejected)
 
     def _state(self, candidate: Candidate) -> _State:
         state = self._states.get(candidate.name)

@@ -20,6 +20,11 @@ class Circuit:
         self._open_until: float | None = None  # None: closed
         self._is_probing = False
 
+    @property
+    def is_ejected(self) -> bool:
+        """Whether it is not closed."""
+        return self._open_until is not None
+
     def name(self, now: float) -> str:
         if self._open_until is None:
             return "closed"

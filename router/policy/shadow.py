@@ -15,6 +15,7 @@ from protos import inference_pb2 as pb
 from router.config import KeyConfig, LimitsConfig
 from router.dispatch import Attempt, Dispatcher, Generation, HandOut, Turn
 from router.errors import RouterError
+from router.observe.detours import Detours, ShadowEnd
 from router.policy.aliases import Route
 
 log = logging.getLogger("corral.shadow")
@@ -44,8 +45,9 @@ class _Answer:
 class Shadows:
     """The copies under way."""
 
-    def __init__(self, dispatcher: Dispatcher) -> None:
+    def __init__(self, dispatcher: Dispatcher, counts: Detours) -> None:
         self._dispatcher = dispatcher
+        self._counts = counts
         self._copies: set[asyncio.Task[None]] = set()
 
     def beside(
@@ -84,40 +86,55 @@ class Shadows:
         self, route: Route, message: pb.GenerateRequest, limits: LimitsConfig, seed: int, answer: _Answer
     ) -> asyncio.Task[None] | None:
         """A copy under way; None: it would be in somebody's way."""
-        if route.shadow is None or len(self._copies) >= MAX_COPIES or not self._dispatcher.can_spare(route.shadow):
+        if route.shadow is None:
+            return None
+        if len(self._copies) >= MAX_COPIES or not self._dispatcher.can_spare(route.shadow):
+            self._counts.shadowed(route.alias, route.shadow, ShadowEnd.DROPPED)
             return None
         copy = pb.GenerateRequest()
         copy.CopyFrom(message)
         copy.request_id += "-shadow"
         copy.sampling.seed, copy.sampling.has_seed = seed, True
-        task = asyncio.create_task(self._run(route, route.shadow, copy, limits, answer))
+        task = asyncio.create_task(self._counted(route, route.shadow, copy, limits, answer))
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
         return task
 
-    async def _run(
+    async def _counted(
         self, route: Route, model: str, copy: pb.GenerateRequest, limits: LimitsConfig, answer: _Answer
     ) -> None:
+        end = ShadowEnd.CUT
+        try:
+            end = await self._run(route, model, copy, limits, answer)
+        finally:
+            self._counts.shadowed(route.alias, model, end)
+
+    async def _run(
+        self, route: Route, model: str, copy: pb.GenerateRequest, limits: LimitsConfig, answer: _Answer
+    ) -> ShadowEnd:
         shadowed = _Answer()
         try:
             turn = Turn(SHADOW_KEY, limits, 0, is_probe=True)
             await self._dispatcher.generate(Attempt(model), copy, turn, shadowed.take)
         except RouterError as error:
             log.warning("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, error.message)
-            return
+            return ShadowEnd.FAILED
         except Exception:
             log.exception("shadow of %s on %s, request %s failed", route.alias, model, copy.request_id)
-            return
+            return ShadowEnd.FAILED
         await answer.finished.wait()
-        if answer.complete:
-            outcome = _compared(answer, shadowed)
-            log.info("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, outcome)
+        if not answer.complete:
+            return ShadowEnd.CUT
+        end, outcome = _compared(answer, shadowed)
+        log.info("shadow of %s on %s, request %s: %s", route.alias, model, copy.request_id, outcome)
+        return end
 
 
-def _compared(answer: _Answer, shadowed: _Answer) -> str:
+def _compared(answer: _Answer, shadowed: _Answer) -> tuple[ShadowEnd, str]:
     ours, theirs = "".join(answer.texts), "".join(shadowed.texts)
     if ours == theirs:
-        return f"the same {len(ours)} characters"
+        return ShadowEnd.SAME, f"the same {len(ours)} characters"
     pairs = enumerate(zip(ours, theirs, strict=False))
     parted = next((index for index, (our, their) in pairs if our != their), min(len(ours), len(theirs)))
-    return f"differs from character {parted} on, {answer.num_tokens} and {shadowed.num_tokens} tokens"
+    tokens = f"{answer.num_tokens} and {shadowed.num_tokens} tokens"
+    return ShadowEnd.DIFFERS, f"differs from character {parted} on, {tokens}"

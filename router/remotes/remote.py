@@ -23,6 +23,7 @@ from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.errors import ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.lifecycle import ModelState, ReplicaStatus
+from router.fleet.tally import Tally
 from router.remotes.credentials import read_credentials, read_token
 from router.remotes.likeness import misfit
 from router.rpc.replica import Replica
@@ -44,6 +45,7 @@ class Surroundings:
     reference: Callable[["RemoteWorker"], pb.DescribeReply | None]  # what another worker of the model has told
     changed: Callable[[], None]  # called after every change of what its properties and status say
     missed: Callable[[], None]  # called when it could not be reached: its address may be an old one
+    tally: Tally  # what the workers of the model count
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,8 @@ class RemoteWorker:
         self._enter(ModelState.DRAINING, self.reason)
         if self.replica is not None:
             await self.replica.idle()
+        if self.replica is not None:
+            await self.replica.tell_last(self._config.probe_timeout)
         self.stop(0)
 
     async def run(self) -> None:
@@ -179,7 +183,8 @@ class RemoteWorker:
             credentials = read_credentials(self.model.tls, self._host)
         except (OSError, UnicodeDecodeError) as error:
             return _Loss(ModelState.UNREACHABLE, f"token or certificates cannot be read: {error}")
-        replica = Replica(self.model.name, self.address, token, self._id, credentials)
+        life = self._around.tally.worker(from_start=False)
+        replica = Replica(self.model.name, self.address, token, self._id, credentials, life)
         described: asyncio.Future[pb.DescribeReply] = asyncio.get_running_loop().create_future()
         ends = [
             asyncio.create_task(work) for work in (self._listen(replica, described), self._probe(replica, described))
@@ -222,6 +227,7 @@ class RemoteWorker:
         reference = self._around.reference(self)
         if reference is not None and (why := misfit(told, reference)):
             return why
+        await replica.stats(pb.StatsRequest())  # what it counts from here on is the model's
         self.description = replica.description = told
         if not described.done():
             described.set_result(told)
@@ -253,6 +259,8 @@ class RemoteWorker:
             self._num_restarts += 1
             if self.state is ModelState.READY:
                 self._left = time.monotonic()
+                if self._wanted and not self._again.is_set():  # else it was left from here
+                    self._around.tally.num_crashes += 1
         self.replica = None
         await replica.close()
 

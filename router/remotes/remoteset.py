@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.fleet.lifecycle import ModelState
+from router.fleet.tally import Tally
 from router.remotes.addresses import Target, joined, parse_target
 from router.remotes.remote import RemoteWorker, Surroundings
 from router.remotes.resolver import Lookup, Resolution
@@ -39,12 +40,14 @@ class RemoteWorkers:
         world: World,
         reference: Callable[[RemoteWorker], pb.DescribeReply | None],
         changed: Callable[[], None],
+        tally: Tally,
     ) -> None:
         """`reference` tells what another worker has said of the model; `changed` is called after every change."""
         self._config = config
         self._world = world
         self._reference = reference
         self._changed = changed
+        self._tally = tally
         self._model: ModelConfig | None = None
         self._targets: dict[Target, asyncio.Task[None] | None] = {}  # who looks it up, if it is a name
         self._found: dict[Target, tuple[str, ...]] = {}  # its addresses, once they are known
@@ -166,7 +169,12 @@ class RemoteWorkers:
         taken = {worker.index for worker in (*self._serving.values(), *self._roster.beside)}
         index = next(number for number in itertools.count() if number not in taken)
         around = Surroundings(
-            self._config, self._world.environment, self._reference, self._changed, lambda: self._missed(target)
+            self._config,
+            self._world.environment,
+            self._reference,
+            self._changed,
+            lambda: self._missed(target),
+            self._tally,
         )
         worker = RemoteWorker(self._model, index, address, target.host, around)
         self._roster.start(worker)

@@ -8,7 +8,7 @@ Invariant: no grpc exception leaves this file.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 import grpc
@@ -16,8 +16,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from protos import inference_pb2 as pb
 from protos import inference_pb2_grpc
-from router.errors import WorkerFailed, WorkerLost
+from router.errors import RouterError, WorkerFailed, WorkerLost
 from router.fleet.modelfile import Contents
+from router.fleet.tally import Life, Tally
 from router.remotes.credentials import PLAIN, Credentials, open_channel
 from router.rpc import places
 from router.rpc.exchange import MAX_MESSAGE_BYTES, Call, Exchange
@@ -44,11 +45,18 @@ class Replica:
     """A channel to one worker."""
 
     def __init__(
-        self, model: str, address: str, token: str, index: int | str = 0, credentials: Credentials = PLAIN
+        self,
+        model: str,
+        address: str,
+        token: str,
+        index: int | str = 0,
+        credentials: Credentials = PLAIN,
+        life: Life | None = None,
     ) -> None:
-        """`index` tells it from the model's other replicas."""
+        """`index` tells it from the model's other replicas; `life` learns what it counts."""
         self.model = model
         self.name = f"{model}/{index}"  # what clients are told
+        self.life = life or Tally().worker(from_start=True)
         self.num_open = 0  # calls that have begun and not ended
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,7 +94,9 @@ class Replica:
         return await self._call(self._inference.Describe, request)
 
     async def stats(self, request: pb.StatsRequest) -> pb.StatsReply:
-        return await self._call(self._inference.Stats, request)
+        stats: pb.StatsReply = await self._call(self._inference.Stats, request)
+        self.life.note(stats)
+        return stats
 
     async def places(self, request: pb.PlacesRequest) -> pb.PlacesReply:
         return await self._call(self._inference.Places, request)
@@ -96,7 +106,14 @@ class Replica:
 
     async def probe(self, deadline: float) -> pb.StatsReply:
         """Its figures within so many seconds, for whoever watches it; does not count as an open call."""
-        return await self._quickly(self._inference.Stats, pb.StatsRequest(), deadline)
+        stats: pb.StatsReply = await self._quickly(self._inference.Stats, pb.StatsRequest(), deadline)
+        self.life.note(stats)
+        return stats
+
+    async def tell_last(self, deadline: float) -> None:
+        """Has it tell once more what it has counted, if it does within so many seconds."""
+        with suppress(RouterError):
+            await self.probe(deadline)
 
     async def find_prefix(self, request: pb.FindPrefixRequest, deadline: float) -> pb.FindPrefixReply:
         """What it holds of a prompt, within so many seconds; does not count as an open call."""

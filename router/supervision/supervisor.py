@@ -22,6 +22,7 @@ from protos import inference_pb2 as pb
 from router.config import ModelConfig, SupervisionConfig
 from router.errors import ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.lifecycle import ModelState, ReplicaStatus
+from router.fleet.tally import Tally
 from router.rpc.replica import Replica
 from router.supervision.health import hung
 from router.supervision.nursery import NurseryEnded
@@ -58,8 +59,12 @@ class WorkerProcess:
         origin: Origin,
         changed: Callable[[], None],
         output: Tail,
+        tally: Tally,
     ) -> None:
-        """`changed` is called after every change of what its properties and status say; `output` gets its lines."""
+        """`changed` is called after every change of what its properties and status say; `output` gets its lines.
+
+        `tally` gets its counts and its crashes.
+        """
         self.model = model
         self.index = index
         self.name = f"{model.name}/{index}"
@@ -75,6 +80,7 @@ class WorkerProcess:
         self._site = site
         self._changed = changed
         self._output = output
+        self._tally = tally
         self._policy = RestartPolicy(config)
         self._stopping = asyncio.Event()
         self._grace = config.stop_grace
@@ -144,6 +150,8 @@ class WorkerProcess:
         self._enter(ModelState.DRAINING, self.reason)
         if self.replica is not None:
             await self.replica.idle()
+        if self.replica is not None:
+            await self.replica.tell_last(self._config.probe_timeout)
         self.stop(self._grace)
 
     async def run(self) -> None:
@@ -182,7 +190,7 @@ class WorkerProcess:
             return ended.returncode
         if child is None:
             return 0
-        replica = Replica(self.model.name, address, token, self.index)
+        replica = Replica(self.model.name, address, token, self.index, life=self._tally.worker(from_start=True))
         ends = (child.wait(), self._stopping.wait(), self._watch(replica, child))
         tasks = [asyncio.create_task(work) for work in ends]
         try:
@@ -242,6 +250,7 @@ class WorkerProcess:
     async def _after_exit(self, returncode: int, now: float, lived: float) -> None:
         """Judges an exit nobody asked for: FAILED, or CRASHED and the wait before the next life."""
         self._num_crashes += 1
+        self._tally.num_crashes += 1
         cause = self._cause(returncode)
         if returncode == EXIT_BAD_MODEL and self.description is None:
             delay = None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from router.config import ModelConfig, SupervisionConfig
 from router.fleet.changes import Changes
 from router.fleet.lifecycle import ModelState
+from router.fleet.tally import Tally
 from router.supervision.origin import Origin, origin_of
 from router.supervision.roster import Roster
 from router.supervision.supervisor import Site, WorkerProcess
@@ -23,10 +24,16 @@ class Workers:
     """Iterating gives those in service, by index."""
 
     def __init__(
-        self, config: SupervisionConfig, site: Callable[[], Site], changed: Callable[[], None], output: Tail
+        self,
+        config: SupervisionConfig,
+        site: Callable[[], Site],
+        changed: Callable[[], None],
+        output: Tail,
+        tally: Tally,
     ) -> None:
         """`site` gives each worker a place of its own; `changed` is called after every change."""
         self._output = output  # what all of them say
+        self._tally = tally  # what all of them count
         self._config = config
         self._site = site
         self._changed = changed
@@ -104,7 +111,8 @@ class Workers:
             self._turnover = None
 
     def _new(self, model: ModelConfig, index: int) -> WorkerProcess:
-        return WorkerProcess(model, index, self._config, self._site(), self._origin(model), self._tell, self._output)
+        site, origin = self._site(), self._origin(model)
+        return WorkerProcess(model, index, self._config, site, origin, self._tell, self._output, self._tally)
 
     def _origin(self, model: ModelConfig) -> Origin:
         """Workers that could take each other's place come from the same."""

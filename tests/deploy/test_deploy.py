@@ -1,5 +1,7 @@
+# ruff: noqa: ASYNC110 (polling with a deadline)
 """What deploy/ ships says only what exists: flags, paths, routes, metrics."""
 
+import asyncio
 import json
 import re
 import shutil
@@ -13,12 +15,14 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from router.app import OPEN_PATHS
+from router.config import AliasConfig, FallbackConfig, ShadowConfig
 from router.configfile.loading import load
 from router.fleet.footprint import NUM_RUNNING
 from router.options.flags import parse
 from router.remotes.addresses import parse_target
 from router.remotes.credentials import TOKEN_VARIABLE
-from tests.router.gateways import config, running
+from tests.router.gateways import Gateway, config, running
+from tests.router.mocks import DEADLINE
 from worker.arguments import parser as worker_parser
 
 ROOT = Path(__file__).parents[2]
@@ -26,6 +30,8 @@ DEPLOY = ROOT / "deploy"
 MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 ADAPTER = DEPLOY / "kubernetes" / "prometheus-adapter" / "values.yaml"
 UNIT = DEPLOY / "corral.service"
+DASHBOARD = json.loads((DEPLOY / "grafana" / "corral.json").read_text())
+METRICS = (DEPLOY / "metrics.md").read_text()
 DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
 
 
@@ -221,17 +227,62 @@ def test_a_worker_gets_longer_to_end_than_its_answers_may_take() -> None:
     assert pod["terminationGracePeriodSeconds"] > told.grace
 
 
+def table_of_metrics() -> dict[str, tuple[str, set[str]]]:
+    """Kind and labels of every metric that deploy/metrics.md tells of."""
+    rows = re.findall(r"^\| `([\w:]+)` \| (\w+) \| ([\w, ]*)\| .+ \|$", METRICS, re.MULTILINE)
+    return {name: (kind, set(labels.replace(",", " ").split())) for name, kind, labels in rows}
+
+
 @pytest.mark.anyio
-async def test_every_metric_of_the_dashboard_is_one_the_gateway_has() -> None:
-    dashboard = json.loads((DEPLOY / "grafana" / "corral.json").read_text())
-    text = "".join(target["expr"] for panel in dashboard["panels"] for target in panel["targets"])
-    text += "".join(str(variable["query"]) for variable in dashboard["templating"]["list"])
-    asked = set(re.findall(r"\b(?:corral_|vllm:|llamacpp:)\w+", text))
-    async with running(config("tiny", metrics=True)) as gateway:
-        await gateway.client.post("/completion", json={"prompt": "stop_at=2"})
-        await gateway.client.post("/completion", json={"prompt": "refuse=OVERLOADED"})
-        await gateway.client.get("/metrics")
-        scrape = (await gateway.client.get("/metrics")).text
-    families = text_string_to_metric_families(scrape)
-    assert asked <= {sample.name for family in families for sample in family.samples}
-    assert len(asked) > 15
+async def test_the_table_of_metrics_is_what_the_gateway_tells() -> None:
+    policy = AliasConfig("chat", (("tiny", 1.0),), shadow=ShadowConfig("other"), fallbacks=(FallbackConfig("other"),))
+    async with running(config("tiny", "other", aliases=(policy,), metrics=True)) as gateway:
+        for prompt in ("stop_at=2", "only_on=tiny refuse=OVERLOADED"):
+            await gateway.client.post("/completion", json={"prompt": prompt, "model": "chat"})
+        scrape = await until_told(gateway, "corral_shadow_copies_total{")
+    table = table_of_metrics()
+    assert dict(re.findall(r"^# TYPE (\S+) (\S+)$", scrape, re.MULTILINE)) == {
+        name: kind for name, (kind, _) in table.items()
+    }
+    for line in scrape.splitlines():
+        name, labels = re.split(r"[{ ]", line, maxsplit=1)[0], set(re.findall(r'[{,](\w+)="', line)) - {"le"}
+        if name != "#":
+            metric = name if name in table else re.sub(r"_(bucket|sum|count)$", "", name)
+            assert labels == table[metric][1], line
+
+
+async def until_told(gateway: Gateway, series: str) -> str:
+    """The first scrape that has it."""
+    async with asyncio.timeout(DEADLINE):
+        while series not in (scrape := (await gateway.client.get("/metrics")).text):
+            await asyncio.sleep(0.01)
+    return scrape
+
+
+def panel_targets() -> list[tuple[str, str]]:
+    """What the dashboard asks for, and what it calls it."""
+    return [(target["expr"], target["legendFormat"]) for panel in DASHBOARD["panels"] for target in panel["targets"]]
+
+
+def metrics_in(query: str) -> set[str]:
+    return {re.sub("_bucket$", "", name) for name in re.findall(r"\b((?:corral_|vllm:|llamacpp:)\w+)", query)}
+
+
+def test_every_metric_and_label_of_the_dashboard_is_in_the_table() -> None:
+    table = table_of_metrics()
+    chosen = [str(variable["query"]) for variable in DASHBOARD["templating"]["list"]]
+    assert all(metrics_in(query) <= table.keys() for query in chosen)
+    for query, legend in panel_targets():
+        metrics = metrics_in(query)
+        assert metrics and metrics <= table.keys(), query
+        labels = set(re.findall(r"[{,]\s*(\w+)=~?", query))
+        grouped = {label for names in re.findall(r"by \(([^)]*)\)", query) for label in names.split(", ")}
+        assert labels | grouped <= {"le", "instance"}.union(*(table[name][1] for name in metrics)), query
+        assert set(re.findall(r"{{(\w+)}}", legend)) <= grouped, legend
+
+
+def test_the_dashboard_shows_whatever_the_gateway_counts_of_its_own() -> None:
+    shown = set().union(*(metrics_in(query) for query, _ in panel_targets()))
+    assert {name for name in table_of_metrics() if name.startswith("corral_")} - shown == {
+        "corral_request_seconds_total"
+    }

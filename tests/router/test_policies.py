@@ -14,6 +14,7 @@ import pytest
 from router.config import AliasConfig, FallbackConfig, KeyConfig, LimitsConfig, Reason, Scope, ShadowConfig
 from router.fleet.lifecycle import ModelState
 from router.keys.keys import key_digest
+from tests.router.api.test_metrics import samples
 from tests.router.gateways import Gateway, config, running
 from tests.router.mocks import DEADLINE, SUPERVISION, until
 from tests.router.test_serve import serving
@@ -33,6 +34,12 @@ def corral_headers(answer: httpx.Response) -> dict[str, str]:
 
 def alias(name: str, *targets: str, **policy: object) -> AliasConfig:
     return AliasConfig(name, tuple((target, 1.0) for target in targets), **policy)  # type: ignore[arg-type]
+
+
+def counted(gateway: Gateway, name: str) -> dict[str, float]:
+    """The series of one counter that are not zero, as `{label=value}...`."""
+    found = samples(gateway.app.state.policies.metrics.text())
+    return {series.removeprefix(f"{name}_total"): count for series, count in found.items() if name in series and count}
 
 
 def key(name: str, **settings: object) -> KeyConfig:
@@ -72,6 +79,9 @@ async def test_a_fallback_serves_and_is_told(code: str, reason: str) -> None:
         answer = await complete(gateway, f"only_on=small refuse={code} stop_at=2", model="chat")
         assert answer.json()["content"] == "w0 w1 w2 w3 w4 w5 w6 w7"
         assert corral_headers(answer)["route"] == f"chat -> small ({reason}) -> big"
+        way = f"{{alias=chat}}{{fallback=big}}{{model=small}}{{reason={reason}}}"
+        assert counted(gateway, "corral_fallbacks") == {way: 1}
+        assert counted(gateway, "corral_refused") == {}
 
 
 async def test_a_failure_that_no_fallback_is_for_is_answered_as_it_is() -> None:
@@ -79,6 +89,7 @@ async def test_a_failure_that_no_fallback_is_for_is_answered_as_it_is() -> None:
     async with running(config("small", "big", aliases=(policy,))) as gateway:
         answer = await complete(gateway, "only_on=small refuse=OVERLOADED", model="chat")
         assert (answer.status_code, corral_headers(answer)["route"]) == (429, "chat -> small")
+        assert counted(gateway, "corral_refused") == {"{model=small}{reason=queue-full}": 1}
 
 
 async def test_nothing_falls_back_once_an_answer_has_begun() -> None:
@@ -87,10 +98,14 @@ async def test_nothing_falls_back_once_an_answer_has_begun() -> None:
         answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
         assert answer.status_code == 500
         assert answer.json()["error"]["code"] == "request_poisonous"
+        moves = {"{model=small}{result=continued}": 1, "{model=small}{result=failed}": 1}
+        assert counted(gateway, "corral_failovers") == moves
+        assert counted(gateway, "vllm:request_success") == {"{finished_reason=error}{model_name=small}": 1}
     impatient = replace(SUPERVISION, recovery_wait=0.0)
     async with running(config("small", "big", aliases=(policy,), supervision=impatient)) as gateway:
         answer = await complete(gateway, "only_on=small crash_after=2", model="chat")
         assert (answer.status_code, corral_headers(answer)["route"]) == (503, "chat -> small")
+        assert counted(gateway, "corral_failovers") == {"{model=small}{result=failed}": 1}
 
 
 @pytest.mark.parametrize(
@@ -107,6 +122,8 @@ async def test_a_shadow_is_compared_in_the_log_without_a_word_of_it(
         [record] = [record for record in caplog.records if record.name == "corral.shadow"]
         assert outcome in record.getMessage()
         assert "w0" not in record.getMessage()
+        result = "same" if "same" in outcome else "differs"
+        assert counted(gateway, "corral_shadow_copies") == {f"{{alias=chat}}{{model=b}}{{result={result}}}": 1}
 
 
 async def test_a_shadow_that_fails_does_not_touch_the_answer() -> None:
@@ -130,6 +147,8 @@ async def test_a_shadow_takes_no_place_from_those_who_wait_for_its_model(caplog:
         await gateway.client.post("/completion", json=body, headers={"x-request-id": "second"})
         await until(lambda: any("request second" in record.getMessage() for record in caplog.records))
         assert not any("request first" in record.getMessage() for record in caplog.records)
+        ends = {f"{{alias=chat}}{{model=b}}{{result={result}}}": 1 for result in ("dropped", "same")}
+        assert counted(gateway, "corral_shadow_copies") == ends
 
 
 async def test_a_shadow_ends_when_the_client_leaves() -> None:
@@ -140,6 +159,8 @@ async def test_a_shadow_ends_when_the_client_leaves() -> None:
         await until(lambda: replica.num_open == 1)
         leaving.cancel()
         await until(lambda: replica.num_open == 0)
+        await until(lambda: counted(gateway, "corral_shadow_copies") == {"{alias=chat}{model=b}{result=cut}": 1})
+        assert counted(gateway, "vllm:request_success") == {"{finished_reason=abort}{model_name=a}": 1}
 
 
 async def test_a_shadow_obeys_the_limit_of_requests_at_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -151,6 +172,7 @@ async def test_a_shadow_obeys_the_limit_of_requests_at_once(caplog: pytest.LogCa
         await until(lambda: replica.num_open == 1)
         assert (await complete(gateway, "stop_at=1", model="chat")).status_code == 200
         await until(lambda: any("limits.queue" in record.getMessage() for record in caplog.records))
+        await until(lambda: counted(gateway, "corral_shadow_copies") == {"{alias=chat}{model=b}{result=failed}": 1})
         busy.cancel()
 
 
@@ -177,6 +199,8 @@ async def test_a_key_sees_and_reaches_its_models_only() -> None:
         assert (refused.status_code, refused.json()["error"]["message"]) == (403, "key 'k' may not use model 'b'")
         for path in ("/v1/models/b", "/props?model=b"):
             assert (await gateway.client.get(path, headers=headers)).status_code == 403
+        assert (await complete(gateway, key="unknown", model="a")).status_code == 401
+        assert counted(gateway, "corral_refused") == {"{model=}{reason=rights}": 3, "{model=}{reason=key}": 1}
 
 
 async def test_used_up_limits_are_told_as_openai_tells_them() -> None:
@@ -189,6 +213,7 @@ async def test_used_up_limits_are_told_as_openai_tells_them() -> None:
         assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
         assert 1 <= int(refused.headers["retry-after"]) <= 30
         assert refused.headers["x-ratelimit-remaining-requests"] == "0"
+        assert counted(gateway, "corral_refused") == {"{model=a}{reason=limits}": 1}
 
 
 async def test_tokens_are_settled_to_what_was_really_used() -> None:

@@ -7,7 +7,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from protos import inference_pb2 as pb
-from router.api.metrics import LLAMA_SERVER, exposition
+from router.api.metrics import LLAMA_SERVER, Reading, exposition
+from router.fleet.pace import Throughput
 from tests.router.api.clients import Gateway
 from tests.router.gateways import config, running
 
@@ -24,12 +25,12 @@ def samples(text: str) -> dict[str, float]:
 
 
 def test_an_idle_models_text_is_llama_servers_to_the_byte() -> None:
-    assert exposition("llamacpp:", LLAMA_SERVER, [("", pb.StatsReply())]) == PEER
+    assert exposition("llamacpp:", LLAMA_SERVER, [("", Reading(pb.StatsReply()))]) == PEER
 
 
 def test_guesses_are_counted_as_the_workers_tell() -> None:
-    stats = pb.StatsReply(draft_rounds_total=2, drafted_tokens_total=6, accepted_tokens_total=5)
-    lines = exposition("llamacpp:", LLAMA_SERVER, [("", stats)]).splitlines()
+    reading = Reading(pb.StatsReply(draft_rounds_total=2, drafted_tokens_total=6, accepted_tokens_total=5))
+    lines = exposition("llamacpp:", LLAMA_SERVER, [("", reading)]).splitlines()
     for name, count in (("draft_tokens", 6), ("accepted_tokens", 5), ("drafts", 2)):
         assert f"llamacpp:spec_decode_num_{name}_total {count}" in lines
 
@@ -38,7 +39,8 @@ def test_numbers_are_written_as_llama_server_writes_them() -> None:
     stats = pb.StatsReply(
         prompt_tokens_total=12345678, prompt_seconds_total=0.16620412, num_steps=4, advanced_sequences_total=7
     )
-    lines = exposition("llamacpp:", LLAMA_SERVER, [("", stats)]).splitlines()
+    reading = Reading(stats, Throughput(prompt=74280156.7))
+    lines = exposition("llamacpp:", LLAMA_SERVER, [("", reading)]).splitlines()
     for line in (
         "llamacpp:prompt_tokens_total 12345678",
         "llamacpp:prompt_seconds_total 0.166204",
@@ -89,7 +91,7 @@ async def test_generations_requests_and_refusals_are_counted() -> None:
     assert found["corral_requests_total{model=other}{route=/completion}{status=429}"] == 1
     assert found["corral_requests_total{model=}{route=_unknown}{status=404}"] == 1
     assert found["corral_requests_total{model=tiny}{route=/v1/models/{model:path}}{status=200}"] == 1
-    assert found["corral_refused_total{limit=queue}"] == 1
+    assert found["corral_refused_total{model=other}{reason=queue-full}"] == 1
     assert found["corral_requests_in_flight"] == 1
     assert "vllm:e2e_request_latency_seconds_count{model_name=other}" not in found or (
         found["vllm:e2e_request_latency_seconds_count{model_name=other}"] == 0
@@ -111,10 +113,14 @@ async def test_no_request_can_make_a_new_series() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_model_whose_worker_died_is_left_out_and_the_others_are_told() -> None:
+async def test_of_a_model_whose_worker_died_only_counts_are_told() -> None:
     async with running(config("good", "bad", options=["--bad-model", "bad"], metrics=True)) as gateway:
         found = samples((await gateway.client.get("/metrics")).text)
     assert found["corral_model_ready{model=bad}"] == 0
     assert found["corral_worker_crashes_total{model=bad}"] >= 1
+    assert found["corral_model_loads_total{model=bad}{result=failed}"] == 1
+    assert found["llamacpp:n_decode_total{model=bad}"] == 0
+    assert found["corral_failovers_total{model=good}{result=failed}"] == 0, "told before there was one"
+    assert found["vllm:generation_tokens_total{model_name=bad}"] == 0
     assert "llamacpp:requests_processing{model=bad}" not in found
     assert found["llamacpp:requests_processing{model=good}"] == 0

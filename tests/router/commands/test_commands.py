@@ -12,7 +12,7 @@ from router.commands.client import run
 from router.commands.logs import logs
 from router.commands.ps import ps
 from router.commands.table import fleet_table
-from router.commands.top import rates, top
+from router.commands.top import top
 from tests.router.api.clients import Gateway
 from tests.router.gateways import config, running
 from tests.router.mocks import DEADLINE
@@ -41,13 +41,14 @@ BUSY = {
     "crashes": 3,
     "resident_bytes": 12_345_000_000,
     "predicted_tokens_total": 1_234_567,
+    "tokens_per_second": 98.7,
     "reason": "no answer from 10.0.0.7:9000",
 }
 
 
 def test_a_narrow_terminal_breaks_names_and_cuts_no_figure() -> None:
     narrow = Console(width=100, force_terminal=True, color_system=None, file=io.StringIO())
-    narrow.print(fleet_table([BUSY], {BUSY["name"]: 98.7}))
+    narrow.print(fleet_table([BUSY]))
     printed = narrow.file.getvalue()  # type: ignore[attr-defined]
     for figure in ("unreachable", "16", "512", "12345 MB", "1234567 ", "98.7", "running", "waiting", "tokens/s"):
         assert figure in printed
@@ -83,23 +84,13 @@ def test_where_no_gateway_is_the_error_says_so(capsys: pytest.CaptureFixture[str
         assert error.startswith(f"error: no gateway answers at http://127.0.0.1:{port}; start one with `corral serve`")
 
 
-def test_top_tells_tokens_per_second(two: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
+def test_top_looks_again_and_again(two: Gateway, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(top, ["--url", two.url, "--json", "--count", "2", "--interval", "0.1"]) == 0
-    first, second = map(json.loads, capsys.readouterr().out.splitlines())
-    assert [model["tokens_per_second"] for model in first["models"]] == [None, None]
-    assert [model["tokens_per_second"] for model in second["models"]] == [0, 0]
+    looks = [json.loads(line)["models"] for line in capsys.readouterr().out.splitlines()]
+    assert [[model["tokens_per_second"] for model in look] for look in looks] == [[0, 0], [0, 0]]
     assert run(top, ["--url", two.url, "--count", "1"]) == 0
-    assert "tokens/s" in capsys.readouterr().out
-
-
-def test_a_rate_is_of_one_worker() -> None:
-    def look(pid: int | None, count: int | None) -> list[dict[str, object]]:
-        return [{"name": "a", "pids": [pid], "predicted_tokens_total": count}]
-
-    assert rates(look(1, 10), look(1, 30), 2.0) == {"a": 10.0}
-    assert rates(look(1, 10), look(2, 30), 2.0) == {}
-    assert rates(look(1, 10), look(1, None), 2.0) == {}
-    assert rates([], look(1, 10), 2.0) == {}
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "tokens/s" in head and all(row.split()[-1] == "0.0" for row in rows)
 
 
 @pytest.mark.anyio

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 from router.config import ResidencyConfig
-from router.fleet.eviction import GIB
+from router.fleet.eviction import GIB, Cause
 from router.fleet.lifecycle import ModelState, Plan, Standing, most_alive, plan
 
 ONE = ResidencyConfig(max_models=1)
@@ -47,7 +47,7 @@ def test_a_small_model_does_not_overtake_a_large_one_that_waits() -> None:
 
 def test_an_idle_model_is_pushed_out_and_the_wanted_one_waits_until_it_has_gone() -> None:
     idle, wanted = ready("idle"), standing("wanted", wanted_since=1.0)
-    assert plan([idle, wanted], ONE, 10.0) == Plan(unload=("idle",))
+    assert plan([idle, wanted], ONE, 10.0) == Plan(unload={"idle": Cause.MODELS_MAX})
     assert plan([standing("idle", ModelState.DRAINING), wanted], ONE, 10.0) == Plan()
     assert plan([standing("idle"), wanted], ONE, 10.0) == Plan(load=("wanted",))
 
@@ -56,7 +56,7 @@ def test_a_model_that_loads_or_is_pinned_is_never_pushed_out() -> None:
     wanted = standing("wanted", wanted_since=1.0)
     assert plan([standing("a", ModelState.LOADING), wanted], ONE, 1e9) == Plan()
     refused = plan([ready("a", pin=True), wanted], ONE, 10.0)
-    assert (refused.unload, refused.load, list(refused.refuse)) == ((), (), ["wanted"])
+    assert (refused.unload, refused.load, list(refused.refuse)) == ({}, (), ["wanted"])
 
 
 def test_a_busy_model_keeps_its_place_for_its_turn_and_then_makes_room() -> None:
@@ -64,16 +64,17 @@ def test_a_busy_model_keeps_its_place_for_its_turn_and_then_makes_room() -> None
     for serves_since, end in ((5.0, 100.0 + TURN), (110.0, 110.0 + TURN)):
         busy = ready("busy", num_users=9, serves_since=serves_since, last_used=end)
         assert plan([busy, wanted], ONE, end - 0.1) == Plan(due=end)
-        assert plan([busy, wanted], ONE, end) == Plan(unload=("busy",))
-        assert plan([replace(busy, pin=True), wanted], ONE, end + TURN).unload == ()
-        assert plan([replace(busy, state=ModelState.CRASHED), wanted], ONE, end) == Plan(unload=("busy",))
+        assert plan([busy, wanted], ONE, end) == Plan(unload={"busy": Cause.MODELS_MAX})
+        assert plan([replace(busy, pin=True), wanted], ONE, end + TURN).unload == {}
+        crashed = replace(busy, state=ModelState.CRASHED)
+        assert plan([crashed, wanted], ONE, end) == Plan(unload={"busy": Cause.MODELS_MAX})
 
 
 def test_busy_models_go_only_where_idle_ones_do_not_make_room() -> None:
     busy = ready("busy", num_users=1)
     wanted = standing("wanted", wanted_since=1.0)
     two = ResidencyConfig(max_models=2)
-    assert plan([busy, ready("idle", last_used=900.0), wanted], two, 1000.0) == Plan(unload=("idle",))
+    assert plan([busy, ready("idle", last_used=900.0), wanted], two, 1000.0) == Plan(unload={"idle": Cause.MODELS_MAX})
     assert plan([busy, standing("idle", ModelState.DRAINING), wanted], two, 1000.0) == Plan()
 
 
@@ -97,7 +98,7 @@ def test_models_that_are_always_busy_take_turns() -> None:
 def test_a_model_goes_when_it_was_idle_too_long_and_not_before() -> None:
     models = [ready("a", last_used=100.0, keep_alive=60.0), ready("b", last_used=130.0, keep_alive=60.0)]
     assert plan(models, FREE, 159.0) == Plan(due=160.0)
-    assert plan(models, FREE, 160.0) == Plan(unload=("a",), due=190.0)
+    assert plan(models, FREE, 160.0) == Plan(unload={"a": Cause.TTL}, due=190.0)
 
 
 def test_a_model_in_use_is_never_idle() -> None:
@@ -106,14 +107,14 @@ def test_a_model_in_use_is_never_idle() -> None:
 
 def test_room_freed_by_idleness_is_waited_for_before_others_are_pushed_out() -> None:
     models = [ready("tired", last_used=0.0, keep_alive=5.0), ready("idle"), standing("wanted", wanted_since=1.0)]
-    assert plan(models, ResidencyConfig(max_models=2), 10.0).unload == ("tired",)
+    assert plan(models, ResidencyConfig(max_models=2), 10.0).unload == {"tired": Cause.TTL}
 
 
 def test_a_model_that_was_told_to_go_goes_in_every_state_it_can_go_from() -> None:
     for state in (ModelState.READY, ModelState.LOADING, ModelState.CRASHED, ModelState.FAILED):
-        assert plan([standing("a", state, leaves=True, num_users=3)], FREE, 0.0).unload == ("a",)
+        assert plan([standing("a", state, leaves=True, num_users=3)], FREE, 0.0).unload == {"a": Cause.ASKED}
     for state in (ModelState.UNLOADED, ModelState.DRAINING, ModelState.STOPPED):
-        assert plan([standing("a", state, leaves=True)], FREE, 0.0).unload == ()
+        assert plan([standing("a", state, leaves=True)], FREE, 0.0).unload == {}
 
 
 def test_at_the_start_nothing_goes_to_make_room() -> None:

@@ -35,7 +35,7 @@ async def test_fifty_first_requests_are_one_load(tmp_path: Path) -> None:
         assert holding(tmp_path / "go") == pids(started, "a"), "no other process was started"
         assert {replicas[0].address for replicas in served} == {started.replicas("a")[0].address}
         assert len(started.replicas("a")) == 1
-        assert started.status("a").num_restarts == 0
+        assert started.status("a").num_crashes == 0
 
 
 def holding(file: Path) -> list[int]:

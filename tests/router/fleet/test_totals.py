@@ -1,5 +1,5 @@
 from protos import inference_pb2 as pb
-from router.fleet.totals import ADDED, total
+from router.fleet.totals import COUNTS, GAUGES, total
 
 A = pb.StatsReply(
     num_steps=1, num_running=2, busy=True, step_bounds=[0.1], step_counts=[3, 4], expected_wait=5.0, longest_sequence=9
@@ -27,4 +27,4 @@ def test_what_the_processes_share_is_told_once_all_have_counted() -> None:
 
 def test_every_field_has_a_way_to_be_put_together() -> None:
     names = {field.name for field in pb.StatsReply.DESCRIPTOR.fields}
-    assert names == {*ADDED, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}
+    assert names == {*COUNTS, *GAUGES, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from router.config import KeyConfig, LimitsConfig
-from router.errors import Overloaded
+from router.errors import Overloaded, QueueTimeout
 from router.policy.admission import Admission, Place
 from tests.router.mocks import until
 
@@ -151,7 +151,7 @@ async def test_a_wait_that_is_too_long_is_refused_and_leaves_the_line() -> None:
     async with line(A) as (admission, _, _):
         slow = Client(admission, A, limits=LimitsConfig(queue_timeout=0))
         await until(slow.task.done)
-        with pytest.raises(Overloaded, match="had no place within 0 s"):
+        with pytest.raises(QueueTimeout, match="had no place within 0 s"):
             slow.task.result()
         assert admission.is_idle("m")
 

@@ -159,6 +159,15 @@ def test_a_replica_that_fails_is_left_out_and_comes_back_by_a_probe() -> None:
     assert balanced.choose((A, B), wish, "least-tokens", soon).name == A.name
 
 
+def test_ejections_and_returns_are_counted_once_however_often_a_probe_fails() -> None:
+    balanced, wish, counted = balancer(), Wish(0), []
+    for now, failed in ((LATER, True), (LATER, True), (LATER, True), (LATER + 6, True), (LATER + 60, False)):
+        balanced.begin(A, wish, now)
+        balanced.end(A, wish, now, failed=failed)
+        counted.append(tuple(balanced.ejections))
+    assert counted == [(0, 0), (0, 0), (1, 0), (1, 0), (1, 1)]
+
+
 def test_when_all_have_failed_somebody_is_tried() -> None:
     balanced, wish = balancer(), Wish(0)
     for _ in range(THRESHOLD):

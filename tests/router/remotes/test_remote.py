@@ -49,6 +49,13 @@ async def until_state(fleet: Fleet, address: str, state: ModelState, name: str =
     return found
 
 
+def num_steps(fleet: Fleet) -> int:
+    """Requests that mock workers have ended for this gateway."""
+    stats = pb.StatsReply()
+    fleet.tally("a").put_into(stats)
+    return stats.num_steps
+
+
 async def until_ready(fleet: Fleet, *addresses: str) -> None:
     """Exactly these can be called."""
     await until(lambda: sorted(replica.address for replica in fleet.open("a")) == sorted(addresses))
@@ -155,6 +162,7 @@ async def test_an_answer_whose_worker_is_killed_goes_on_with_another() -> None:
             used.start()
             await until_ready(started, first.address, second.address)
             assert told(started, used.address).num_restarts == 1
+            assert started.status("a").num_crashes == 1
 
 
 async def test_a_worker_that_hangs_is_left_and_taken_back_as_a_new_one_but_never_killed() -> None:
@@ -317,6 +325,11 @@ async def test_reloads_add_and_leave_addresses_without_a_dropped_request() -> No
             async with asyncio.timeout(DEADLINE):
                 assert await asyncio.gather(*texts) == [" ".join(f"w{number}" for number in range(40))] * 4
             await until(lambda: told(started, first) is None)
+            assert num_steps(started) == 4, "what it computed stays counted"
+            started.apply([model(first, second)], ResidencyConfig())
+            await until_ready(started, first, second)
+            assert num_steps(started) == 4, "once, though it tells of it again"
+            assert started.status("a").num_crashes == 0
 
 
 async def test_a_model_that_is_taken_away_is_left_when_its_last_request_has_ended_and_may_come_back() -> None:

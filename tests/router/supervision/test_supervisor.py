@@ -139,7 +139,7 @@ async def test_streams_of_a_killed_worker_go_on_where_it_comes_back() -> None:
         assert (await other).endswith(" w19")
         assert await text_of(calls, "again stop_at=2") == "w0 w1"
         assert status(started).replicas[0].pid != first
-        assert status(started).num_restarts == 1
+        assert status(started).num_crashes == 1
 
 
 @pytest.mark.parametrize("num_replicas", [1, 2])
@@ -170,7 +170,7 @@ async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_wor
         calls = dispatcher(started)
         crash = f"crash_after=0 crash_once={tmp_path / 'crashed'} stop_at=2"
         assert await text_of(calls, crash) == "w0 w1"
-        assert status(started).num_restarts == 1
+        assert status(started).num_crashes == 1
 
 
 async def test_a_request_that_kills_two_workers_is_given_up() -> None:
@@ -178,7 +178,7 @@ async def test_a_request_that_kills_two_workers_is_given_up() -> None:
         await until_state(started, ModelState.READY)
         with pytest.raises(RequestPoisonous):
             await text_of(dispatcher(started), "crash_after=0")
-        await until(lambda: status(started).num_restarts == 2)
+        await until(lambda: status(started).num_crashes == 2)
 
 
 async def test_an_answer_without_its_end_is_an_error() -> None:
@@ -186,7 +186,7 @@ async def test_an_answer_without_its_end_is_an_error() -> None:
         await until_state(started, ModelState.READY)
         with pytest.raises(WorkerFailed, match="too early"):
             await text_of(dispatcher(started), "end_after=2")
-        assert status(started).num_restarts == 0
+        assert status(started).num_crashes == 0
 
 
 async def test_a_stream_cut_by_the_stop_of_the_fleet_ends_with_an_error() -> None:
@@ -223,7 +223,7 @@ async def test_a_worker_that_cannot_read_its_model_fails_with_its_own_words_and_
         with pytest.raises(ModelFailed, match=r"/models/bad.gguf: not a GGUF file"):
             await started.ready("bad")
         started.check_health()
-        assert status(started, "bad").num_restarts == 1
+        assert status(started, "bad").num_crashes == 1
 
 
 async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times() -> None:
@@ -232,7 +232,7 @@ async def test_a_worker_that_always_crashes_is_started_a_bounded_number_of_times
     async with fleet(model("a", "--exit-code", "3"), supervision=supervision) as started:
         await until_state(started, ModelState.FAILED)
         found = status(started)
-        assert found.num_restarts == 4
+        assert found.num_crashes == 4
         assert found.reason == "exit status 3"
         assert "going down" in found.last_lines
 
