@@ -7,15 +7,14 @@ everything done. Invariant: whatever becomes of the helpers and the cache, every
 """
 
 import contextlib
-import fcntl
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from worker.kernels.jit import CACHE, Entry, Native
+from worker.kernels.jit import CACHE, Entry, Native, locked
 
 Kernel = Native | Entry
 Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the next one's name
@@ -24,7 +23,7 @@ Progress = Callable[[int, int, str], None]  # kernels done, kernels in all, the 
 def compile_all(kernels: Sequence[Kernel], progress: Progress) -> None:
     """Compiles kernels, the slowest first, or loads them from the cache; reports before each and at the end."""
     if CACHE is not None:
-        with _lock(CACHE / "lock"):
+        with locked(CACHE / "lock"):
             missing = [kernel for kernel in kernels if not _mark(CACHE, kernel).exists()]
             if missing:
                 _Round(missing, CACHE, progress).run(min(len(os.sched_getaffinity(0)), len(missing)))
@@ -77,10 +76,3 @@ class _Round:
 def _mark(cache: Path, kernel: Kernel) -> Path:
     """The empty file that says that a kernel is in the cache."""
     return cache / f"{kernel.name.replace(' ', '-')}.compiled"
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

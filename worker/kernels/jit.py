@@ -9,13 +9,15 @@ The cache folder is private and its name carries everything numba's own key does
 that use this one, the numba version, the processor and the instruction set in force.
 """
 
+import contextlib
+import fcntl
 import functools
 import hashlib
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,7 @@ def _private_cache() -> Path | None:
 
 
 CACHE = _private_cache()
+SAVING = "saving"  # the lock in it
 
 # No fast math: a sum has one order, a NaN stays visible, and no estimate of a reciprocal or of a root, which every
 # processor family makes in its own way, gets into a result. Where a product and a sum are to be one, kernels say fma.
@@ -71,12 +74,26 @@ _OPTIONS: dict[str, Any] = {"error_model": "numpy"}
 _LETTERS = {"i": types.int64, "f": types.float32}
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Nobody else, in this process or another, is in here with the same path. Raises OSError."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 class _Kept(FunctionCache):  # type: ignore[misc]
-    """Machine code on disk. Where the disk takes no more, it stays in memory, and a warning says so."""
+    """Machine code on disk. Where the disk takes no more, it stays in memory, and a warning says so.
+
+    All closures of a function are in one index, which numba reads, changes and writes: done by two processes at a time,
+    that could leave one's code under the other's name.
+    """
 
     def save_overload(self, signature: Any, compiled: Any) -> None:
+        assert CACHE is not None
         try:
-            super().save_overload(signature, compiled)
+            with locked(CACHE / SAVING):
+                super().save_overload(signature, compiled)
         except OSError as error:
             _warn_of_disk(f"{CACHE}: {error.strerror}")
 

@@ -195,9 +195,9 @@ def _num_abreast(format: PanelFormat) -> int:
     """Panels that a single token takes together, each from its own part of the thread's.
 
     A core that reads at several places gets more from memory than one that reads at one and asks ahead there. Codes of
-    several planes or digits keep it computing meanwhile, so that what it asks for ahead is worth more.
+    several planes keep it computing meanwhile, so that what it asks for ahead is worth more.
     """
-    is_quick = format.unpack is None or (len(CODES[format.code].planes) == 1 and CODES[format.code].bits <= 4)
+    is_quick = format.unpack is None or len(CODES[format.code].planes) == 1
     return INSTRUCTION_SET.panels_abreast if is_quick else 1
 
 

@@ -5,6 +5,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,30 @@ def test_machine_code_is_kept_apart_for_every_change_of_what_it_is_made_from(tmp
             file.write("# changed\n")
         folders.add(kernel_folder(tmp_path, PYTHONPATH=str(tmp_path)))
     assert len(folders) == 4
+
+
+def somebody_waits_for(path: Path) -> bool:
+    """Whether a process, or a thread of one, is blocked by the lock of a file."""
+    waiting = [line.split() for line in Path("/proc/locks").read_text().splitlines() if "->" in line]
+    return any(fields[6].split(":")[-1] == str(path.stat().st_ino) for fields in waiting)
+
+
+def test_machine_code_is_saved_by_one_process_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(jit, "CACHE", tmp_path)
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+
+    @native("i")
+    def write_one(out):
+        store_scalar_i32(out, np.int32(1))
+
+    with ThreadPoolExecutor() as pool:
+        with jit.locked(tmp_path / jit.SAVING):
+            compiling = pool.submit(write_one.compile)
+            while not somebody_waits_for(tmp_path / jit.SAVING):
+                assert not compiling.done()
+            assert not list(tmp_path.rglob("*.nbi"))
+        compiling.result()
+    assert len(list(tmp_path.rglob("*.nbi"))) == 1
 
 
 FULL_DISK = """

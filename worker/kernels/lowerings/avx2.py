@@ -65,8 +65,10 @@ def _shares(o: Operand) -> list[Sums]:
 
 def dot(b: Any, o: Operand) -> list[Any]:
     """The lowering of block_dot."""
-    parts: list[list[Any]] = [[None] * o.count, [None] * o.count]
     digits = _digits(o.code)
+    if o.count == 1 and len(digits) > 1:
+        return whole(b, [[half] for half in _dot_of_words(b, o)])
+    parts: list[list[Any]] = [[None] * o.count, [None] * o.count]
     sums_of = _dot_unrolled if o.count == len(digits) == 1 else _dot_in_loops
     for share in _shares(o):
         sums = [sums_of(b, o, share, digit) for digit in digits]
@@ -74,6 +76,24 @@ def dot(b: Any, o: Operand) -> list[Any]:
         for (half, token), *values in zip(places, *sums, strict=True):
             parts[half][token] = functools.reduce(b.add, values)
     return whole(b, parts)
+
+
+def _dot_of_words(b: Any, o: Operand) -> list[Any]:
+    """One token: even and odd bytes as words, whose products need no digits. By half of the rows.
+
+    Among several tokens that would take as many instructions for each as digits do, and words of activations besides.
+    """
+    totals = [llvm.constant(_LANES8, 0)] * 2
+    eight, low = llvm.constant(_WORDS, 8), llvm.constant(_WORDS, 255)
+    for quad in o.quads:
+        activation = b.bitcast(o.activation(b, quad, 0, 8), _WORDS)
+        even, odd = b.ashr(b.shl(activation, eight), eight), b.ashr(activation, eight)
+        for half in range(2):
+            codes = b.bitcast(look_up(b, o.code.table, o.codes(b, quad, half, 32)), _WORDS)
+            for weights, factors in ((b.and_(codes, low), even), (b.lshr(codes, eight), odd)):
+                products = llvm.call(b, "llvm.x86.avx2.pmadd.wd", _LANES8, weights, factors)
+                totals[half] = b.add(totals[half], products)
+    return totals
 
 
 def _dot_unrolled(b: Any, o: Operand, share: Sums, digit: Digit) -> list[Any]:
