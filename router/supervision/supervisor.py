@@ -30,7 +30,7 @@ from router.supervision.origin import Origin
 from router.supervision.process import Child
 from router.supervision.progress import Progress, read_progress
 from router.supervision.restarts import RestartPolicy, describe_exit
-from router.supervision.silence import computed, silence
+from router.supervision.silence import activity, computed, silence
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
@@ -229,7 +229,8 @@ class WorkerProcess:
             announcing.cancel()
             listening.cancel()
         description = announcing.result()
-        self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self._hung = await hung(replica, description, self._config, clock, lambda: activity(child.pid))
 
     async def _announce(self, replica: Replica, child: Child) -> pb.DescribeReply:
         while True:
