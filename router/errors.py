@@ -10,6 +10,7 @@
     ├── ModelNotFound       404      no such model
     ├── MethodNotAllowed    405
     ├── BodyTooLarge        413
+    ├── HeadTooLarge        431      its line and headers
     ├── Overloaded          429      the waiting line is full; says when to come again
     │   └── QueueTimeout    429      or too slow
     ├── RateLimited         429      the key has used up a limit of its own; says when to come again
@@ -154,6 +155,16 @@ class BodyTooLarge(RouterError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"request body is larger than {limit} bytes", headers={"Connection": "close"})
+
+
+class HeadTooLarge(RouterError):
+    """The request's line and headers exceed the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's line and headers are larger than {limit} bytes")
 
 
 class Overloaded(RouterError):
