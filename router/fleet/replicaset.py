@@ -340,6 +340,7 @@ class ReplicaSet:
         elif self._process_state is ModelState.FAILED or (model.load_on_start and not had_path):
             self.ask_to_load()
         elif self._workers:
+            self._last_used = self._clock()  # what was set anew is not the first to go for it
             self._workers.replace(model)
         self._tell()
 
