@@ -54,6 +54,7 @@ class ModelConfig:
     token_file: Path | None = None  # with what they ask for; None: the variable CORRAL_WORKER_TOKEN
     sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of api/samplers.py that a body lacks
     contents: tuple[object, ...] = ()  # of its files, as they were when this was read (fleet/modelfile.py)
+    source: str = "preset"  # llama-server's word for where it stands: "models_dir" if only there
 
     @property
     def name(self) -> str:

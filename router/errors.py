@@ -19,6 +19,7 @@
     │   └── WorkerLost      500      because the connection to it broke: it died
     ├── RequestPoisonous    500      workers died while they computed it; it is not tried again
     ├── ModelFailed         500      the model cannot be loaded; trying again is of no use
+    ├── NotRemovable        500      a model that is configured
     ├── NotSupported        501      this model or configuration cannot do it
     └── Unavailable         503      not now; says when to come again
         └── ModelLoading    503      at the start, as llama-server says it
@@ -244,6 +245,13 @@ class ModelFailed(RouterError):
         super().__init__(f"model {_quoted(name)} failed: {reason}", headers=_NEVER_RETRY)
 
 
+class NotRemovable(RouterError):
+    """A model that does not go by a request. The status is llama-server's."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"model name={_shown(name)} {why}", headers=_NEVER_RETRY)
+
+
 class NotSupported(RouterError):
     """This model or this start-up configuration cannot do what was asked."""
 
@@ -281,8 +289,11 @@ def error_body(error: RouterError) -> bytes:
 
 def _quoted(name: str) -> str:
     """A name from a client, fit for a one-line message."""
-    shown = name if len(name) <= 100 else name[:100] + "…"
-    return f"'{shown}'"
+    return f"'{_shown(name)}'"
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + "…"
 
 
 def _either(names: Iterable[str]) -> str:

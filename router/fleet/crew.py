@@ -41,6 +41,9 @@ class Worker(Protocol):
     def last_lines(self) -> Sequence[str]: ...
 
     @property
+    def exit_code(self) -> int | None: ...
+
+    @property
     def recovering(self) -> bool: ...
 
     @property

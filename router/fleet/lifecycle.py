@@ -85,6 +85,8 @@ class ModelStatus:
     description: pb.DescribeReply | None  # once it has been ready
     arguments: tuple[str, ...] = ()  # its workers' own
     num_crashes: int = 0  # of its workers, those that have gone with them
+    source: str = ""  # ModelConfig.source
+    exit_code: int | None = None  # of a worker whose last life ended by itself, as a shell has it
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,6 +113,8 @@ class ReplicaSet:
             description=self._description,
             arguments=self.model.worker_arguments,
             num_crashes=self.tally.num_crashes,
+            source=self.model.source,
+            exit_code=next((worker.exit_code for worker in told if worker.exit_code is not None), None),
         )
 
     def replicas(self) -> tuple[ReplicaStatus, ...]:

@@ -47,6 +47,11 @@ class RestartPolicy:
         return delay * (1 + self._config.jitter * (2 * self._chance() - 1))
 
 
+def shell_code(returncode: int) -> int:
+    """An exit status as a shell has it: 128 and the number of the signal, where one ended the process."""
+    return returncode if returncode >= 0 else 128 - returncode
+
+
 def describe_exit(returncode: int) -> str:
     """An exit status in words: a negative one is the number of the signal that ended the process."""
     if returncode >= 0:

@@ -3,7 +3,7 @@ import signal
 import pytest
 
 from router.config import SupervisionConfig
-from router.supervision.restarts import RestartPolicy, describe_exit
+from router.supervision.restarts import RestartPolicy, describe_exit, shell_code
 
 MIDDLE = 0.5  # the chance that makes no jitter
 
@@ -67,3 +67,7 @@ def test_a_life_just_too_short_is_one_more_crash() -> None:
 )
 def test_exits_are_described(returncode: int, words: str) -> None:
     assert describe_exit(returncode) == words
+
+
+def test_an_exit_code_is_as_a_shell_has_it() -> None:
+    assert [shell_code(returncode) for returncode in (0, 2, -signal.SIGKILL)] == [0, 2, 137]
