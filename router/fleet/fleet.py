@@ -135,7 +135,7 @@ class Fleet:
         self._sets = {model.name: before.get(model.name) or self._new(model) for model in models}
         for model in models:
             known = self._sets[model.name]
-            was_removed, known.removed, known.autoload = known.removed, False, residency.autoload
+            was_removed, known.removed, known.demand.autoload = known.removed, False, residency.autoload
             if model.name not in before:
                 known.begin(at_start=self._planner is None)
             elif was_removed or known.model != model or known.state is ModelState.FAILED:
