@@ -1,7 +1,7 @@
 """A client's connection: uvicorn's, with a cork, and with an answer in JSON for what is no request.
 
 uvicorn makes one for each client, as gateway.py tells it to. Invariant: whatever bytes come, the client gets an
-envelope, or, while an answer is on its way to it, a connection that ends; and a head takes a bounded amount of memory.
+envelope, or, while another answer is due to it, a connection that ends; and a head takes a bounded amount of memory.
 """
 
 import asyncio
@@ -46,9 +46,7 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> None:
         """The client sends no more; it may still listen."""
-        cycle = self.cycle
-        waits_for_body = cycle is not None and cycle.more_body and not cycle.response_started
-        if self._reads_head or waits_for_body:
+        if self._reads_head or self._reads_body:
             self._refuse(InvalidRequest(CUT_SHORT))
         super().eof_received()
 
@@ -56,11 +54,16 @@ class Connection(HttpToolsProtocol):
         """What uvicorn calls when the parser stops."""
         self._refuse(HeadTooLarge(HEAD_LIMIT) if self._exceeds else InvalidRequest(NO_REQUEST))
 
+    @property
+    def _reads_body(self) -> bool:
+        """Of a request that nothing was answered to yet."""
+        return self.cycle is not None and self.cycle.more_body and not self.cycle.response_started
+
     def _refuse(self, error: RouterError) -> None:
-        """Answers, unless another answer is on its way, and ends the connection."""
+        """Answers, unless an answer to another request is on its way or still to come, and ends the connection."""
         self._reads_head = False
-        cycle = self.cycle
-        if not self.transport.is_closing() and (cycle is None or cycle.response_complete or not cycle.response_started):
+        is_next = self.cycle is None or self.cycle.response_complete or self._reads_body
+        if is_next and not self.transport.is_closing():
             self.transport.write(self._answer(error))
         self.transport.close()
 

@@ -163,3 +163,9 @@ async def test_nothing_is_written_into_an_answer_that_has_begun() -> None:
     assert begun.endswith(b"so far\r\n")
     assert await client.send(b"garbage\r\n\r\n") == begun
     assert client.transport.closed
+
+
+async def test_what_follows_a_request_is_not_answered_in_its_place() -> None:
+    client = Client()
+    assert await client.send(GET, b"garbage\r\n\r\n") == b""
+    assert client.transport.closed
