@@ -56,6 +56,7 @@ ROUTES: Sequence[tuple[str, str, Scope | None, Endpoint]] = (
     ("GET", "/admin/logs", Scope.ADMIN, fleet.logs),
     ("GET", "/v1/models", Scope.INFER, models.list_models),
     ("GET", "/models", Scope.INFER, models.list_with_replicas),
+    ("DELETE", "/models", Scope.ADMIN, lifecycle.remove),
     ("GET", "/models/sse", Scope.INFER, lifecycle.events),
     ("POST", "/models/load", Scope.ADMIN, lifecycle.load),
     ("POST", "/models/unload", Scope.ADMIN, lifecycle.unload),

@@ -54,6 +54,7 @@ class ModelConfig:
     token_file: Path | None = None  # with what they ask for; None: the variable CORRAL_WORKER_TOKEN
     sampling: Mapping[str, Any] = field(default_factory=dict)  # for fields of api/samplers.py that a body lacks
     contents: tuple[object, ...] = ()  # of its files, as they were when this was read (fleet/modelfile.py)
+    source: str = "preset"  # llama-server's word for where it stands: "models_dir" if only there
 
     @property
     def name(self) -> str:
@@ -176,18 +177,18 @@ class SupervisionConfig:
 
     worker_command: tuple[str, ...] = (sys.executable, "-P", "-m", "worker")
     nursery: bool = True  # whether workers are forked from a process that has loaded the model, where that can be
-    first_delay: float = 0.1  # before the first restart; doubles with every crash in a row
+    first_delay: float = 0.5  # before a restart; doubles with every crash in a row
     longest_delay: float = 30.0
     jitter: float = 0.25  # of the delay, either way
-    healthy_after: float = 60.0  # a life this long makes earlier crashes forgotten
-    max_crashes: int = 7  # more than this many within crash_window: failed
+    healthy_after: float = 60.0  # a life this long makes earlier crashes forgotten, and the next one begins at once
+    max_crashes: int = 5  # more than this many within crash_window: failed
     crash_window: float = 120.0
     recovery_wait: float = 10.0  # a request waits this long for a model that was ready and crashed
     stop_grace: float = 5.0  # between SIGTERM and SIGKILL
     probe_interval: float = 1.0  # between two questions whether a worker lives
     probe_timeout: float = 1.0  # for the answer
-    probes: int = 3  # without an answer in a row: hung
-    step_deadline: float = 10.0  # without a step while there is work: hung; more where a step may take longer
+    probes: int = 3  # without an answer or a sign of work in a row: hung
+    step_deadline: float = 10.0  # without a step or an answer while it is at work: hung; more for slow steps
     connect_timeout: float = 5.0  # for a worker on another host to answer at all
     longest_reconnect: float = 5.0  # between two attempts to reach one
     resolve_interval: float = 5.0  # between two looks at the addresses of a name

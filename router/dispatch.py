@@ -24,7 +24,7 @@ from router.observe.traces import UNTRACED, Trace
 from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Ejections, Wish
 from router.policy.failover import Journal, blames_replica
-from router.remotes.likeness import can_go_on
+from router.remotes.likeness import alike, can_go_on
 from router.rpc import places
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
 from router.rpc.replica import Replica
@@ -195,7 +195,7 @@ class Dispatcher:
 
         It is the one with the place that the request would like, if that can be called.
         """
-        ready = [each for each in await self._fleet.ready(attempt.model, left) if _continues(each, heard)]
+        ready = alike([each for each in await self._fleet.ready(attempt.model, left) if _continues(each, heard)])
         if not ready:
             raise WorkerFailed(f"no worker can go on: another model is served as '{attempt.model}' by now")
         replicas = places.wished(ready, request)
@@ -238,7 +238,7 @@ class Dispatcher:
 
     async def explain(self, model: str, request: pb.GenerateRequest, turn: Turn) -> Choice | None:
         """The choice that would be made now; None: no replica is ready."""
-        replicas = self._fleet.open(model)
+        replicas = alike(self._fleet.open(model))
         if not replicas:
             return None
         weighed = turn.weighs_prefixes(request)

@@ -10,6 +10,7 @@
     ├── ModelNotFound       404      no such model
     ├── MethodNotAllowed    405
     ├── BodyTooLarge        413
+    ├── HeadTooLarge        431      its line and headers
     ├── Overloaded          429      the waiting line is full; says when to come again
     │   └── QueueTimeout    429      or too slow
     ├── RateLimited         429      the key has used up a limit of its own; says when to come again
@@ -18,6 +19,7 @@
     │   └── WorkerLost      500      because the connection to it broke: it died
     ├── RequestPoisonous    500      workers died while they computed it; it is not tried again
     ├── ModelFailed         500      the model cannot be loaded; trying again is of no use
+    ├── NotRemovable        500      a model that is configured
     ├── NotSupported        501      this model or configuration cannot do it
     └── Unavailable         503      not now; says when to come again
         └── ModelLoading    503      at the start, as llama-server says it
@@ -156,6 +158,16 @@ class BodyTooLarge(RouterError):
         super().__init__(f"request body is larger than {limit} bytes", headers={"Connection": "close"})
 
 
+class HeadTooLarge(RouterError):
+    """The request's line and headers exceed the limit."""
+
+    status = 431
+    type = "invalid_request_error"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"the request's line and headers are larger than {limit} bytes")
+
+
 class Overloaded(RouterError):
     """The waiting line is full."""
 
@@ -233,6 +245,13 @@ class ModelFailed(RouterError):
         super().__init__(f"model {_quoted(name)} failed: {reason}", headers=_NEVER_RETRY)
 
 
+class NotRemovable(RouterError):
+    """A model that does not go by a request. The status is llama-server's."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"model name={_shown(name)} {why}", headers=_NEVER_RETRY)
+
+
 class NotSupported(RouterError):
     """This model or this start-up configuration cannot do what was asked."""
 
@@ -270,8 +289,11 @@ def error_body(error: RouterError) -> bytes:
 
 def _quoted(name: str) -> str:
     """A name from a client, fit for a one-line message."""
-    shown = name if len(name) <= 100 else name[:100] + "…"
-    return f"'{shown}'"
+    return f"'{_shown(name)}'"
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 100 else name[:100] + "…"
 
 
 def _either(names: Iterable[str]) -> str:

@@ -24,7 +24,7 @@ from router.errors import CommandError
 from router.fleet.fleet import Fleet
 from router.fleet.lifecycle import ModelState, ModelStatus
 from router.http.closing import close_port
-from router.http.cork import Connection
+from router.http.connection import Connection
 from router.http.listen import address
 from router.observe.traces import exporting
 from router.reload import ReadAgain, reload

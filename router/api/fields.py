@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 
 from router.errors import InvalidRequest, NotSupported
 
@@ -65,12 +65,12 @@ async def json_body(request: Request, *, may_be_empty: bool = False) -> dict[str
 
 
 async def _received(request: Request) -> bytes:
-    """The body as it came. Raises ClientDisconnect."""
+    """The body as it came. A client that leaves meanwhile is answered as well, whether or not it still listens."""
     parts: list[bytes] = []
     while True:
         message = await request.receive()
         if message["type"] == "http.disconnect":
-            raise ClientDisconnect
+            raise InvalidRequest("the connection was closed before the request was complete")
         parts.append(message.get("body", b""))
         if not message.get("more_body", False):
             return b"".join(parts)

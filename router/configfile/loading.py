@@ -16,7 +16,7 @@ from router.keys.keyfile import read_keys_file
 from router.options.flags import Given
 from router.secretfile import check_private
 
-ON_DEMAND = {"load_on_start": False}  # as llama-server has it
+OF_FOLDER = {"load_on_start": False, "source": "models_dir"}  # as llama-server has it
 DEFAULT_FILE = Path("corral.toml")  # in the working folder
 
 
@@ -54,7 +54,7 @@ def _found(server: Given, config: FileConfig) -> list[ModelEntry]:
     entries = read_presets(presets, folder) if presets else []
     known = {entry.name for entry in (*config.models, *entries)}
     entries += [
-        ModelEntry(name, path, str(path), settings=ON_DEMAND) for name, path in folder.items() if name not in known
+        ModelEntry(name, path, str(path), settings=OF_FOLDER) for name, path in folder.items() if name not in known
     ]
     listed = {entry.name for entry in config.models}
     return [entry for entry in entries if entry.name not in listed]

@@ -10,7 +10,7 @@ from typing import Protocol
 from protos import inference_pb2 as pb
 from router.errors import RouterError
 from router.fleet.lifecycle import ModelState, ReplicaStatus, most_alive
-from router.remotes.likeness import misfit
+from router.remotes.likeness import alike, misfit
 from router.remotes.remote import RemoteWorker
 from router.remotes.remoteset import RemoteWorkers
 from router.rpc import places
@@ -39,6 +39,9 @@ class Worker(Protocol):
 
     @property
     def last_lines(self) -> Sequence[str]: ...
+
+    @property
+    def exit_code(self) -> int | None: ...
 
     @property
     def recovering(self) -> bool: ...
@@ -87,14 +90,15 @@ class Crew:
         return tuple(worker.status() for worker in (*self, *beside))
 
     def descriptions(self) -> list[pb.DescribeReply]:
-        """What those in service have told, the processes first."""
-        return [worker.description for worker in self if worker.description is not None]
+        """What those in service have told: first those that requests go to, then the processes."""
+        told = (*(replica.description for replica in alike(self.open())), *(worker.description for worker in self))
+        return [description for description in told if description is not None]
 
     def num_parallel(self) -> int:
-        """How many requests those compute at once that can be called, or, if none can, one that has told; else 0."""
-        ready = [worker for worker in self if worker.state is ModelState.READY]
-        each = [worker.description.num_parallel for worker in ready if worker.description is not None]
-        return sum(each) or next((told.num_parallel for told in self.descriptions()), 0)
+        """How many requests those compute at once that they go to, or, if none can be called, one that has told."""
+        each = (replica.description for replica in alike(self.open()))
+        together = sum(description.num_parallel for description in each if description is not None)
+        return together or next((told.num_parallel for told in self.descriptions()), 0)
 
     def number_places(self) -> None:
         """Gives those that can be called numbers for their places, and leaves room for the others that have told."""
@@ -108,8 +112,10 @@ class Crew:
     # ---- one model ----
 
     def reference(self, asking: RemoteWorker) -> pb.DescribeReply | None:
-        """What the worker has to be like: the processes, else the first of the others that can be called."""
-        ours = next((worker.description for worker in self._processes if worker.description is not None), None)
+        """What the worker has to be like: the processes requests go to, else the first of the others that is ready."""
+        called = [worker.replica for worker in self._processes if worker.replica is not None]
+        told = (*(replica.description for replica in alike(called)), *(each.description for each in self._processes))
+        ours = next((description for description in told if description is not None), None)
         others = (each for each in self._remote if each is not asking and each.state is ModelState.READY)
         return ours or next((each.description for each in others if each.description is not None), None)
 

@@ -1,6 +1,6 @@
 """Whether one more model has room beside those that are loaded, and which of them go to make it. Pure.
 
-Called by lifecycle.plan. Idle models go before busy ones, least recently used ones first, and no more of them than it
+Called by lifecycle. Idle models go before busy ones, least recently used ones first, and no more of them than it
 takes. Invariant: what is not evictable is never chosen, and nothing is chosen for a model that will not fit afterwards.
 """
 
@@ -58,15 +58,34 @@ def room_for(model: Resident, residents: Collection[Resident], limits: Residency
     return Room(False, dict.fromkeys(victims, lacks) if _fit((model, *staying), limits) else {})
 
 
+def too_many(residents: Collection[Resident], limits: ResidencyConfig) -> Mapping[str, Cause]:
+    """Who goes because those in memory have grown beyond the limits, or these have shrunk; the last used one stays."""
+    staying = [each for each in residents if not each.leaving]
+    if not staying:
+        return {}
+    last = max(staying, key=lambda each: each.last_used)
+    return room_for(last, [each for each in residents if each is not last], limits).victims
+
+
 def never_fits(model: Resident, residents: Iterable[Resident], limits: ResidencyConfig) -> str | None:
     """Why the model could not be loaded even if everything but the pinned ones went; None: it could."""
-    pinned = [each for each in residents if each.pin]
-    if limits.max_models and len(pinned) >= limits.max_models:
-        return f"--models-max is {limits.max_models}, and as many models are pinned"
-    if _fit((model, *pinned), limits):
+    return _misfit(model, [each for each in residents if each.pin], "pinned", limits)
+
+
+def cannot_grow(model: Resident, residents: Iterable[Resident], limits: ResidencyConfig) -> str | None:
+    """Why a model that is loaded has no room for what it would take now, even if all went that may; None: it has."""
+    staying = [each for each in residents if not each.evictable and not each.leaving]
+    return _misfit(model, staying, "pinned or busy", limits)
+
+
+def _misfit(model: Resident, staying: Collection[Resident], what: str, limits: ResidencyConfig) -> str | None:
+    """Why it does not fit beside those that stay, `what` they are; None: it does."""
+    if limits.max_models and len(staying) >= limits.max_models:
+        return f"--models-max is {limits.max_models}, and as many models are {what}"
+    if _fit((model, *staying), limits):
         return None
-    taken = sum(each.num_bytes for each in pinned)
-    beside = f", of which pinned ones take {_gib(taken)}" if taken else ""
+    taken = sum(each.num_bytes for each in staying)
+    beside = f", of which {what} ones take {_gib(taken)}" if taken else ""
     return (
         f"it needs about {_gib(model.num_bytes)}, but models may take {_gib(limits.memory)}{beside} (--models-memory); "
         "a smaller --ctx-size or --parallel needs less"

@@ -15,8 +15,7 @@ from typing import Self
 from router.config import CoreLease, ModelConfig, ResidencyConfig, SupervisionConfig
 from router.errors import CommandError, ModelLoading, ModelNotFound, Unavailable
 from router.fleet.changes import Changes
-from router.fleet.eviction import never_fits
-from router.fleet.lifecycle import IN_MEMORY, ModelState, ModelStatus, ReplicaStatus, plan
+from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, growth_refusal, plan
 from router.fleet.replicaset import ReplicaSet
 from router.fleet.tally import Tally
 from router.remotes.remoteset import World
@@ -136,7 +135,7 @@ class Fleet:
         self._sets = {model.name: before.get(model.name) or self._new(model) for model in models}
         for model in models:
             known = self._sets[model.name]
-            was_removed, known.removed, known.autoload = known.removed, False, residency.autoload
+            was_removed, known.removed, known.demand.autoload = known.removed, False, residency.autoload
             if model.name not in before:
                 known.begin(at_start=self._planner is None)
             elif was_removed or known.model != model or known.state is ModelState.FAILED:
@@ -148,14 +147,12 @@ class Fleet:
         self._changes.tell()
 
     def check_room(self, models: Sequence[ModelConfig], residency: ResidencyConfig) -> None:
-        """Raises CommandError if a model that is loaded could not be, as it is configured now."""
+        """Raises CommandError if what is loaded would not fit as configured now, even without those that are idle."""
         known = [(self._sets[model.name], model) for model in models if model.name in self._sets]
-        standings = [each.standing_with(model) for each, model in known]
-        for now in (each for each in standings if each.state in IN_MEMORY):
-            others = [each.resident() for each in standings if each is not now and each.state in IN_MEMORY]
-            why = never_fits(now.resident(), others, residency)
-            if why is not None and now.num_bytes > self._sets[now.name].standing().num_bytes:
-                raise CommandError(f"model {now.name}: {why}")
+        before = {model.name: each.standing().num_bytes for each, model in known}
+        why = growth_refusal(before, [each.standing_with(model) for each, model in known], residency)
+        if why is not None:
+            raise CommandError(why)
 
     @property
     def num_changes(self) -> int:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from protos import inference_pb2 as pb
 from router.config import ResidencyConfig
-from router.fleet.eviction import Cause, Resident, never_fits, room_for
+from router.fleet.eviction import Cause, Resident, cannot_grow, never_fits, room_for, too_many
 from router.supervision.progress import Progress
 
 
@@ -85,6 +85,8 @@ class ModelStatus:
     description: pb.DescribeReply | None  # once it has been ready
     arguments: tuple[str, ...] = ()  # its workers' own
     num_crashes: int = 0  # of its workers, those that have gone with them
+    source: str = ""  # ModelConfig.source
+    exit_code: int | None = None  # of a worker whose last life ended by itself, as a shell has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,14 @@ class Plan:
 
 
 def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Plan:
-    """Unloads what was told to go or idle too long; then loads what is wanted, first come, first served."""
+    """Unloads what was told to go, was idle too long, or is idle where those in memory have become too many.
+
+    Then loads what is wanted, first come, first served.
+    """
     going = [each for each in models if each.state in _UNLOADABLE and (each.leaves or each.expires <= now)]
     unload = {each.name: Cause.ASKED if each.leaves else Cause.TTL for each in going}
     inside = [each for each in models if each.state in IN_MEMORY]
+    unload |= too_many([_if_idle(each, leaving=each.name in unload) for each in inside], limits)
     dues = [each.expires for each in models if each.name not in unload]
     load, drop, refuse = [], [], {}
     for each in sorted(filter(_is_wanted, models), key=_wanted_since):
@@ -161,6 +167,26 @@ def plan(models: Sequence[Standing], limits: ResidencyConfig, now: float) -> Pla
             break
     due = min(dues, default=NEVER)
     return Plan(unload, tuple(load), tuple(drop), refuse, due if due < NEVER else None)
+
+
+def growth_refusal(before: Mapping[str, int], models: Sequence[Standing], limits: ResidencyConfig) -> str | None:
+    """Why the models in memory could not take what they would take now; None: idle ones make room if need be.
+
+    `before`: the bytes that each of them takes.
+    """
+    inside = [each for each in models if each.state in IN_MEMORY]
+    grown = {each.name for each in inside if each.num_bytes > before[each.name]}
+    residents = [_if_idle(each, stays=each.name in grown) for each in inside]
+    for each in residents:
+        others = [other for other in residents if other is not each]
+        if each.name in grown and (why := cannot_grow(each, others, limits)) is not None:
+            return f"model {each.name}: {why}"
+    return None
+
+
+def _if_idle(model: Standing, *, leaving: bool = False, stays: bool = False) -> Resident:
+    """As one that goes only while nobody uses it."""
+    return model.resident(evictable=not stays and model.evictable_at(NEVER, 0.0) < NEVER, leaving=leaving)
 
 
 def _is_wanted(model: Standing) -> bool:

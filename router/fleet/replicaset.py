@@ -16,6 +16,7 @@ from router.config import ModelConfig, SupervisionConfig
 from router.errors import InvalidRequest, ModelFailed, ModelLoading, RouterError, Unavailable
 from router.fleet.changes import Changes
 from router.fleet.crew import Crew
+from router.fleet.demand import Demand
 from router.fleet.eviction import Cause
 from router.fleet.lifecycle import ModelState, ModelStatus, ReplicaStatus, Standing, most_alive
 from router.fleet.need import MemoryNeed
@@ -30,7 +31,7 @@ from router.supervision.workers import Workers
 
 log = logging.getLogger("corral.fleet")
 
-FOREVER = float("inf")
+FOREVER = float("inf")  # for a request that waits
 LOAD_ENDS = {ModelState.READY: LoadEnd.READY, ModelState.FAILED: LoadEnd.FAILED}
 
 
@@ -52,7 +53,6 @@ class ReplicaSet:
         `room_is_wanted`: whether any model waits to be loaded.
         """
         self.model = model
-        self.autoload = True  # whether users make it load
         self.removed = False  # from the configuration: it goes when its last user has gone
         self._config = config
         self._told = changed
@@ -64,14 +64,9 @@ class ReplicaSet:
         self._workers = Workers(config, site, self._worker_changed, self.output, self.tally)
         self._remote = RemoteWorkers(config, world, self._reference, self._worker_changed, self.tally)
         self._crew = Crew(self._workers, self._remote)
-        self._num_users = 0
-        self._asked = False  # to be loaded, by name
-        self._yields = False
-        self._leaves = False
-        self._wanted_since: float | None = None
-        self._last_used = self._serves_since = clock()
+        self.demand = Demand(model, clock())
+        self._serves_since = clock()
         self._was_ready = False  # since it was loaded
-        self._keep_alive = FOREVER if model.ttl is None else model.ttl
         self._memory = MemoryNeed(forked=are_forked(config))
         self._description: pb.DescribeReply | None = None  # by its workers, once one has been ready
         self._num_parallel = 0  # of its ready replicas together
@@ -113,6 +108,8 @@ class ReplicaSet:
             description=self._description,
             arguments=self.model.worker_arguments,
             num_crashes=self.tally.num_crashes,
+            source=self.model.source,
+            exit_code=next((worker.exit_code for worker in told if worker.exit_code is not None), None),
         )
 
     def replicas(self) -> tuple[ReplicaStatus, ...]:
@@ -135,7 +132,7 @@ class ReplicaSet:
     @property
     def waits(self) -> bool:
         """Whether it is to be loaded and is not yet, perhaps for want of room."""
-        return self._is_wanted and self._process_state is ModelState.UNLOADED
+        return self.demand.is_there and self._process_state is ModelState.UNLOADED
 
     @property
     def settled(self) -> bool:
@@ -154,21 +151,21 @@ class ReplicaSet:
             return False
         if self.open() or any(worker.starting for worker in self._crew):
             return True
-        return self.autoload and self.model.path is not None and not self._workers
+        return self.demand.autoload and self.model.path is not None and not self._workers
 
     def standing(self) -> Standing:
         return Standing(
             name=self.model.name,
             state=self._process_state,
             num_bytes=self._memory.estimate(self.model),
-            num_users=self._num_users,
-            wanted_since=self._wanted_since if self._is_wanted else None,
-            yields=self._yields and not self._num_users,
-            last_used=self._last_used,
+            num_users=self.demand.num_users,
+            wanted_since=self.demand.since if self.demand.is_there else None,
+            yields=self.demand.yields,
+            last_used=self.demand.last_used,
             serves_since=self._serves_since,
-            keep_alive=FOREVER if self.model.pin else self._keep_alive,
+            keep_alive=self.demand.keep_alive,
             pin=self.model.pin,
-            leaves=self._leaves or (self.removed and not self._num_users),
+            leaves=self.demand.leaves or (self.removed and not self.demand.num_users),
         )
 
     def standing_with(self, model: ModelConfig) -> Standing:
@@ -184,26 +181,20 @@ class ReplicaSet:
 
         `keep_alive` says how many seconds it stays loaded afterwards; None: as the configuration says.
         """
-        self._num_users += 1
-        if self._num_users == 1 or (self._wanted_since is None and self._is_wanted):
+        if self.demand.enter():
             self._want()
         try:
             yield
         finally:
-            self._num_users -= 1
-            self._last_used = self._clock()
-            if not self._is_wanted:
-                self._wanted_since = None
+            self.demand.leave(self._clock(), keep_alive)
             self._leave_if_removed()
-            configured = FOREVER if self.model.ttl is None else self.model.ttl
-            self._keep_alive = configured if keep_alive is None else keep_alive
-            if not self._num_users and self._is_idleness_news:
+            if not self.demand.num_users and self._is_idleness_news:
                 self._tell()
 
     @property
     def _is_idleness_news(self) -> bool:
         """Whether anything follows from its having no users: else most requests would end with a plan of the fleet."""
-        return self._leaves or self.removed or self._keep_alive < FOREVER or self._room_is_wanted()
+        return self.demand.is_idleness_news or self.removed or self._room_is_wanted()
 
     async def ready(self, left: Collection[Replica] = ()) -> tuple[Replica, ...]:
         """The replicas that can be called, at least one, without those the caller has left.
@@ -229,7 +220,7 @@ class ReplicaSet:
             return began + self._config.recovery_wait - self._clock()
         if self._crew:
             return FOREVER if self.settled and any(worker.starting for worker in self._crew) else 0.0
-        return FOREVER if self._is_wanted and not self._at_start else 0.0
+        return FOREVER if self.demand.is_there and not self._at_start else 0.0
 
     def _why_not(self) -> RouterError:
         if self._stopped:
@@ -243,7 +234,7 @@ class ReplicaSet:
             return (
                 ModelLoading() if not self.settled else Unavailable(f"no worker of model '{self.model.name}' is known")
             )
-        if self._at_start and self._is_wanted:
+        if self._at_start and self.demand.is_there:
             return ModelLoading()
         return InvalidRequest(f"model '{self.model.name}' is not loaded (POST /models/load loads it)")
 
@@ -257,39 +248,33 @@ class ReplicaSet:
 
     def ask_to_load(self, *, at_start: bool = False) -> None:
         """From now on it is to be loaded; at the start only if nothing has to go for it. A failed one tries again."""
-        self._asked, self._yields, self._at_start = True, at_start, at_start
+        self.demand.ask(yields=at_start)
+        self._at_start = at_start
         self._forget_failure()
         self._want()
 
     def ask_to_unload(self) -> None:
         """It goes as soon as the requests it computes have ended; those that wait make it come back."""
-        self._asked = False
-        self._leaves = True
+        self.demand.ask_to_go()
         self._tell()
 
     def drop(self) -> None:
         """It is not to be loaded after all, unless somebody asks again."""
-        self._asked = self._at_start = self._yields = False
-        self._wanted_since = None
+        self._at_start = False
+        self.demand.give_up()
         log.warning("model %s is not loaded at the start: there is no room beside the others", self.model.name)
         self._tell()
 
     def refuse(self, reason: str) -> None:
         """It can never be loaded."""
         log.error("model %s failed: %s", self.model.name, reason)
-        self._refusal = reason
-        self._asked = self._at_start = False
-        self._wanted_since = None
+        self._refusal, self._at_start = reason, False
+        self.demand.give_up()
         self._tell()
 
-    @property
-    def _is_wanted(self) -> bool:
-        return self.model.path is not None and (self._asked or (self.autoload and self._num_users > 0))
-
     def _want(self) -> None:
-        if self._wanted_since is None and self._is_wanted:
-            self._wanted_since = self._clock()
-        if self._is_wanted and self._process_state is not ModelState.READY:  # else it is loaded already, and stays
+        self.demand.note(self._clock())
+        if self.demand.is_there and self._process_state is not ModelState.READY:  # else it is loaded, and stays
             self._tell()
 
     def _forget_failure(self) -> None:
@@ -303,14 +288,15 @@ class ReplicaSet:
         self._leave_if_removed()
 
     def _leave_if_removed(self) -> None:
-        if self.removed and not self._num_users:
+        if self.removed and not self.demand.num_users:
             self._remote.retire()
 
     # ---- its workers ----
 
     def load(self) -> None:
         """Starts a worker for every replica."""
-        self._asked, self._wanted_since, self._leaves, self._was_ready = False, None, False, False
+        self.demand.loaded()
+        self._was_ready = False
         self.tally.load_begins()
         self._workers.start(self.model)
 
@@ -318,7 +304,8 @@ class ReplicaSet:
         """Lets open calls end and stops every worker; one that is still loading stops at once."""
         log.info("model %s is unloaded (%s)", self.model.name, cause)
         self.tally.unloaded(cause)
-        self._leaves, self._at_start, self._wanted_since = False, False, None
+        self.demand.unloaded()
+        self._at_start = False
         self._forget_failure()
         self._workers.retire()
         self._want()
@@ -331,15 +318,17 @@ class ReplicaSet:
             self._memory.forget()
             self._description = None
         self.model = model
-        self._keep_alive = FOREVER if model.ttl is None else model.ttl
+        self.demand.follow(model)
         if model.path is None:
-            self._refusal, self._asked, self._at_start = "", False, False
+            self._refusal, self._at_start = "", False
+            self.demand.give_up()
             if self._workers:
                 self.tally.unloaded(Cause.ASKED)
             self._workers.retire()
         elif self._process_state is ModelState.FAILED or (model.load_on_start and not had_path):
             self.ask_to_load()
         elif self._workers:
+            self.demand.last_used = self._clock()  # what was set anew is not the first to go for it
             self._workers.replace(model)
         self._tell()
 
@@ -351,7 +340,7 @@ class ReplicaSet:
 
     def _worker_changed(self) -> None:
         """Loading and coming back count as use."""
-        self._last_used = self._clock()
+        self.demand.last_used = self._clock()
         if (end := LOAD_ENDS.get(self._process_state)) is not None:
             self.tally.load_ends(end)
         if self.state is ModelState.READY and not self._was_ready:

@@ -61,10 +61,19 @@ class Guarded:
         self._check(key)
         return key
 
+    def check_also(self, request: Request, scope: Scope) -> None:
+        """Raises Forbidden if the request's key has not a scope that a part of what it asks for needs."""
+        _check_scope(request.scope["state"]["key"], scope)
+
     def _check(self, key: KeyConfig) -> None:
-        """Raises Forbidden if the key has not the scope."""
-        if self.scope is not None and self.scope not in key.scopes:
-            raise Forbidden(f"key '{key.name}' may not do this: it has no scope '{self.scope}'")
+        if self.scope is not None:
+            _check_scope(key, self.scope)
+
+
+def _check_scope(key: KeyConfig, scope: Scope) -> None:
+    """Raises Forbidden if the key has not the scope."""
+    if scope not in key.scopes:
+        raise Forbidden(f"key '{key.name}' may not do this: it has no scope '{scope}'")
 
 
 def _presented(scope: Connection) -> bytes:

@@ -1,13 +1,11 @@
-"""HTTP connections that are written to once in a turn of the event loop: an answer's head and body leave together.
+"""A transport that is written to once in a turn of the event loop: an answer's head and body leave together.
 
-uvicorn makes a Connection for each client, as gateway.py tells it to. Invariant: what was written before `close` is
-sent, in its order; how full the system's buffer is stays known to whoever writes.
+connection.py puts one in front of each client's. Invariant: what was written before `close` is sent, in its order; how
+full the system's buffer is stays known to whoever writes.
 """
 
 import asyncio
 from typing import Any
-
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class Cork:
@@ -37,10 +35,3 @@ class Cork:
         pending, self._pending = self._pending, []
         if pending and not self._transport.is_closing():
             self._transport.write(b"".join(pending))
-
-
-class Connection(HttpToolsProtocol):
-    """uvicorn's, with a cork."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Cork(transport, self.loop))  # type: ignore[arg-type]

@@ -1,12 +1,13 @@
 """Whether two workers answer every request of a model alike, so that each can go on with what the other began. Pure.
 
-Asked by remote.py of every worker on another host before requests go there, and by dispatch.py when another replica is
-to go on with an answer. Invariant: what may differ between hosts
-without a trace in an answer, as threads, instruction sets and the number of places, is not compared.
+Asked by remote.py of every worker on another host before requests go there, and by dispatch.py of those that a request
+may go to, or that are to go on with an answer. Invariant: what may differ between hosts without a trace in an answer,
+as threads, instruction sets and the number of places, is not compared.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 
 from protos import inference_pb2 as pb
 from router.rpc.replica import Replica
@@ -58,3 +59,17 @@ def can_go_on(replica: Replica, other: Replica) -> bool:
     if replica.description is None or other.description is None:
         return True
     return not misfit(replica.description, other.description)
+
+
+def alike(replicas: Sequence[Replica]) -> Sequence[Replica]:
+    """Those that have loaded the same files as most of them, and those on other hosts, of which that is not known.
+
+    They differ where a file was replaced under its path and a worker has crashed since; a reload starts all of them
+    anew. Where as many have loaded one thing as another, those stay that have served the longest.
+    """
+    local = [replica for replica in replicas if replica.contents is not None]
+    if all(replica.contents == local[0].contents for replica in local):
+        return replicas
+    numbers = Counter(replica.contents for replica in local)
+    chosen = max(local, key=lambda replica: (numbers[replica.contents], -replica.since)).contents
+    return [replica for replica in replicas if replica.contents is None or replica.contents == chosen]

@@ -61,6 +61,7 @@ class RemoteWorker:
 
     progress = None
     num_bytes = None  # of this host's memory
+    exit_code = None  # known to its host only
     last_lines: Sequence[str] = ()
 
     def __init__(self, model: ModelConfig, index: int, address: str, host: str, around: Surroundings) -> None:

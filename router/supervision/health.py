@@ -1,9 +1,11 @@
 """Whether a worker still lives: it answers in time, and its engine gets on with what it has.
 
-supervisor.py runs `hung` beside each life of a worker. A worker answers Stats from its event loop while its engine
-computes, so a long step is no silence, and a stopped process is. Invariant: an engine without work is never hung, and
-one is called so only after longer than a step of it can take. Time in which this process stood still itself, as both do
-where a machine is suspended, is not counted.
+supervisor.py runs `hung` beside each life of a worker, remote.py beside each connection. A worker answers Stats from
+its event loop while its engine computes, so a long step is no silence, and a stopped process is. One that misses a
+probe and stood still meanwhile is probed again at once; one that computes, or waits for a processor that others use,
+gets as long as a step may take. Invariant: an engine without work is never hung, and one is called so only after longer
+than a step of it can take. Time in which this process stood still itself, as both do where a machine is suspended, is
+not counted.
 """
 
 import asyncio
@@ -14,6 +16,7 @@ from protos import inference_pb2 as pb
 from router.config import SupervisionConfig
 from router.errors import RouterError
 from router.rpc.replica import Replica
+from router.supervision.silence import Activity, stood_still
 
 STEP_TOKENS = 512  # of the largest step, unless the worker is told otherwise
 FLOPS_PER_WEIGHT = 2.0  # for one token
@@ -27,22 +30,30 @@ class Watch:
 
     def __init__(self, config: SupervisionConfig, description: pb.DescribeReply, now: float) -> None:
         self._config = config
+        self._patience = max(config.step_deadline, config.probes * config.probe_timeout)
         self._longest_step = max(config.step_deadline, slowest_step(description))
         self._longest_stretch = 0.0
-        self._num_missed = 0
+        self.doubts = False  # whether the next probe is for at once
+        self._num_missed = 0  # in a row, while the process was not seen at work
         self._num_steps = -1
         self._moved = now  # when the engine last made a step, or had nothing to do
+        self._heard = now  # when it last answered
 
-    def silent(self) -> str:
-        """A probe without an answer. Returns why the worker is hung; empty: it is not."""
-        self._num_missed += 1
-        if self._num_missed < self._config.probes:
-            return ""
-        return f"it hung: no answer to {self._num_missed} health probes of {self._config.probe_timeout:g} s in a row"
+    def silent(self, now: float, still: bool | None) -> str:
+        """A probe without an answer. Returns why the worker is hung; empty: it is not.
+
+        `still`: whether its process did nothing meanwhile; None: nobody knows.
+        """
+        self.doubts = still is True
+        self._num_missed = 0 if still is False else self._num_missed + 1
+        if self._num_missed >= self._config.probes:
+            return f"it hung: no answer to {self._num_missed} health probes in a row"
+        silence = now - self._heard
+        return f"it hung: it computes, but has not answered for {silence:.0f} s" if silence > self._patience else ""
 
     def answered(self, stats: pb.StatsReply, now: float) -> str:
         """A probe's answer. Returns why the worker is hung; empty: it is not."""
-        self._num_missed = 0
+        self.doubts, self._num_missed, self._heard = False, 0, now
         has_work = stats.busy or stats.num_running > 0 or stats.num_waiting > 0
         if not has_work or stats.num_steps != self._num_steps:
             if has_work and self._num_steps >= 0:
@@ -57,6 +68,7 @@ class Watch:
     def excuse(self, seconds: float) -> None:
         """For so long nobody looked."""
         self._moved += seconds
+        self._heard += seconds
 
 
 def slowest_step(description: pb.DescribeReply) -> float:
@@ -66,19 +78,28 @@ def slowest_step(description: pb.DescribeReply) -> float:
 
 
 async def hung(
-    replica: Replica, description: pb.DescribeReply, config: SupervisionConfig, clock: Callable[[], float]
+    replica: Replica,
+    description: pb.DescribeReply,
+    config: SupervisionConfig,
+    clock: Callable[[], float],
+    process: Callable[[], Activity | None] = lambda: None,
 ) -> str:
-    """Probes the worker until it is hung, and returns why."""
-    looked = clock()
+    """Probes the worker until it is hung, and returns why. `process`: what its process is at; None: nobody knows."""
+    looked = began = clock()
     watch = Watch(config, description, looked)
     while True:
-        await asyncio.sleep(config.probe_interval)
-        stats = None
+        await asyncio.sleep(began + config.probe_timeout - looked if watch.doubts else config.probe_interval)
+        began, before, stats = clock(), process(), None
         with suppress(RouterError):
             stats = await replica.probe(config.probe_timeout)
-        now = clock()
-        watch.excuse(max(now - looked - LATE * (config.probe_interval + config.probe_timeout), 0.0))
+        now, still = clock(), stood_still(before, process())
+        late = max(now - looked - LATE * (config.probe_interval + config.probe_timeout), 0.0)
+        watch.excuse(late)
         looked = now
-        reason = watch.answered(stats, now) if stats is not None else watch.silent()
+        reason = ""
+        if stats is not None:
+            reason = watch.answered(stats, now)
+        elif not late:
+            reason = watch.silent(now, still)
         if reason:
             return reason

@@ -1,6 +1,8 @@
 """When a crashed worker is started again, and what its death is called. Pure: times and chance come in as arguments.
 
-Called by supervisor.WorkerProcess. Invariant: a worker that cannot live is started a bounded number of times.
+Called by supervisor.WorkerProcess, and by remote.RemoteWorker for its connections. One that had lived long is back at
+once; every crash soon after another one doubles the delay. Invariant: a worker that cannot live is started a bounded
+number of times.
 """
 
 import random
@@ -32,8 +34,9 @@ class RestartPolicy:
     def after_crash(self, now: float, lived: float) -> float | None:
         """Seconds to wait before the next start; None when it has crashed too often. Times in seconds."""
         if lived >= self._config.healthy_after:
-            self._crashes.clear()
+            self._crashes = deque((now,))
             self._in_a_row = 0
+            return 0.0
         self._crashes.append(now)
         while self._crashes[0] < now - self._config.crash_window:
             self._crashes.popleft()
@@ -42,6 +45,11 @@ class RestartPolicy:
         delay = min(self._config.first_delay * 2.0**self._in_a_row, self._config.longest_delay)
         self._in_a_row += 1
         return delay * (1 + self._config.jitter * (2 * self._chance() - 1))
+
+
+def shell_code(returncode: int) -> int:
+    """An exit status as a shell has it: 128 and the number of the signal, where one ended the process."""
+    return returncode if returncode >= 0 else 128 - returncode
 
 
 def describe_exit(returncode: int) -> str:

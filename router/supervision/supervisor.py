@@ -29,8 +29,8 @@ from router.supervision.nursery import NurseryEnded
 from router.supervision.origin import Origin
 from router.supervision.process import Child
 from router.supervision.progress import Progress, read_progress
-from router.supervision.restarts import RestartPolicy, describe_exit
-from router.supervision.silence import computed, silence
+from router.supervision.restarts import RestartPolicy, describe_exit, shell_code
+from router.supervision.silence import activity, computed, silence
 from router.supervision.tail import Tail
 
 log = logging.getLogger("corral.supervisor")
@@ -76,6 +76,7 @@ class WorkerProcess:
         self.progress: Progress | None = None
         self.last_lines: deque[str] = deque(maxlen=NUM_LAST_LINES)
         self.reason = ""
+        self.exit_code: int | None = None  # of its last life, if that ended by itself
         self._config = config
         self._site = site
         self._changed = changed
@@ -229,7 +230,8 @@ class WorkerProcess:
             announcing.cancel()
             listening.cancel()
         description = announcing.result()
-        self._hung = await hung(replica, description, self._config, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self._hung = await hung(replica, description, self._config, clock, lambda: activity(child.pid))
 
     async def _announce(self, replica: Replica, child: Child) -> pb.DescribeReply:
         while True:
@@ -251,6 +253,7 @@ class WorkerProcess:
         """Judges an exit nobody asked for: FAILED, or CRASHED and the wait before the next life."""
         self._num_crashes += 1
         self._tally.num_crashes += 1
+        self.exit_code = shell_code(returncode)
         cause = self._cause(returncode)
         if returncode == EXIT_BAD_MODEL and self.description is None:
             delay = None

@@ -34,9 +34,9 @@ async def test_a_worker_that_goes_on_in_time_is_left_alone(monkeypatch: pytest.M
     """F4. It misses a probe, but not as many as it takes."""
     missed, silent = asyncio.Event(), Watch.silent
 
-    def noted(watch: Watch) -> str:
+    def noted(watch: Watch, now: float, still: bool | None) -> str:
         missed.set()
-        return silent(watch)
+        return silent(watch, now, still)
 
     monkeypatch.setattr(Watch, "silent", noted)
     async with gateway(supervision=replace(WATCHFUL, probe_timeout=0.2, probes=1000)) as started:

@@ -4,7 +4,11 @@ import json
 from typing import Any
 
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
+from router.api.fields import json_body
+from router.errors import InvalidRequest
 from tests.router.api.clients import Gateway
 
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
@@ -270,3 +274,13 @@ def test_values_that_ask_for_nothing_special_are_accepted(tiny: Gateway, path: s
 def test_a_long_value_is_not_repeated_in_full(tiny: Gateway) -> None:
     answer = tiny.post("/v1/completions", prompt="a", temperature="x" * 10_000)
     assert len(answer.json()["error"]["message"]) < 300
+
+
+async def test_a_client_that_leaves_in_the_middle_of_its_body_is_no_fault_of_ours() -> None:
+    received = iter([{"type": "http.request", "body": b'{"a"', "more_body": True}, {"type": "http.disconnect"}])
+
+    async def receive() -> Message:
+        return next(received)
+
+    with pytest.raises(InvalidRequest, match="before the request was complete"):
+        await json_body(Request({"type": "http"}, receive))

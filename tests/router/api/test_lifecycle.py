@@ -71,6 +71,7 @@ async def test_a_model_is_loaded_and_unloaded_by_name() -> None:
         again = await post(started, "/models/unload", "a")
         assert (again.status_code, again.json()["error"]["message"]) == (400, "model is not running")
         assert (await post(started, "/models/load", "absent")).status_code == 404
+        assert (await post(started, "/models/unload", "absent")).status_code == 400
 
 
 async def test_loading_is_for_administrators() -> None:
@@ -79,6 +80,10 @@ async def test_loading_is_for_administrators() -> None:
         for path in ("/models/load", "/models/unload", "/admin/reload"):
             refused = await post(started, path, "a", headers={"Authorization": "Bearer user"})
             assert refused.status_code == 403
+        refused = await started.client.delete(
+            "/models", params={"model": "a"}, headers={"Authorization": "Bearer user"}
+        )
+        assert refused.status_code == 403
         accepted = await post(started, "/models/load", "a", headers={"Authorization": "Bearer boss"})
         assert accepted.status_code == 200
 
@@ -113,6 +118,8 @@ async def test_what_becomes_of_a_model_is_told_as_it_happens() -> None:
         assert events.states("a") == events.states("b") == ["unloaded"]
         await post(started, "/models/load", "a")
         await until(lambda: events.states("a") == ["unloaded", "loading", "loaded"])
+        loaded = next(each["data"] for each in events.told if each["data"]["status"] == "loaded")
+        assert loaded["info"]["id"] == "a" and loaded["info"]["meta"]["n_ctx"] == 2048
         progress = [each["data"]["progress"] for each in events.told if "progress" in each["data"]]
         assert progress[-1] == {"stages": ["loading"], "current": "loading", "value": 1.0}
         await post(started, "/models/unload", "a")
@@ -121,6 +128,51 @@ async def test_what_becomes_of_a_model_is_told_as_it_happens() -> None:
         started.app.state.fleet.begin_drain()
         async with asyncio.timeout(DEADLINE):
             await events.task
+
+
+async def test_a_model_that_cannot_be_loaded_tells_why_and_how_its_worker_ended() -> None:
+    bad = ModelConfig(Path("/models/a.gguf"), ("a",), ("--exit-code", "2"), load_on_start=False)
+    async with running(config(models=(bad,))) as started:
+        events = Events(started)
+        await post(started, "/models/load", "a")
+        await until_state(started, "a", ModelState.FAILED)
+        [entry] = (await started.client.get("/models")).json()["data"]
+        shown = entry["status"]
+        assert (shown["value"], shown["failed"], shown["exit_code"]) == ("unloaded", True, 2)
+        await until(lambda: events.told[-1]["data"].get("exit_code") == 2)
+        assert events.told[-1]["data"]["reason"] == shown["reason"]
+        started.app.state.fleet.begin_drain()
+        await events.task
+
+
+async def test_the_configuration_is_read_again_for_whoever_asks_for_the_models_and_may() -> None:
+    keys = (KeyConfig("user", key_digest(b"user")), KeyConfig("boss", key_digest(b"boss"), scopes=frozenset(Scope)))
+    async with gateway("a", keys=keys) as started:
+        app, user, boss = started.app, {"Authorization": "Bearer user"}, {"Authorization": "Bearer boss"}
+        before = app.state.config
+        more = replace(
+            before, models=(*before.models, ModelConfig(Path("/models/b.gguf"), ("b",), load_on_start=False))
+        )
+        assert (await started.client.get("/models?reload=1", headers=boss)).status_code == 501
+        app.state.reload = lambda: reload(app, lambda: more)
+        assert (await started.client.get("/models?reload=1", headers=user)).status_code == 403
+        assert (await started.client.get("/models?reload=", headers=user)).status_code == 200
+        assert app.state.config is before
+        for path in ("/models", "/v1/models"):
+            listed = (await started.client.get(f"{path}?reload=1", headers=boss)).json()["data"]
+            assert [entry["id"] for entry in listed] == ["a", "b"], "the answer is of what is in force now"
+        app.state.reload = lambda: reload(app, lambda: replace(more, redis="redis://elsewhere"))
+        refused = await started.client.get("/models?reload=1", headers=boss)
+        assert refused.status_code == 400 and "the old configuration stays" in refused.json()["error"]["message"]
+
+
+async def test_a_model_that_is_configured_is_not_deleted_and_the_answer_says_so() -> None:
+    async with gateway("a") as started:
+        refused = await started.client.delete("/models", params={"model": "a"})
+        assert (refused.status_code, refused.headers["x-should-retry"]) == (500, "false")
+        assert "not from cache" in refused.json()["error"]["message"]
+        missing = await started.client.delete("/models", params={"model": "x" * 5000})
+        assert missing.status_code == 500 and len(missing.json()["error"]["message"]) < 200
 
 
 async def test_a_key_hears_only_of_its_own_models() -> None:

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 import pytest
 
 from router.config import ResidencyConfig
-from router.fleet.eviction import GIB, Cause, Resident, Room, never_fits, room_for
+from router.fleet.eviction import GIB, Cause, Resident, Room, cannot_grow, never_fits, room_for, too_many
 
 
 def resident(name: str, gib: float = 1.0, last_used: float = 0.0, **fields: bool) -> Resident:
@@ -61,3 +61,25 @@ def test_pinned_models_count_for_what_can_never_fit() -> None:
     assert why is not None and "needs about 2.00 GiB" in why and "pinned ones take 2.50 GiB" in why
     assert "--models-max is 1" in str(never_fits(WANTED, [pinned], ResidencyConfig(max_models=1)))
     assert never_fits(WANTED, [resident("a", 2.5)], FOUR_GIB) is None
+
+
+def test_those_that_have_grown_too_large_together_lose_the_ones_that_were_idle_longest() -> None:
+    residents = [resident("grown", 2.5, 9.0), resident("old", 1.0, 1.0), resident("middle", 1.0, 5.0)]
+    assert too_many(residents, FOUR_GIB) == {"old": Cause.MEMORY}
+    assert too_many(residents, ResidencyConfig(max_models=1)) == dict.fromkeys(("old", "middle"), Cause.MODELS_MAX)
+    assert too_many(residents, ResidencyConfig()) == too_many([], FOUR_GIB) == {}
+
+
+def test_nobody_goes_where_it_would_not_be_enough_or_somebody_leaves_already() -> None:
+    grown, idle = resident("grown", 3.5, 9.0), resident("idle", 0.5, 1.0)
+    assert too_many([grown, resident("busy", 1.0, 5.0, evictable=False), idle], FOUR_GIB) == {}
+    assert too_many([grown, resident("leaving", 1.0, 5.0, leaving=True), idle], FOUR_GIB) == {}
+    assert too_many([resident("alone", 9.0)], FOUR_GIB) == {}
+
+
+def test_a_model_may_grow_into_what_idle_ones_take() -> None:
+    idle, leaving = resident("idle", 2.0), resident("leaving", 2.0, evictable=False, leaving=True)
+    assert cannot_grow(resident("grown", 3.5), [idle, leaving], FOUR_GIB) is None
+    why = cannot_grow(resident("grown", 3.5), [idle, resident("busy", 1.0, evictable=False)], FOUR_GIB)
+    assert why is not None and "needs about 3.50 GiB" in why
+    assert "may take 4.00 GiB, of which pinned or busy ones take 1.00 GiB" in why

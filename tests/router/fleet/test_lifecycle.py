@@ -2,7 +2,7 @@ from dataclasses import replace
 
 from router.config import ResidencyConfig
 from router.fleet.eviction import GIB, Cause
-from router.fleet.lifecycle import ModelState, Plan, Standing, most_alive, plan
+from router.fleet.lifecycle import ModelState, Plan, Standing, growth_refusal, most_alive, plan
 
 ONE = ResidencyConfig(max_models=1)
 FREE = ResidencyConfig()
@@ -127,3 +127,36 @@ def test_a_model_that_can_never_fit_is_refused_and_holds_up_nobody() -> None:
     decided = plan(models, ResidencyConfig(memory=4 * GIB), 10.0)
     assert decided.load == ("small",)
     assert "needs about 9.00 GiB, but models may take 4.00 GiB" in decided.refuse["huge"]
+
+
+FOUR_GIB = ResidencyConfig(memory=4 * GIB)
+
+
+def test_idle_models_go_when_one_has_grown_and_busy_pinned_and_loading_ones_stay() -> None:
+    grown = ready("grown", num_bytes=3 * GIB, last_used=9.0)
+    models = [grown, ready("idle", last_used=2.0), ready("older", last_used=1.0)]
+    assert plan(models, FOUR_GIB, 10.0).unload == {"older": Cause.MEMORY}
+    for kept in (ready("a", num_users=1), ready("a", pin=True), standing("a", ModelState.LOADING)):
+        assert plan([grown, kept, ready("idle", last_used=2.0)], FOUR_GIB, 1e9).unload == {"idle": Cause.MEMORY}
+        assert plan([grown, kept, ready("busy", num_users=1)], FOUR_GIB, 1e9).unload == {}
+
+
+def test_a_model_that_goes_anyway_is_enough_for_one_that_has_grown() -> None:
+    models = [ready("grown", num_bytes=3 * GIB, last_used=9.0), ready("idle"), ready("told", num_users=1, leaves=True)]
+    assert plan(models, FOUR_GIB, 10.0).unload == {"told": Cause.ASKED}
+
+
+def test_growth_is_refused_only_where_idle_models_cannot_make_room() -> None:
+    before = {"grown": GIB, "other": 2 * GIB}
+    grown = ready("grown", num_bytes=3 * GIB)
+    assert growth_refusal(before, [grown, ready("other", num_bytes=2 * GIB)], FOUR_GIB) is None
+    busy = ready("other", num_bytes=2 * GIB, num_users=1)
+    why = growth_refusal(before, [grown, busy], FOUR_GIB)
+    assert why is not None and why.startswith("model grown: it needs about 3.00 GiB")
+    assert growth_refusal({**before, "grown": 3 * GIB}, [grown, busy], FOUR_GIB) is None, "as large as it was"
+    assert growth_refusal(before, [standing("grown", num_bytes=9 * GIB), busy], FOUR_GIB) is None, "it is not loaded"
+
+
+def test_two_that_grow_do_not_count_on_each_others_room() -> None:
+    both = [ready(name, num_bytes=3 * GIB) for name in "ab"]
+    assert growth_refusal({"a": GIB, "b": GIB}, both, FOUR_GIB) is not None

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from router.config import ResidencyConfig
-from router.errors import ModelFailed
+from router.config import ModelConfig, ResidencyConfig
+from router.errors import CommandError, ModelFailed
 from router.fleet.eviction import GIB
 from router.fleet.lifecycle import ModelState
 from tests.router.fleet.fleets import ONE, Holder, fleet, model, pids, until_state, use
@@ -117,6 +117,41 @@ async def test_a_model_that_can_never_fit_is_refused_at_once_with_both_numbers(t
         with pytest.raises(ModelFailed, match=r"needs about 3\.11 GiB, but models may take 2\.00 GiB"):
             await use(started, "huge")
         assert started.status("a").state is ModelState.READY
+
+
+def sized(folder: Path, name: str, gib: int) -> ModelConfig:
+    """A model whose file is so large."""
+    file = folder / f"{name}-{gib}.gguf"
+    with file.open("wb") as opened:
+        opened.truncate(gib * GIB)
+    return replace(model(name), path=file)
+
+
+async def test_a_model_that_a_reload_makes_larger_pushes_out_those_that_are_idle(tmp_path: Path) -> None:
+    limits = ResidencyConfig(memory=3 * GIB)
+    small, large, other = sized(tmp_path, "a", 1), sized(tmp_path, "a", 2), sized(tmp_path, "b", 1)
+    async with fleet(small, other, residency=limits) as started:
+        await use(started, "a")
+        await use(started, "b")
+        [before] = pids(started, "a")
+        started.check_room([large, other], limits)
+        started.apply([large, other], limits)
+        await until_state(started, "b", ModelState.UNLOADED)
+        await until(lambda: started.status("a").state is ModelState.READY and before not in pids(started, "a"))
+
+
+async def test_a_reload_that_needs_the_room_of_a_busy_model_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    limits = ResidencyConfig(memory=3 * GIB)
+    small, large, other = sized(tmp_path, "a", 1), sized(tmp_path, "a", 2), sized(tmp_path, "b", 1)
+    async with fleet(small, other, residency=limits) as started:
+        await use(started, "a")
+        holder = Holder(started, "b")
+        await until(lambda: bool(holder.replicas))
+        with pytest.raises(CommandError, match=r"model a: it needs about 2\.11 GiB.* 3\.00 GiB.* busy .* 1\.11 GiB"):
+            started.check_room([large, other], limits)
+        started.check_room([small, other], limits)
+        await holder.end()
+        started.check_room([large, other], limits)
 
 
 async def test_at_the_start_as_many_load_as_have_room() -> None:

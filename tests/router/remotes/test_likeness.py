@@ -1,7 +1,11 @@
+from dataclasses import dataclass
+from typing import cast
+
 import pytest
 
 from protos import inference_pb2 as pb
-from router.remotes.likeness import misfit
+from router.remotes.likeness import alike, misfit
+from router.rpc.replica import Replica
 
 REFERENCE = {
     "architecture": "llama",
@@ -48,3 +52,33 @@ def test_hosts_may_differ_in_what_does_not_change_answers() -> None:
 
 def test_a_worker_that_does_not_tell_what_it_computes_is_judged_by_the_rest() -> None:
     assert misfit(told(identity=b"", vocabulary=b""), told()) == ""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """As much of a replica as is asked for."""
+
+    contents: tuple[object, ...] | None
+    since: float = 0.0
+
+
+def chosen(*replicas: Loaded) -> list[int]:
+    """The indices of those that are alike."""
+    found = alike(cast("list[Replica]", list(replicas)))
+    return [index for index, each in enumerate(replicas) if any(each is other for other in found)]
+
+
+OLD, NEW = ("old",), ("new",)
+
+
+def test_replicas_are_alike_whose_files_most_have_loaded_or_those_that_served_longest() -> None:
+    assert chosen() == []
+    assert chosen(Loaded(OLD), Loaded(OLD)) == [0, 1]
+    assert chosen(Loaded(NEW, 9.0), Loaded(OLD, 1.0), Loaded(OLD, 2.0)) == [1, 2]
+    assert chosen(Loaded(NEW, 9.0), Loaded(OLD, 1.0)) == [1]
+    assert chosen(Loaded(OLD, 1.0), Loaded(NEW, 9.0), Loaded(NEW, 8.0)) == [1, 2]
+
+
+def test_nothing_is_known_of_the_files_of_other_hosts() -> None:
+    assert chosen(Loaded(None), Loaded(None)) == [0, 1]
+    assert chosen(Loaded(NEW, 9.0), Loaded(None), Loaded(OLD, 1.0)) == [1, 2]

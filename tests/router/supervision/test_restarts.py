@@ -3,7 +3,7 @@ import signal
 import pytest
 
 from router.config import SupervisionConfig
-from router.supervision.restarts import RestartPolicy, describe_exit
+from router.supervision.restarts import RestartPolicy, describe_exit, shell_code
 
 MIDDLE = 0.5  # the chance that makes no jitter
 
@@ -15,20 +15,23 @@ def policy(chance: float = MIDDLE, **settings: float) -> RestartPolicy:
 def test_delays_double_up_to_a_ceiling() -> None:
     """F7."""
     restarts = policy(max_crashes=100)
-    delays = [restarts.after_crash(now=1000.0 * number, lived=1.0) for number in range(11)]
-    assert delays == pytest.approx([0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30, 30])
+    delays = [restarts.after_crash(now=1000.0 * number, lived=1.0) for number in range(9)]
+    assert delays == pytest.approx([0.5, 1, 2, 4, 8, 16, 30, 30, 30])
 
 
 def test_jitter_moves_a_delay_by_at_most_its_share() -> None:
-    assert policy(chance=0.0).after_crash(0.0, 1.0) == pytest.approx(0.075)
-    assert policy(chance=1.0).after_crash(0.0, 1.0) == pytest.approx(0.125)
+    assert policy(chance=0.0).after_crash(0.0, 1.0) == pytest.approx(0.375)
+    assert policy(chance=1.0).after_crash(0.0, 1.0) == pytest.approx(0.625)
 
 
-def test_too_many_crashes_in_the_window_are_the_end() -> None:
-    restarts = policy()
-    delays = [restarts.after_crash(now=10.0 * number, lived=1.0) for number in range(8)]
-    assert delays[6] is not None
-    assert delays[7] is None
+def test_a_worker_that_cannot_live_is_started_six_times_in_two_minutes() -> None:
+    """F7. The first start, and one after each delay."""
+    restarts, now, delays = policy(), 0.0, []
+    while (delay := restarts.after_crash(now, lived=0.1)) is not None:
+        delays.append(delay)
+        now += delay
+    assert delays == [0.5, 1, 2, 4, 8]
+    assert now < SupervisionConfig().crash_window
 
 
 def test_crashes_that_left_the_window_do_not_count() -> None:
@@ -36,16 +39,17 @@ def test_crashes_that_left_the_window_do_not_count() -> None:
     assert all(restarts.after_crash(now=30.0 * number, lived=1.0) is not None for number in range(20))
 
 
-def test_a_long_healthy_life_makes_earlier_crashes_forgotten() -> None:
+def test_a_worker_that_crashes_after_a_long_healthy_life_is_back_at_once() -> None:
     restarts = policy()
-    for number in range(7):
+    for number in range(5):
         restarts.after_crash(now=float(number), lived=1.0)
-    assert restarts.after_crash(now=70.0, lived=60.0) == 0.1
+    assert restarts.after_crash(now=70.0, lived=60.0) == 0
+    assert [restarts.after_crash(now=71.0 + number, lived=1.0) for number in range(5)] == [0.5, 1, 2, 4, None]
 
 
-def test_a_life_just_too_short_does_not() -> None:
+def test_a_life_just_too_short_is_one_more_crash() -> None:
     restarts = policy()
-    for number in range(7):
+    for number in range(5):
         restarts.after_crash(now=float(number), lived=1.0)
     assert restarts.after_crash(now=70.0, lived=59.0) is None
 
@@ -63,3 +67,7 @@ def test_a_life_just_too_short_does_not() -> None:
 )
 def test_exits_are_described(returncode: int, words: str) -> None:
     assert describe_exit(returncode) == words
+
+
+def test_an_exit_code_is_as_a_shell_has_it() -> None:
+    assert [shell_code(returncode) for returncode in (0, 2, -signal.SIGKILL)] == [0, 2, 137]

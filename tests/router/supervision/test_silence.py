@@ -1,5 +1,6 @@
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -52,3 +53,22 @@ def test_whoever_waits_for_anothers_lock_is_not_silent(tmp_path: Path) -> None:
                 pass
             assert not isinstance(silence.computed(waiting.pid), list)
             fcntl.flock(held, fcntl.LOCK_UN)
+
+
+def test_a_stopped_process_stands_still_and_one_that_computes_does_not() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as process:
+        try:
+            begun = silence.activity(process.pid)
+            assert begun is not None and silence.stood_still(begun, silence.activity(process.pid)) is False
+            os.kill(process.pid, signal.SIGSTOP)
+            os.waitpid(process.pid, os.WUNTRACED)
+            stopped = silence.activity(process.pid)
+            assert silence.stood_still(stopped, silence.activity(process.pid)) is True
+        finally:
+            process.kill()
+
+
+def test_of_a_process_that_is_gone_nobody_knows_whether_it_stood_still() -> None:
+    here = silence.activity(os.getpid())
+    assert silence.stood_still(here, silence.activity(-1)) is None
+    assert silence.stood_still(silence.activity(-1), here) is None

@@ -164,6 +164,29 @@ async def test_a_stream_does_not_go_on_with_other_weights_than_it_began_with(tmp
         assert await text_of(dispatcher(started), "stop_at=2") == "w0 w1"
 
 
+async def test_requests_go_to_what_most_replicas_have_loaded_once_a_file_was_swapped(tmp_path: Path) -> None:
+    file = tmp_path / "a.gguf"
+    file.write_bytes(b"GGUF")
+    async with fleet(ModelConfig(file, ("a",), (), 3)) as started:
+        await until(lambda: len(started.open("a")) == 3)
+        calls = dispatcher(started)
+        (tmp_path / "b.gguf").write_bytes(b"GGUF of another kind")
+        (tmp_path / "b.gguf").replace(file)
+
+        async def called_after_a_crash(number: int) -> set[str | None]:
+            crashed = started.replicas("a")[number].pid or 0
+            os.kill(crashed, signal.SIGKILL)
+            await until(lambda: all(each.pid != crashed for each in started.replicas("a")))
+            await until(lambda: len(started.open("a")) == 3)
+            attempts = [Attempt("a") for _ in range(6)]
+            asked = request("stop_at=9 delay=0.01")
+            await asyncio.gather(*(rest(taken(calls, each, asked, TURN)) for each in attempts))
+            return {attempt.replica for attempt in attempts}
+
+        assert await called_after_a_crash(0) == {"a/1", "a/2"}
+        assert await called_after_a_crash(1) == {"a/0", "a/1"}
+
+
 async def test_a_request_of_which_nothing_was_answered_goes_to_the_restarted_worker(tmp_path: Path) -> None:
     async with fleet(model("a")) as started:
         await until_state(started, ModelState.READY)
