@@ -159,6 +159,7 @@ class Engine:
             counters.step_seconds, tuple(counters.step_counts), scheduler.expected_wait, self._busy,
             counters.num_advanced, counters.longest,
             counters.num_drafts, counters.drafted_tokens, counters.accepted_tokens,
+            pool.num_nodes, pool.num_prefixes, pool.digest,
         )  # fmt: skip
 
     def _run(self) -> None:
