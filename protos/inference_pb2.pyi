@@ -545,7 +545,7 @@ class StatsRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class StatsReply(_message.Message):
-    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "advanced_sequences_total", "longest_sequence", "draft_rounds_total", "drafted_tokens_total", "accepted_tokens_total", "proportional_bytes")
+    __slots__ = ("num_steps", "num_running", "num_waiting", "num_blocks", "num_free_blocks", "num_cached_blocks", "prompt_tokens_total", "cached_tokens_total", "predicted_tokens_total", "prompt_seconds_total", "predicted_seconds_total", "resident_bytes", "busy", "step_seconds_total", "step_bounds", "step_counts", "expected_wait", "advanced_sequences_total", "longest_sequence", "draft_rounds_total", "drafted_tokens_total", "accepted_tokens_total", "proportional_bytes", "num_prefix_blocks", "num_prefixes", "prefix_digest")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_FIELD_NUMBER: _ClassVar[int]
     NUM_WAITING_FIELD_NUMBER: _ClassVar[int]
@@ -569,6 +569,9 @@ class StatsReply(_message.Message):
     DRAFTED_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_TOTAL_FIELD_NUMBER: _ClassVar[int]
     PROPORTIONAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFIX_BLOCKS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREFIXES_FIELD_NUMBER: _ClassVar[int]
+    PREFIX_DIGEST_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_running: int
     num_waiting: int
@@ -592,7 +595,10 @@ class StatsReply(_message.Message):
     drafted_tokens_total: int
     accepted_tokens_total: int
     proportional_bytes: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ..., draft_rounds_total: _Optional[int] = ..., drafted_tokens_total: _Optional[int] = ..., accepted_tokens_total: _Optional[int] = ..., proportional_bytes: _Optional[int] = ...) -> None: ...
+    num_prefix_blocks: int
+    num_prefixes: int
+    prefix_digest: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_running: _Optional[int] = ..., num_waiting: _Optional[int] = ..., num_blocks: _Optional[int] = ..., num_free_blocks: _Optional[int] = ..., num_cached_blocks: _Optional[int] = ..., prompt_tokens_total: _Optional[int] = ..., cached_tokens_total: _Optional[int] = ..., predicted_tokens_total: _Optional[int] = ..., prompt_seconds_total: _Optional[float] = ..., predicted_seconds_total: _Optional[float] = ..., resident_bytes: _Optional[int] = ..., busy: _Optional[bool] = ..., step_seconds_total: _Optional[float] = ..., step_bounds: _Optional[_Iterable[float]] = ..., step_counts: _Optional[_Iterable[int]] = ..., expected_wait: _Optional[float] = ..., advanced_sequences_total: _Optional[int] = ..., longest_sequence: _Optional[int] = ..., draft_rounds_total: _Optional[int] = ..., drafted_tokens_total: _Optional[int] = ..., accepted_tokens_total: _Optional[int] = ..., proportional_bytes: _Optional[int] = ..., num_prefix_blocks: _Optional[int] = ..., num_prefixes: _Optional[int] = ..., prefix_digest: _Optional[int] = ...) -> None: ...
 
 class PlacesRequest(_message.Message):
     __slots__ = ()

@@ -24,6 +24,7 @@ from router.observe.traces import UNTRACED, Trace
 from router.policy.admission import Admission, Place
 from router.policy.balancer import Balancer, Choice, Ejections, Wish
 from router.policy.failover import Journal, blames_replica
+from router.policy.fairqueue import ANY_SLOT, USUAL_URGENCY
 from router.remotes.likeness import alike, can_go_on
 from router.rpc import places
 from router.rpc.prefixes import NOTHING_HELD, Holdings, can_reuse, find
@@ -127,7 +128,7 @@ class Dispatcher:
         left: list[Replica] = []  # that could not bring it to its end
         heard: list[Replica] = []  # those of them of which something was handed out
         used = nullcontext() if turn.is_probe else self._fleet.using(attempt.model, turn.keep_alive)
-        with used, await self._place(attempt, journal, turn) as place:
+        with used, await self._place(attempt, request, turn) as place:
             if place.position:
                 turn.trace.waited("queue", place.waited)
             while True:
@@ -150,12 +151,14 @@ class Dispatcher:
                 if journal.has_begun:
                     heard.append(replica)
 
-    async def _place(self, attempt: Attempt, journal: Journal, turn: Turn) -> Place:
+    async def _place(self, attempt: Attempt, request: pb.GenerateRequest, turn: Turn) -> Place:
         """A place of the model, whose line learns in the end how many tokens were used."""
         capacity = turn.limits.in_flight or self._places(attempt.model)
         place = attempt.place = await self._admission.place(
-            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: journal.num_tokens, patient=turn.patient
-        )
+            attempt.model, turn.key, turn.cost, capacity, turn.limits, lambda: attempt.num_used, patient=turn.patient,
+            urgency=request.priority if request.HasField("priority") else USUAL_URGENCY,
+            slot=request.place if request.HasField("place") else ANY_SLOT,
+        )  # fmt: skip
         return place
 
     async def _chosen(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from worker.drafting.drafts import MOST_DRAFTING
 from worker.errors import ContextExceeded, InvalidRequest
 from worker.generation import Request
-from worker.sequence import NO_LIMIT, SCORED_PER_STEP, Sequence, Standing
+from worker.sequence import NO_LIMIT, NO_PLACE, SCORED_PER_STEP, Sequence, Standing
 
 _MOST_KEPT = 4  # a shift keeps at most all but this many positions, as llama-server's does
 
@@ -53,11 +53,6 @@ def check_fits(request: Request, capacity: Capacity) -> None:
         raise ContextExceeded(num_prompt, limit)
     if num_tokens > limit and not capacity.shifts_context:
         raise InvalidRequest(f"Field 'resume': prompt and resumed tokens ({num_tokens}) exceed the context ({limit})")
-    if request.wanted_place >= capacity.max_running:
-        last = capacity.max_running - 1
-        raise InvalidRequest(
-            f"Field 'id_slot': Value must be between -1 <= value <= {last}, but got {request.wanted_place}"
-        )
 
 
 def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequence:
@@ -73,7 +68,7 @@ def sequence_for(request: Request, capacity: Capacity, arrived: float) -> Sequen
         guessing=request.guessing,
         shares_prefix=request.cache_prompt and not scored,
         standing=Standing(request.client, request.weight, request.priority, arrived),
-        wanted_place=request.wanted_place,
+        wanted_place=NO_PLACE if request.wanted_place == NO_PLACE else request.wanted_place % capacity.max_running,
     )
     if scored:
         sequence.most_per_step = SCORED_PER_STEP

@@ -159,6 +159,7 @@ class Engine:
             counters.step_seconds, tuple(counters.step_counts), scheduler.expected_wait, self._busy,
             counters.num_advanced, counters.longest,
             counters.num_drafts, counters.drafted_tokens, counters.accepted_tokens,
+            pool.num_nodes, pool.num_prefixes, pool.digest,
         )  # fmt: skip
 
     def _run(self) -> None:
@@ -209,7 +210,7 @@ class Engine:
     def _forward(self, batch: Batch) -> tuple[FloatArray, float]:
         """Logits of the sequences that catch up, each one's drafts behind its last token, and the seconds that took."""
         inputs = self._inputs.fill(batch)
-        with self._cores:
+        with self._cores.step(shared=not batch.num_read):
             began = time.perf_counter()  # the wait for the cores says nothing of the step's size
             logits = self._model.forward(*inputs)
             return logits, time.perf_counter() - began

@@ -49,7 +49,7 @@ class Request:
     client: str = ""  # see sequence.Standing
     weight: float = 1.0
     priority: int = USUAL_PRIORITY
-    wanted_place: int = NO_PLACE
+    wanted_place: int = NO_PLACE  # the only one where it may run; numbers start anew behind the last place
     num_kept: int = 0  # first tokens that a context shift leaves alone; below 0: the whole prompt
     num_discarded: int = 0  # tokens that a context shift takes out; 0: half of the others
     tells_progress: bool = False  # through its prompt

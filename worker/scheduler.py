@@ -6,6 +6,7 @@ target, or, where a step without them takes more than half of that, under twice 
 long as places and blocks last. Where no answer is running, the target is longer: only newcomers and cancellations wait
 for the step. When blocks run out, the youngest running sequence gives all of its own back and goes first in the line.
 Who is first in line and of a higher priority than one that runs takes its place in the same way, if there is no other.
+Who may run at one place only is set aside while that is taken, and holds up nobody.
 
 Who is first in line waits while a running sequence is yet to compute the next block of a prefix that both share, so
 that requests that come together compute it once. So do those behind it; it costs them no more than what is left of
@@ -15,7 +16,6 @@ Invariant: the oldest running sequence can always go on, because one sequence ne
 and a step that reads prompts at all reads at least LEAST_CHUNK tokens: so a step with work in it computes something.
 """
 
-import heapq
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from worker.cache.kv_cache import BlockPool
 from worker.errors import Overloaded
 from worker.sequence import NO_PLACE, Sequence, Tokens
 from worker.step_cost import StepCost
-from worker.waiting_line import WaitingLine
+from worker.waiting_line import WaitingLine, outranked
 
 LEAST_CHUNK = 4  # tokens of a prompt, however long that takes
 _STRETCH = 2.0  # how much longer a step may take for the prompts in it, even beyond the target
@@ -52,7 +52,7 @@ class Scheduler:
         self._limits = limits
         self._line = WaitingLine()
         self._running: list[Sequence] = []  # oldest first
-        self._places = list(range(limits.max_running))  # those that are free: a heap
+        self._places = set(range(limits.max_running))  # those that are free
         self._cost = StepCost()
         self._mean_stay = _FIRST_STAY
         self._refused_with = -1  # blocks available when the first in line last found too few
@@ -126,7 +126,7 @@ class Scheduler:
         target = self._limits.step_seconds * (1 if batch.sequences else _UNHURRIED) - spent
         batch.seconds = max(target, _STRETCH * self._cost.seconds(batch.work))
         self._advance(batch, lacking_one=False)
-        while self._line and self._places and self._admit(batch):
+        while self._places and (first := self._first()) is not None and self._admit(first, batch):
             pass
         return batch
 
@@ -198,29 +198,49 @@ class Scheduler:
         self._line.put_back(sequence)
 
     def _make_way(self) -> None:
-        """Where who is first in line finds no place or too few blocks, a running sequence of a lower priority waits."""
-        is_stuck = bool(self._line) and (not self._places or self._refused_with >= 0)
-        if is_stuck and (outranked := self._line.outranked(self._running)) is not None:
-            self._interrupt(outranked)
-            self._line.put_in_turn(outranked)
+        """Where who is first in line finds no place or too few blocks, a running sequence of a lower priority waits.
+
+        So it does where who was set aside wants its place.
+        """
+        first = self._first()
+        if first is not None and (not self._places or self._refused_with >= 0):
+            self._make_way_for(first, self._running)
+        for sequence in self._running.copy():
+            aside = self._line.first_aside(sequence.place)
+            if aside is not None:
+                self._make_way_for(aside, [sequence])
+
+    def _make_way_for(self, first: Sequence, running: Items[Sequence]) -> None:
+        lower = outranked(first, running)
+        if lower is not None:
+            self._interrupt(lower)
+            self._line.put_in_turn(lower)
 
     def _interrupt(self, sequence: Sequence) -> None:
-        sequence.wanted_place = sequence.place
+        sequence.former_place = sequence.place
         self._stop(sequence)
         self._refused_with = -1
 
     def _stop(self, sequence: Sequence, *, forget: bool = False) -> None:
         self._running.remove(sequence)
         self._pool.release(sequence, forget=forget)
-        heapq.heappush(self._places, sequence.place)
+        self._places.add(sequence.place)
+        self._line.call_back(sequence.place)
         sequence.place = NO_PLACE
 
-    def _admit(self, batch: Batch) -> bool:
+    def _first(self) -> Sequence | None:
+        """Whose turn it is, once those before it that want a place that is taken are set aside."""
+        while (first := self._line.first()) is not None:
+            if first.wanted_place == NO_PLACE or first.wanted_place in self._places:
+                return first
+            self._line.set_aside()
+        return None
+
+    def _admit(self, sequence: Sequence, batch: Batch) -> bool:
         """Lets the first in line run if all of its tokens find blocks and some of them time in this step.
 
         False: it must wait, and with it everybody behind it.
         """
-        sequence = self._line.first()
         available = self._pool.num_available
         if available <= self._refused_with:
             return False
@@ -254,17 +274,17 @@ class Scheduler:
 
     def _run(self, sequence: Sequence, batch: Batch) -> None:
         self._refused_with = -1
-        sequence.place = self._take_place(sequence.wanted_place)
+        sequence.place = self._place_for(sequence)
+        self._places.remove(sequence.place)
         self._running.append(sequence)
         batch.admitted.append(sequence)
         if sequence.num_cached < 0:
             sequence.num_cached = min(sequence.num_computed, sequence.num_prompt_tokens)
             self._line.charge(sequence, sequence.num_uncomputed)
 
-    def _take_place(self, wanted: int) -> int:
-        """The one wanted if it is free, else the lowest."""
-        if wanted not in self._places:
-            return heapq.heappop(self._places)
-        self._places.remove(wanted)
-        heapq.heapify(self._places)
-        return wanted
+    def _place_for(self, sequence: Sequence) -> int:
+        """The free one it wants, or where it ran before, or the lowest, of those that nobody wants if there are any."""
+        for place in (sequence.wanted_place, sequence.former_place):
+            if place in self._places:
+                return place
+        return min(self._places - self._line.wanted_places() or self._places)

@@ -54,6 +54,7 @@ class Sequence:
     __slots__ = (
         "blocks",
         "digests",
+        "former_place",
         "guessing",
         "max_tokens",
         "most_per_step",
@@ -100,7 +101,8 @@ class Sequence:
         self.num_published = 0  # leading blocks that the pool's tree has
         self.digests: list[bytes] = []  # of leading whole blocks, as far as they were needed; see kv_cache.py
         self.standing = standing
-        self.wanted_place = wanted_place
+        self.wanted_place = wanted_place  # the only one where it may run, if any
+        self.former_place = NO_PLACE  # where it ran until it was interrupted
         self.place = NO_PLACE  # while it runs
 
     def append(self, token: int) -> None:

@@ -33,6 +33,9 @@ class Stats(NamedTuple):
     num_drafts: int
     drafted_tokens: int
     accepted_tokens: int
+    num_prefix_blocks: int
+    num_prefixes: int
+    prefix_digest: int
 
 
 @dataclass(slots=True)

@@ -11,6 +11,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from protos import inference_pb2 as pb
 from router.api.listening import listening
 from router.api.metrics import Reading, readings
 from router.api.routed import call_to, check_name
@@ -64,6 +65,18 @@ def _model(status: ModelStatus, reading: Reading, tally: Tally, num_waiting: int
     }
 
 
+def _cache(stats: pb.StatsReply) -> Mapping[str, Any]:
+    """What is kept of prompts and answers, in blocks; replicas that keep the same have the same digest."""
+    return {
+        "blocks": stats.num_blocks,
+        "used": stats.num_blocks - stats.num_free_blocks - stats.num_cached_blocks,
+        "cached": stats.num_cached_blocks,
+        "prefix_blocks": stats.num_prefix_blocks,
+        "prefixes": stats.num_prefixes,
+        "digest": f"{stats.prefix_digest:016x}",
+    }
+
+
 def _figures(reading: Reading) -> Mapping[str, Any]:
     """How its workers stand, null while they cannot be asked; and what all it ever had have counted."""
     stats, is_live = reading.stats, reading.is_live
@@ -75,6 +88,7 @@ def _figures(reading: Reading) -> Mapping[str, Any]:
         "cached_tokens_total": stats.cached_tokens_total,
         "predicted_tokens_total": stats.predicted_tokens_total,
         "predicted_seconds_total": stats.predicted_seconds_total,
+        "cache": _cache(stats) if is_live else None,
     }
 
 

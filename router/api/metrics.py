@@ -141,6 +141,18 @@ VLLM: Sequence[Figure] = (
 WORKERS: Sequence[Figure] = (
     Figure("resident_bytes", "gauge", "Memory of the worker processes.", lambda r: r.stats.resident_bytes),
     Figure(
+        "prefix_blocks",
+        "gauge",
+        "Blocks of the cache that hold reusable prefixes, in use or not.",
+        lambda r: r.stats.num_prefix_blocks,
+    ),
+    Figure(
+        "prefixes",
+        "gauge",
+        "Reusable prefixes that are no beginning of another.",
+        lambda r: r.stats.num_prefixes,
+    ),
+    Figure(
         "proportional_bytes",
         "gauge",
         "Memory of the worker processes, where pages that n of them share count 1/n; 0: not known yet.",

@@ -29,6 +29,7 @@ from router.api.fields import (
 )
 from router.api.samplers import SAMPLING, sampling_message, shown_biases
 from router.errors import InvalidRequest
+from router.policy.fairqueue import ANY_SLOT
 
 MAX_STOPS = 64
 MAX_CHOICES = 16
@@ -141,7 +142,7 @@ class Parameters:
         return limit if limit or self.scores_prompt else 1
 
     def request(self, request_id: str, prompt: pb.Prompt, choice: int, *, return_prompt: bool) -> pb.GenerateRequest:
-        """The message for one of the `n` choices of a prompt; each choice has a seed of its own."""
+        """The message for one of the `n` choices of a prompt; each has a seed of its own, the first one the slot."""
         return pb.GenerateRequest(
             request_id=request_id,
             prompt=prompt,
@@ -149,7 +150,7 @@ class Parameters:
             stop=self.values["stop"],
             max_tokens=self.max_tokens,
             cache_prompt=self.values["cache_prompt"],
-            place=self.values["id_slot"],
+            place=ANY_SLOT if choice else self.values["id_slot"],
             num_kept=self.values["n_keep"],
             num_discarded=self.values["n_discard"],
             priority=self.values["priority"],

@@ -29,6 +29,8 @@ GAUGES = (
     "num_cached_blocks",
     "resident_bytes",
     "proportional_bytes",
+    "num_prefix_blocks",
+    "num_prefixes",
 )  # of now
 
 
@@ -40,6 +42,7 @@ def total(replies: Sequence[pb.StatsReply]) -> pb.StatsReply:
         for name in (*COUNTS, *GAUGES):
             setattr(result, name, getattr(result, name) + getattr(reply, name))
         result.busy |= reply.busy
+        result.prefix_digest = (result.prefix_digest + reply.prefix_digest) % (1 << 64)  # changes with each of them
         result.step_counts[:] = [a + b for a, b in zip(result.step_counts, reply.step_counts, strict=True)]
         result.longest_sequence = max(result.longest_sequence, reply.longest_sequence)
         result.expected_wait = min(result.expected_wait, reply.expected_wait)

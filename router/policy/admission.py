@@ -11,7 +11,7 @@ from typing import Self
 
 from router.config import KeyConfig, LimitsConfig
 from router.errors import Overloaded, QueueTimeout
-from router.policy.fairqueue import FairQueue, Ticket
+from router.policy.fairqueue import ANY_SLOT, USUAL_URGENCY, FairQueue, Ticket
 
 Clock = Callable[[], float]
 
@@ -51,21 +51,25 @@ class Admission:
         used: Callable[[], float],
         *,
         patient: bool = False,
+        urgency: int = USUAL_URGENCY,
+        slot: int = ANY_SLOT,
     ) -> Place:
         """A place of the model, waiting for it in line; to be entered at once.
 
-        `capacity` is how many may be at the model at once; `used` says, in the end, how many tokens the request took.
+        `capacity` is how many may be at the model at once, but for those that fairqueue.py lets overtake or wait for a
+        `slot`, unless the limits say how many; `used` says, in the end, how many tokens the request took.
         A `patient` request joins even a full line: it belongs to one that was admitted already. Raises Overloaded if
         the line is full or too slow.
         """
         queue = self._queues.get(model)
         if queue is None:
             queue = self._queues[model] = FairQueue()
-        queue.capacity = capacity
-        ticket = Ticket(key.name, cost, key.weight, key.priority)
-        if queue.num_waiting >= limits.queue and queue.num_running >= max(capacity, 1) and not patient:
-            raise full(model, queue, limits)
+        queue.capacity, queue.allows_overtaking = capacity, not limits.in_flight
         arrived = self._clock()
+        slot = ANY_SLOT if limits.in_flight else slot
+        ticket = Ticket(key.name, cost, key.weight, key.priority, urgency, arrived, slot)
+        if queue.num_waiting >= limits.queue and queue.is_full(ticket) and not patient:
+            raise full(model, queue, limits)
         position = await self._admitted(model, queue, ticket, limits)
 
         def finish() -> None:

@@ -1,7 +1,9 @@
 """One numbering of the places of all replicas of a model, as clients see them: GET /slots, id_slot. Pure.
 
 The first replica's places come first, then the second one's, and so on: with one replica they are the worker's own
-numbers. crew.py gives each replica its numbers, dispatch.py translates. Invariant: no number stands for two places.
+numbers, which start anew behind the last one as llama-server's do; among several a number behind the last is a mistake,
+because how many there are changes. crew.py gives each replica its numbers, dispatch.py translates.
+Invariant: no number stands for two places.
 """
 
 from collections.abc import Sequence

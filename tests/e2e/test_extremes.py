@@ -34,7 +34,7 @@ REFUSED: list[dict[str, Any]] = [
     *({"repeat_penalty": value} for value in (0, -1, 1e10)),
     *({"min_keep": value} for value in (-1, 2**31)),
     *({"n_probs": value} for value in (-1, 129, 2**31)),
-    *({"id_slot": value} for value in (-2, 2, 2**31)),
+    *({"id_slot": value} for value in (-2, 2**31)),
     {"adaptive_decay": 1},
     {"samplers": ["top_k"] * 65},
 ]
@@ -56,6 +56,7 @@ SERVED: list[dict[str, Any]] = [
     *({"mirostat": version, "mirostat_tau": HUGE, "mirostat_eta": -HUGE} for version in (-1, 1, 2, 3)),
     {"dynatemp_range": HUGE, "dynatemp_exponent": -HUGE},
     {"xtc_probability": HUGE, "xtc_threshold": -HUGE},
+    *({"id_slot": value} for value in (2, 2**31 - 1)),
     {"samplers": ["adaptive_p"], "adaptive_target": HUGE, "adaptive_decay": 0.99},
     {"samplers": [], "n_probs": 128, "post_sampling_probs": True},
 ]

@@ -3,6 +3,7 @@
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -43,25 +44,32 @@ def change(served: Serving, number: int, action: str, **body: str) -> dict[str, 
     return result
 
 
+def figure(served: Serving, name: str) -> float:
+    [line] = [line for line in served.http.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(line.split()[-1])
+
+
 def is_idle(served: Serving) -> bool:
-    metrics = served.http.get("/metrics").text.splitlines()
-    busy = [line for line in metrics if line.startswith(("llamacpp:requests_processing", "llamacpp:requests_deferred"))]
-    return len(busy) == 2 and all(line.endswith(" 0") for line in busy)
+    return figure(served, "llamacpp:requests_processing") == figure(served, "llamacpp:requests_deferred") == 0
 
 
 def send(served: Serving, body: dict[str, Any]) -> socket.socket:
     """A request whose answer nobody may wait for."""
     url, data = httpx.URL(served.url), json.dumps(body).encode()
     connection = socket.create_connection((url.host, url.port), timeout=DEADLINE)
-    head = "POST /completion HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head = f"POST /completion HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nContent-Type: application/json\r\n"
     connection.sendall(f"{head}Content-Length: {len(data)}\r\n\r\n".encode() + data)
     return connection
+
+
+def begins(answer: socket.socket) -> bool:
+    return answer.recv(12) == b"HTTP/1.1 200"
 
 
 def test_when_two_hundred_clients_leave_the_next_one_is_served(served: Serving) -> None:
     body = {"stream": True, "n_predict": -1, "ignore_eos": True}
     connections = [send(served, body | {"prompt": f"{i} {STORY}"}) for i in range(NUM_LEAVING)]
-    assert connections[0].recv(1)  # the first answer has begun: others are read, and most wait
+    assert begins(connections[0])  # others are read, and most wait
     for connection in connections:
         connection.close()
     assert complete(served, prompt="The capital of France is")["content"]
@@ -76,9 +84,25 @@ def test_a_slot_is_told_as_llama_server_tells_it(served: Serving) -> None:
     assert slot["next_token"][0]["n_decoded"] == 5
 
 
-def test_a_slot_that_does_not_exist_is_refused(served: Serving) -> None:
-    answer = served.http.post("/completion", json={"prompt": "a", "id_slot": 4})
-    assert answer.status_code == 400 and "id_slot" in answer.json()["error"]["message"]
+def test_a_request_waits_for_its_slot_and_holds_up_nobody_else(served: Serving) -> None:
+    endless = {"stream": True, "n_predict": 100_000, "ignore_eos": True}
+    with ThreadPoolExecutor() as threads, send(served, endless | {"prompt": "A", "id_slot": 2}) as running:
+        assert begins(running)
+        waiting = [threads.submit(complete, served, prompt=prompt, id_slot=2) for prompt in ("B", "C")]
+        until(lambda: figure(served, "llamacpp:requests_deferred") > 0)
+        assert complete(served, prompt="D")["id_slot"] != 2
+        leaving = send(served, endless | {"prompt": "E", "id_slot": 6})  # numbers start anew: 2 again
+        leaving.close()
+        assert not any(each.done() for each in waiting)
+        running.close()
+        assert [each.result(DEADLINE)["id_slot"] for each in waiting] == [2, 2]
+    until(lambda: is_idle(served))
+
+
+def test_only_the_first_choice_of_a_prompt_waits_for_its_slot(served: Serving) -> None:
+    answer = served.http.post("/completion", json={"prompt": "A", "id_slot": 3, "n": 2, "n_predict": 64})
+    first, second = (choice["id_slot"] for choice in answer.json())
+    assert first == 3 != second
 
 
 def test_a_saved_slot_is_a_cache_hit_after_it_was_erased(served: Serving) -> None:

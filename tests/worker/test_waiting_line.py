@@ -3,7 +3,7 @@ import random
 import pytest
 
 from worker.sequence import Sequence, Standing
-from worker.waiting_line import HEAD_START, WaitingLine
+from worker.waiting_line import HEAD_START, WaitingLine, outranked
 
 
 def make(arrived=0.0, client="", weight=1.0, priority=5) -> Sequence:
@@ -110,10 +110,10 @@ def test_removing_takes_out_one_and_leaves_the_order():
 
 def test_who_runs_is_outranked_by_a_higher_priority_that_comes_before_it_in_the_order_of_its_client():
     running = [make(0, priority=2), make(1, priority=4), make(0, "other", priority=0)]
-    assert line_of(make(5, priority=9)).outranked(running) is running[0]
-    assert line_of(make(2, priority=4)).outranked(running) is running[0]
-    assert line_of(make(2, priority=2)).outranked(running) is None
-    assert line_of(make(7 * HEAD_START + 1, priority=9)).outranked(running) is None
+    assert outranked(make(5, priority=9), running) is running[0]
+    assert outranked(make(2, priority=4), running) is running[0]
+    assert outranked(make(2, priority=2), running) is None
+    assert outranked(make(7 * HEAD_START + 1, priority=9), running) is None
 
 
 def test_who_made_way_waits_in_its_order():
@@ -124,3 +124,27 @@ def test_who_made_way_waits_in_its_order():
     line.add(newer)
     line.put_in_turn(old)
     assert drained(line) == [old, newer]
+
+
+def test_who_is_set_aside_counts_but_has_no_turn_until_it_is_called_back():
+    early, late = make(0), make(1)
+    early.wanted_place = 3
+    line = line_of(early, late)
+    line.set_aside()
+    line.call_back(2)
+    assert (line.first(), len(line), early in line) == (late, 2, True)
+    assert (line.first_aside(3), line.first_aside(2)) == (early, None)
+    line.call_back(3)
+    assert drained(line) == [early, late]
+
+
+def test_who_is_set_aside_may_leave():
+    one, other = make(0), make(1)
+    one.wanted_place = other.wanted_place = 3
+    line = line_of(one, other)
+    line.set_aside()
+    line.set_aside()
+    line.remove(one)
+    assert (one in line, line.first(), line.first_aside(3)) == (False, None, other)
+    line.call_back(3)
+    assert drained(line) == [other]

@@ -40,7 +40,11 @@ def chain(tokens: Tokens, block_size: int) -> list[bytes]:
 
 
 class BlockPool:
-    """Owns the state of all blocks."""
+    """Owns the state of all blocks.
+
+    `digest`, 64 bits, is the exclusive or of the beginnings of all nodes' names: trees with the same prefixes have the
+    same, in whatever order they grew, and one that changes changes it.
+    """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
@@ -51,6 +55,8 @@ class BlockPool:
         self._nodes: dict[bytes, int] = {}
         self._names: list[bytes | None] = [None] * num_blocks
         self._parents: list[bytes] = [_ROOT] * num_blocks
+        self._num_children: Counter[bytes] = Counter()  # of each name that has any
+        self.digest = 0
 
     @property
     def num_free(self) -> int:
@@ -67,6 +73,16 @@ class BlockPool:
     @property
     def num_held(self) -> int:
         return self.num_blocks - self.num_available
+
+    @property
+    def num_nodes(self) -> int:
+        """Blocks in the tree, cached or held."""
+        return len(self._nodes)
+
+    @property
+    def num_prefixes(self) -> int:
+        """Leaves of the tree: prefixes that are no beginning of another."""
+        return len(self._nodes) - len(self._num_children) + (_ROOT in self._num_children)
 
     def names(self) -> list[bytes]:
         """The names of all nodes."""
@@ -185,11 +201,9 @@ class BlockPool:
 
     def erase(self, names: Items[bytes]) -> None:
         """Frees the end of a chain of names, up to what others hold or continue."""
-        num_children = Counter(self._parents)
         for block in reversed(self.find(names)):
-            if self._num_references[block] or num_children[self._names[block] or _ROOT]:
+            if self._num_references[block] or self._names[block] in self._num_children:
                 return
-            num_children[self._parents[block]] -= 1
             del self._cached[block]
             self._forget(block)
             self._free.append(block)
@@ -218,12 +232,18 @@ class BlockPool:
     def _enter(self, name: bytes, parent: bytes, block: int) -> None:
         self._nodes[name] = block
         self._names[block], self._parents[block] = name, parent
+        self._num_children[parent] += 1
+        self.digest ^= int.from_bytes(name[:8])
 
     def _forget(self, block: int) -> None:
-        name = self._names[block]
+        name, parent = self._names[block], self._parents[block]
         if name is not None:
             del self._nodes[name]
             self._names[block], self._parents[block] = None, _ROOT
+            self._num_children[parent] -= 1
+            if not self._num_children[parent]:
+                del self._num_children[parent]
+            self.digest ^= int.from_bytes(name[:8])
 
     def _withdraw(self, names: set[bytes]) -> None:
         """Takes nodes and all their descendants out of the tree; who holds them keeps them to the end."""

@@ -43,5 +43,6 @@ class Futex:
         )
         return status == 0 or ctypes.get_errno() != errno.ETIMEDOUT
 
-    def wake(self, sleeper: int) -> None:
-        self._call(self._number, self._address, _WAKE_BITSET, _EVERYBODY, None, None, 1 << sleeper)
+    def wake(self, *sleepers: int) -> None:
+        bits = sum(1 << sleeper for sleeper in sleepers)
+        self._call(self._number, self._address, _WAKE_BITSET, _EVERYBODY, None, None, bits)

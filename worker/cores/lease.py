@@ -8,7 +8,12 @@ not when it is stopped, and goes to whoever is quickest; a process that grants t
 step. Here taking a free lease is one instruction, whoever passes it on chooses the next by turns.py and wakes nobody
 else, and whoever waits looks now and then whether the holder is still at work.
 
-    file, lines of 64 bytes    [ magic, version | turn | clock | slot 0: owner, virtual time | slot 1 ... | slot 31 )
+Steps that read no prompt wait for memory more than for cores, and lose more by taking turns than by being computed side
+by side. So they are shared: while nobody has the lease and nobody waits for it they are computed without. One that is
+not shared takes the free lease at once, beside at most one shared step of each worker; from then on all take turns,
+until only such are left that would share, who go on together.
+
+    file, lines of 64 bytes    [ magic, version | turn | clock | slot 0: owner, virtual time, shares | slot 1 ... )
 
 Invariants: the lease changes hands by compare-and-swap of the turn alone; a slot's line is written by its owner alone.
 A worker that was taken for lost and goes on finds the turn to be another's, and queues again; what it computes
@@ -22,7 +27,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from worker.cores import turns
 from worker.cores.atomic import compare_and_swap
@@ -32,13 +37,13 @@ from worker.cores.turns import NOBODY, NUM_SLOTS
 from worker.errors import WorkerError
 
 QUANTUM = 5_000_000  # nanoseconds of virtual time that a worker may get ahead of one that waits
-LEAST_WEIGHT, MOST_WEIGHT = 0.01, 100.0
+LEAST_WEIGHT, USUAL_WEIGHT, MOST_WEIGHT = 0.01, 1.0, 100.0
 _LOOK_SECONDS = 0.2  # between looks at a holder that others wait for
 _LONGEST_CHARGE = 1_000_000_000  # nanoseconds; beyond it, all were suspended together
 
 # Places in the file, in words of eight bytes.
 _MAGIC, _VERSION, _TURN, _CLOCK, _SLOTS = 0, 1, 8, 16, 24
-_LINE, _OWNER, _VIRTUAL_TIME = 8, 0, 1
+_LINE, _OWNER, _VIRTUAL_TIME, _SHARES = 8, 0, 1, 2
 _NUM_WORDS = _SLOTS + NUM_SLOTS * _LINE
 _HEADER = (int.from_bytes(b"turnfile", "little"), 1)
 _MOST_CLOCK = 1 << 60  # nanoseconds: decades
@@ -49,7 +54,10 @@ class LeaseUnusable(WorkerError):
 
 
 class Cores(Protocol):
-    """What a step is computed within: `with cores: ...`. One thread uses it."""
+    """What a step is computed within: `with cores.step(shared=False): ...`. One thread uses it."""
+
+    def step(self, *, shared: bool) -> Self:
+        """For the step that comes next. A shared one may be computed beside other workers' shared ones."""
 
     def __enter__(self) -> None: ...
     def __exit__(self, *_: object) -> None: ...
@@ -60,6 +68,9 @@ class Cores(Protocol):
 
 class OwnCores:
     """Cores that are not shared."""
+
+    def step(self, *, shared: bool) -> Self:
+        return self
 
     def __enter__(self) -> None:
         pass
@@ -74,7 +85,7 @@ class OwnCores:
 class CoreLease:
     """One worker's place among those that share a file."""
 
-    def __init__(self, path: Path, weight: float = 1.0, quantum: int = QUANTUM) -> None:
+    def __init__(self, path: Path, weight: float = USUAL_WEIGHT, quantum: int = QUANTUM) -> None:
         """Makes the file if there is none; compare_and_swap must be compiled. Raises LeaseUnusable, OSError."""
         self._words, self._address = _map(path)
         self._futex = Futex(self._address + _TURN * 8)
@@ -83,7 +94,13 @@ class CoreLease:
         self.slot = self._claim(path)
         self._line = _SLOTS + self.slot * _LINE
         self._words[self._line + _VIRTUAL_TIME] = self._words[_CLOCK]
+        self._words[self._line + _SHARES] = False
         self._forget_former_owner()
+
+    def step(self, *, shared: bool) -> Self:
+        """A worker whose weight is not the usual one shares no step: its part of the cores is what turns give it."""
+        self._words[self._line + _SHARES] = shared and self._weight == USUAL_WEIGHT
+        return self
 
     def __enter__(self) -> None:
         """Returns when this worker may compute."""
@@ -112,6 +129,8 @@ class CoreLease:
 
     def _queue(self) -> None:
         while (holder := turns.holder(turn := self._words[_TURN])) != self.slot:
+            if turns.is_open(turn) and self._would_share(self.slot):
+                return
             if holder == NOBODY:
                 self._swap(turn, turns.handed_to(turn, self.slot))
             elif not turns.is_waiting(turn, self.slot):
@@ -124,7 +143,12 @@ class CoreLease:
         if self.held:
             self._charge()
         while turns.holder(turn := self._words[_TURN]) == self.slot:
-            behind = self._virtual_times(turns.waiting(turn))
+            waiting = turns.waiting(turn)
+            if waiting and all(map(self._would_share, waiting if not keep else (*waiting, self.slot))):
+                if self._swap(turn, turns.opened(turn)):
+                    self._futex.wake(*waiting)
+                continue
+            behind = self._virtual_times(waiting)
             if keep and turns.goes_on(self.virtual_time, behind, quantum):
                 return
             self._hand(turn, turns.furthest_behind(behind))
@@ -156,6 +180,9 @@ class CoreLease:
 
     def _virtual_times(self, slots: list[int]) -> dict[int, int]:
         return {slot: self._words[_SLOTS + slot * _LINE + _VIRTUAL_TIME] for slot in slots}
+
+    def _would_share(self, slot: int) -> bool:
+        return bool(self._words[_SLOTS + slot * _LINE + _SHARES])
 
     def _can_compute(self, slot: int) -> bool:
         return slot < NUM_SLOTS and can_compute(self._words[_SLOTS + slot * _LINE + _OWNER])

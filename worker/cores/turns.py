@@ -52,6 +52,16 @@ def handed_to(turn: int, slot: int) -> int:
     return next_turn if slot == NOBODY else without_waiting(next_turn, slot)
 
 
+def is_open(turn: int) -> bool:
+    """Nobody computes in a turn and nobody waits for one: short steps need none."""
+    return holder(turn) == NOBODY and not turn >> _WAITING_SHIFT
+
+
+def opened(turn: int) -> int:
+    """The next turn: it is nobody's, and nobody waits any longer."""
+    return handed_to(turn, NOBODY) & (1 << _WAITING_SHIFT) - 1
+
+
 def furthest_behind(virtual_times: Mapping[int, int]) -> int:
     """The slot that comes next of those that wait; NOBODY if none does."""
     return min(virtual_times, key=lambda slot: (virtual_times[slot], slot), default=NOBODY)

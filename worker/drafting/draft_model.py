@@ -76,7 +76,7 @@ class ModelDrafter:
         if not fitting:
             return {}
         twins = {sequence: self._follow(sequence) for sequence in fitting}
-        with self._cores:
+        with self._cores.step(shared=True):
             self._guess({twin: counts[sequence] for sequence, twin in twins.items()})
         guesses = {s: twin.tokens[s.num_tokens : twin.num_tokens].copy() for s, twin in twins.items()}
         return {s: tokens for s, tokens in guesses.items() if tokens.size >= self._fewest(s, wanted[s])}

@@ -117,6 +117,9 @@ class Inference(inference_pb2_grpc.InferenceServicer):  # type: ignore[misc]
             drafted_tokens_total=stats.drafted_tokens,
             accepted_tokens_total=stats.accepted_tokens,
             longest_sequence=stats.longest,
+            num_prefix_blocks=stats.num_prefix_blocks,
+            num_prefixes=stats.num_prefixes,
+            prefix_digest=stats.prefix_digest,
             proportional_bytes=self._footprint.proportional(),
         )
 

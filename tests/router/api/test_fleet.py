@@ -26,6 +26,7 @@ async def test_the_fleet_tells_of_every_model_whatever_its_state() -> None:
     assert (bad["state"], bad["reason"], bad["pids"], bad["running"]) == (
         "failed", "/models/bad.gguf: not a GGUF file", [], None,
     )  # fmt: skip
+    assert (good["cache"]["prefixes"], good["cache"]["digest"], bad["cache"]) == (0, "0" * 16, None)
 
 
 async def test_the_log_of_a_worker_outlives_it() -> None:

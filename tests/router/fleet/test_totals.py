@@ -27,4 +27,11 @@ def test_what_the_processes_share_is_told_once_all_have_counted() -> None:
 
 def test_every_field_has_a_way_to_be_put_together() -> None:
     names = {field.name for field in pb.StatsReply.DESCRIPTOR.fields}
-    assert names == {*COUNTS, *GAUGES, "busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence"}
+    of_their_own = {"busy", "step_bounds", "step_counts", "expected_wait", "longest_sequence", "prefix_digest"}
+    assert names == {*COUNTS, *GAUGES, *of_their_own}
+
+
+def test_the_digest_of_several_changes_with_each_of_theirs() -> None:
+    digests = [total([pb.StatsReply(prefix_digest=a), pb.StatsReply(prefix_digest=b)]).prefix_digest
+               for a, b in ((0, 0), (2**64 - 1, 2**64 - 1), (2**64 - 1, 1), (5, 5))]  # fmt: skip
+    assert digests == [0, 2**64 - 2, 0, 10]

@@ -1,6 +1,6 @@
 import pytest
 
-from router.policy.fairqueue import FairQueue, Ticket
+from router.policy.fairqueue import HEAD_START, FairQueue, Ticket
 
 
 def served(queue: FairQueue, num_tokens: float | None = None) -> list[str]:
@@ -116,3 +116,65 @@ def test_a_place_that_was_not_used_says_nothing_about_speed() -> None:
     queue.give_back(queue.next(5))
     assert queue.wait_seconds(0) == pytest.approx(4.0)
     assert queue.num_running == 0
+
+
+def test_a_more_urgent_request_of_a_key_goes_before_its_others() -> None:
+    usual, urgent = Ticket("a", 1, arrived=1), Ticket("a", 1, urgency=6, arrived=2)
+    queue = line(usual, Ticket("b", 1, arrived=0, priority=1), urgent)
+    order = [queue.next(0)]
+    while queue.num_waiting:
+        queue.finish(order[-1], 1, 1)
+        order.append(queue.next(1))
+    assert [ticket.key for ticket in order] == ["b", "a", "a"] and order[1:] == [urgent, usual]
+
+
+def test_urgency_is_worth_no_more_than_its_head_start() -> None:
+    old, urgent = Ticket("a", 1, urgency=0, arrived=0), Ticket("a", 1, urgency=9, arrived=9 * HEAD_START + 1)
+    assert line(old, urgent).next(200) is old
+
+
+def test_a_more_urgent_request_overtakes_one_that_is_served_and_nobody_else_goes_in_its_stead() -> None:
+    queue = FairQueue(capacity=1)
+    low, other, urgent, late = (
+        Ticket("a", 1, urgency=0), Ticket("b", 1), Ticket("a", 1, urgency=9, arrived=1), Ticket("a", 1, arrived=2),
+    )  # fmt: skip
+    assert queue.enter(low, 0)
+    queue.join(other)
+    assert queue.enter(urgent, 1) and not queue.enter(late, 2)
+    queue.finish(urgent, 1, 3)
+    assert queue.next(3) is None  # the place is the overtaken one's again
+    queue.finish(low, 1, 4)
+    assert queue.next(4) is other
+
+
+def test_one_is_overtaken_by_one_at_a_time() -> None:
+    queue = FairQueue(capacity=1)
+    low, urgent, next_urgent = (Ticket("a", 1, urgency=urgency) for urgency in (0, 9, 9))
+    assert queue.enter(low, 0) and queue.enter(urgent, 0) and not queue.enter(next_urgent, 0)
+    queue.join(next_urgent)
+    assert queue.next(1) is None
+    queue.finish(urgent, 1, 2)
+    assert queue.next(2) is next_urgent and low.overtaken_by is next_urgent
+
+
+@pytest.mark.parametrize("first", [Ticket("b", 1, urgency=0), Ticket("a", 1), Ticket("a", 1, urgency=0, arrived=-99)])
+def test_nobody_overtakes_other_keys_its_equals_or_those_who_came_long_before(first: Ticket) -> None:
+    queue = FairQueue(capacity=1)
+    assert queue.enter(first, 0) and not queue.enter(Ticket("a", 1), 1)
+
+
+def test_overtaking_can_be_forbidden() -> None:
+    queue = FairQueue(capacity=1)
+    queue.allows_overtaking = False
+    assert queue.enter(Ticket("a", 1, urgency=0), 0) and not queue.enter(Ticket("a", 1, urgency=9), 0)
+
+
+def test_who_waits_for_a_slot_holds_up_only_those_who_want_the_same() -> None:
+    queue = FairQueue(capacity=1)
+    served, follower, waiting = (Ticket("a", 1, slot=3) for _ in range(3))
+    assert queue.enter(served, 0) and queue.enter(follower, 0) and not queue.enter(waiting, 0)
+    queue.join(waiting)
+    assert queue.enter(Ticket("a", 1, slot=2), 0) and queue.enter(Ticket("a", 1), 0)
+    assert queue.next(0) is None
+    queue.finish(served, 1, 1)
+    assert queue.next(1) is waiting

@@ -351,6 +351,15 @@ class PoolLife(RuleBasedStateMachine):
             assert not parent or parent in self.pool._nodes
 
     @invariant()
+    def the_tree_is_told_as_it_is(self):
+        names, parents = self.pool._nodes.keys(), {self.pool._parents[block] for block in self.pool._nodes.values()}
+        digest = 0
+        for name in names:
+            digest ^= int.from_bytes(name[:8])
+        assert (self.pool.num_nodes, self.pool.num_prefixes) == (len(names), len(names - parents))
+        assert self.pool.digest == digest
+
+    @invariant()
     def every_block_is_in_one_state(self):
         held = {block for sequence in self.alive for block in blocks_of(sequence)}
         held |= {block for _, _, chain in self.chains for block in chain}

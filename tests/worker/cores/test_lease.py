@@ -141,6 +141,82 @@ def test_it_is_passed_on_when_a_step_fails(path: Path) -> None:
     assert not lease.held
 
 
+# ---- steps that are shared --------------------------------------------------------------------
+
+
+def entering(lease: CoreLease, meet: Callable[[], object]) -> threading.Thread:
+    """A thread that computes one shared step, in which it calls `meet`."""
+
+    def compute() -> None:
+        with lease.step(shared=True):
+            meet()
+        lease.release()
+
+    thread = threading.Thread(target=compute, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_shared_steps_take_no_turns(path: Path) -> None:
+    one, other = CoreLease(path), CoreLease(path)
+    with one.step(shared=True), other.step(shared=True):
+        assert not one.held and not other.held
+
+
+def test_a_step_of_its_own_waits_for_no_shared_one_and_those_that_follow_wait_for_it(path: Path) -> None:
+    alone, sharing = CoreLease(path), CoreLease(path)
+    with sharing.step(shared=True):
+        alone.step(shared=False).__enter__()
+        assert alone.held
+    entered = threading.Event()
+    thread = entering(sharing, entered.set)
+    until(lambda: waiting(alone) == [sharing.slot])
+    assert not entered.is_set()
+    alone.release()
+    thread.join(DEADLINE)
+    assert entered.is_set()
+
+
+def test_all_that_share_go_on_at_once_when_the_last_step_of_its_own_is_over(path: Path) -> None:
+    alone, *sharing = (CoreLease(path, quantum=10**12) for _ in range(4))
+    meeting = threading.Barrier(3)
+    with alone.step(shared=False):
+        threads = [entering(each, lambda: meeting.wait(DEADLINE)) for each in sharing]
+        until(lambda: len(waiting(alone)) == 3)
+    alone.release()
+    for thread in threads:
+        thread.join(DEADLINE)
+    assert not meeting.broken and not any(each.held for each in sharing)
+
+
+def test_a_turn_is_not_shared_while_somebody_waits_for_one_of_its_own(path: Path) -> None:
+    alone, first, second = (CoreLease(path, quantum=0) for _ in range(3))
+    alone.step(shared=False).__enter__()
+    go_on = threading.Event()
+    threads = [entering(each, lambda: go_on.wait(DEADLINE)) for each in (first, second)]
+    until(lambda: len(waiting(alone)) == 2)
+    alone._words[alone._line + 1] += 1_000_000  # it has computed
+    alone.__exit__()
+    until(lambda: first.held)
+    waits = threading.Thread(target=alone.__enter__, daemon=True)
+    waits.start()
+    until(lambda: waiting(alone) == [alone.slot, second.slot])
+    go_on.set()
+    for thread in (*threads, waits):
+        thread.join(DEADLINE)
+    assert alone.held
+
+
+def test_a_worker_with_a_weight_takes_turns(path: Path) -> None:
+    weighty, sharing = CoreLease(path, 2.0), CoreLease(path)
+    with weighty.step(shared=True):
+        assert weighty.held
+        thread = entering(sharing, lambda: None)
+        until(lambda: waiting(weighty) == [sharing.slot])
+    weighty.release()
+    thread.join(DEADLINE)
+
+
 class Clock:
     """Stands still but for steps, which take 5 ms."""
 

@@ -66,6 +66,14 @@ def test_a_freed_turn_is_nobodys_and_whoever_waits_still_waits(turn: int) -> Non
 
 
 @given(TURNS, SLOTS)
+def test_an_open_turn_is_nobodys_and_nobody_waits_for_one(turn: int, slot: int) -> None:
+    after = turns.opened(turn)
+    assert turns.is_open(after) and turns.holder(after) == NOBODY and not turns.waiting(after)
+    assert after & 0xFFFFFFFF != turn & 0xFFFFFFFF
+    assert not turns.is_open(turns.with_waiting(after, slot)) and not turns.is_open(turns.handed_to(after, slot))
+
+
+@given(TURNS, SLOTS)
 def test_joining_and_leaving_the_line_leave_what_sleepers_watch(turn: int, slot: int) -> None:
     joined = turns.with_waiting(turn, slot)
     left = turns.without_waiting(joined, slot)

@@ -1,12 +1,10 @@
 """Prefixes and places: what was computed once is found again, in the cache, on disk or in a file."""
 
 import numpy as np
-import pytest
 
 from tests.worker.engine.bench import BLOCK, PROMPT, Bench, alone, in_engine
 from worker.cache.kv_cache import chain
 from worker.cache.prefix_store import PrefixStore
-from worker.errors import InvalidRequest
 from worker.sampling.settings import Sampling
 
 
@@ -81,9 +79,11 @@ def test_a_request_that_forbids_reuse_is_neither_stored_nor_looked_up(tmp_path):
     assert not list(tmp_path.glob("*/*.kv"))
 
 
-def test_a_place_that_nobody_has_cannot_be_wanted():
-    with Bench() as bench, pytest.raises(InvalidRequest, match=r"id_slot.*-1 <= value <= 3, but got 4"):
-        bench.submit([3], wanted_place=4)
+def test_numbers_of_places_start_anew_behind_the_last_one():
+    with Bench() as bench:
+        bench.submit([3], max_tokens=1, wanted_place=6).result()
+        [state] = in_engine(bench, bench.engine.places.states)
+    assert state.number == 2
 
 
 def test_places_tell_what_their_latest_request_came_to():

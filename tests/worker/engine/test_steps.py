@@ -40,6 +40,11 @@ class CountedCores:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.shared: list[bool] = []
+
+    def step(self, *, shared: bool) -> "CountedCores":
+        self.shared.append(shared)
+        return self
 
     def __enter__(self) -> None:
         self.log.append("taken")
@@ -57,6 +62,13 @@ def test_every_step_is_computed_within_the_cores_and_an_idle_engine_releases_the
         bench.submit([5, 6, 7], max_tokens=3).result()
         bench.wait_until(lambda stats: cores.log[-1] == "released")
         assert cores.log == ["released", *["taken", "passed on"] * 3, "released"]
+
+
+def test_a_step_is_shared_unless_it_reads_a_prompt():
+    cores = CountedCores()
+    with Bench(cores=cores, step_tokens=4) as bench:
+        bench.submit([5, 6, 7, 8, 9, 10], max_tokens=3).result()
+    assert cores.shared == [False, False, True, True]
 
 
 def test_a_step_that_fails_gives_the_cores_back():

@@ -53,6 +53,7 @@ class Worker:
         self.engine.submit = self._count(self.engine.submit)
         prompts = PromptReader(FakeTokenizer(), Template())
         facts = describe(METADATA, prompts, context_length=settings["context_length"], num_threads=1)
+        facts.num_parallel = settings["max_running"]
         files = SlotFiles(slots, bytes(32)) if slots else None
         await self.server.open(LoadedModel(self.engine, prompts, FakeDetokenizer, facts, files))
 

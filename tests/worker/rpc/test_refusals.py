@@ -58,7 +58,6 @@ BAD_REQUESTS = [
     ({"weight": float("nan")}, "'weight'"),
     ({"weight": 1e7}, "'weight'"),
     ({"place": -2}, "'id_slot'"),
-    ({"place": 4}, "'id_slot'"),
     ({"num_discarded": -1}, "'n_discard'"),
     ({"tokens": [-1]}, "'prompt'"),
     ({"tokens": [48]}, "'prompt'"),

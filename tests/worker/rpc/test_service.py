@@ -2,12 +2,16 @@
 
 import asyncio
 import json
+from functools import reduce
+from operator import xor
 
+import numpy as np
 import pytest
 
 from protos import inference_pb2 as pb
 from tests.worker.fake_model import FakeTokenizer
 from tests.worker.rpc.serving import DEADLINE, sampling_of, serving, text, tokens_of
+from worker.cache.kv_cache import chain
 
 pytestmark = pytest.mark.anyio
 
@@ -189,6 +193,16 @@ async def test_stats_count_what_was_computed(worker):
     assert stats.advanced_sequences_total == stats.num_steps
     assert stats.longest_sequence == 9 + 4 - 1  # the last token is never computed
     assert stats.num_free_blocks + stats.num_cached_blocks == stats.num_blocks == 64
+
+
+async def test_stats_tell_what_can_be_reused(worker):
+    prompts = [5] * 9, [5] * 4 + [6] * 4 + [7]
+    for prompt in prompts:
+        await worker.answer(tokens=prompt, max_tokens=0, cache_prompt=True)
+    stats = await worker.stub.Stats(pb.StatsRequest())
+    names = {name for prompt in prompts for name in chain(np.array(prompt, np.int32), 4)}
+    assert (stats.num_prefix_blocks, stats.num_prefixes) == (3, 2)
+    assert stats.prefix_digest == reduce(xor, (int.from_bytes(name[:8]) for name in names))
 
 
 async def test_stats_tell_how_long_steps_took(worker):
