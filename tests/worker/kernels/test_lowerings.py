@@ -74,16 +74,15 @@ def innermost_loops(assembly: str) -> list[list[str]]:
 def test_avx512_takes_weights_from_registers_and_broadcasts_activations_from_memory(tmp_path, format, most_spills):
     """12 tokens' sums of integers and of floats take 24 of the 32 registers, the codes of a block 8.
 
-    Before the loops of tiles comes that of a single token with several panels, if the format has one.
+    Before the loops of tiles comes that of a single token with several panels.
     """
     text = assembly(tmp_path, "avx512-vnni", "znver4", AVX512, format)
     dots = [[line for line in loop if line.startswith("vpdpbusd")] for loop in innermost_loops(text)]
     tokens = [len(loop) // QUADS for loop in dots]
     row = INSTRUCTION_SETS["avx512-vnni"]
-    abreast = [row.panels_abreast] * (format == "Q4_1")
-    assert [number for number in tokens if number] == [*abreast, *row.tile_sizes]
+    assert [number for number in tokens if number] == [row.panels_abreast, *row.tile_sizes]
     assert all("%zmm" in line for loop in dots for line in loop)
-    assert all("{1to16}" in line for loop in [loop for loop in dots if loop][len(abreast) :] for line in loop)
+    assert all("{1to16}" in line for loop in [loop for loop in dots if loop][1:] for line in loop)
     largest = innermost_loops(text)[tokens.index(12)]
     spills = [line for line in largest if re.match(r"vmov\w+\s+%zmm\d+, -?\d*\(%r[sb]p\)", line)]
     assert len(spills) <= most_spills
