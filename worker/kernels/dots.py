@@ -20,22 +20,26 @@ from worker.kernels.simd import I32, Tile
 
 @intrinsic(prefer_literal=True)
 def block_dot(
-    typing: Any, code: Any, first: Any, last: Any, num_panels: Any, num_tokens: Any, panel: Any, stride: Any, x: Any
-) -> Any:
+    typing: Any, code: Any, bias: Any, first: Any, last: Any, num_panels: Any, num_tokens: Any, panel: Any,
+    stride: Any, x: Any, sums: Any,
+) -> Any:  # fmt: skip
     """Exact integer products of quads first .. last - 1 of a block: Tile(i32, ...) of 16 rows, by token or by panel.
 
-    code, first, last, num_panels, num_tokens: constants, the first a name of CODES, and one of the last two is 1;
-    panel: address of the block's codes, of which those of the other panels are `stride` bytes apart; x: address of the
-    block's activations, int8 [8 quads][num_tokens][4].
+    What is multiplied is code - bias. code, bias, first, last, num_panels, num_tokens: constants, the first a name of
+    CODES, and one of the last two is 1; panel: address of the block's codes, of which those of the other panels are
+    `stride` bytes apart; x: address of the block's activations, int8 [8 quads][num_tokens][4]; sums: of their sums over
+    these quads, i32 [num_tokens].
     """
     quads = range(first.literal_value, last.literal_value)
     panels, tokens = num_panels.literal_value, num_tokens.literal_value
     result = Tile(I32, panels * tokens)
 
     def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        *_, panel, stride, x = arguments
+        *_, panel, stride, x, sums = arguments
         places = [b.add(panel, b.mul(stride, llvm.I64(index))) for index in range(panels)]
-        operands = [Operand(CODES[code.literal_value], quads, tokens, place, x) for place in places]
-        return cgutils.pack_array(b, [sums for operand in operands for sums in INSTRUCTION_SET.dot(b, operand)])
+        operands = [Operand(CODES[code.literal_value], bias.literal_value, quads, tokens, place, x, sums)
+                    for place in places]
+        return cgutils.pack_array(b, [dots for operand in operands for dots in INSTRUCTION_SET.dot(b, operand)])
 
-    return result(code, first, last, num_panels, num_tokens, types.intp, types.intp, types.intp), lower
+    addresses = (types.intp,) * 4
+    return result(code, bias, first, last, num_panels, num_tokens, *addresses), lower

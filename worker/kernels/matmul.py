@@ -17,7 +17,7 @@ from worker.kernels.jit import Native, call, inlined, kernel
 from worker.kernels.memory import load_rows, prefetch, splats, splats_i32, splats_strided, store_rows
 from worker.kernels.number_formats import load_each
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
-from worker.kernels.simd import LANES, fma, splat_i32, to_float, zeros
+from worker.kernels.simd import LANES, fma, to_float, zeros
 
 LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 
@@ -95,9 +95,7 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
                     small_minimum += LANES
                 if panels == 1:
                     _ask_ahead(panel, block_lines)
-                dots = block_dot(code, 0, 8, panels, size, panel, stride, codes)
-                if bias:
-                    dots = dots - splats_i32(factors + 8 * size, size) * splat_i32(bias)
+                dots = block_dot(code, bias, 0, 8, panels, size, panel, stride, codes, factors + 8 * size)
                 total = fma(to_float(dots), scale * splats(factors, size), total)
                 if has_minimum:
                     total = fma(minimum, splats(factors + 4 * size, size), total)
@@ -127,11 +125,8 @@ def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
             for _ in range(span // BLOCK):
                 if panels == 1:
                     _ask_ahead(panel, block_lines)
-                first = block_dot(code, 0, 4, panels, size, panel, stride, codes)
-                last = block_dot(code, 4, 8, panels, size, panel, stride, codes)
-                if bias:
-                    first = first - splats_i32(factors + 12 * size, size) * splat_i32(bias)
-                    last = last - splats_i32(factors + 16 * size, size) * splat_i32(bias)
+                first = block_dot(code, bias, 0, 4, panels, size, panel, stride, codes, factors + 12 * size)
+                last = block_dot(code, bias, 4, 8, panels, size, panel, stride, codes, factors + 16 * size)
                 sums = to_float(first) * (scale * load_each("I8", small, stride, panels))
                 sums = fma(to_float(last), scale * load_each("I8", small + LANES, stride, panels), sums)
                 if has_minimum:

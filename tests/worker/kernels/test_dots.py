@@ -12,9 +12,11 @@ from worker.kernels.dots import block_dot
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Entry, entry
 from worker.kernels.memory import store_rows
+from worker.kernels.panels import FORMATS
 from worker.kernels.simd import to_float
 
 COUNTS = sorted({*INSTRUCTION_SET.tile_sizes, 3})
+BIASES = {format.code: format.bias for format in sorted(FORMATS.values(), key=lambda each: each.bias) if format.code}
 ACTIVATIONS = {"lowest": -127, "highest": 127, "nothing": 0}
 
 every_code = pytest.mark.parametrize("name", CODES)
@@ -22,14 +24,19 @@ every_count = pytest.mark.parametrize("count", COUNTS)
 
 
 @lru_cache
-def block_dots(name: str, count: int) -> Entry:
-    """Writes the dots of the whole block, of its first and of its second half."""
+def block_dots(name: str, bias: int, count: int) -> Entry:
+    """Writes the dots of the whole block, of its first and of its second half.
 
-    @entry(types.void(types.intp, types.intp, types.intp))
-    def block_dots(panel, x, out):  # all sums are below 2^24: exact
-        store_rows(out, 64, to_float(block_dot(name, 0, 8, 1, count, panel, 0, x)))
-        store_rows(out + 64 * count, 64, to_float(block_dot(name, 0, 4, 1, count, panel, 0, x)))
-        store_rows(out + 128 * count, 64, to_float(block_dot(name, 4, 8, 1, count, panel, 0, x)))
+    sums: those of activations, of the first half, the second and the whole.
+    """
+
+    @entry(types.void(types.intp, types.intp, types.intp, types.intp))
+    def block_dots(panel, x, sums, out):  # all sums are below 2^24: exact
+        last = sums + 4 * count
+        whole = last + 4 * count
+        store_rows(out, 64, to_float(block_dot(name, bias, 0, 8, 1, count, panel, 0, x, whole)))
+        store_rows(out + 64 * count, 64, to_float(block_dot(name, bias, 0, 4, 1, count, panel, 0, x, sums)))
+        store_rows(out + 128 * count, 64, to_float(block_dot(name, bias, 4, 8, 1, count, panel, 0, x, last)))
 
     return compiled(block_dots)
 
@@ -48,16 +55,17 @@ def packed(name: str, codes: np.ndarray) -> np.ndarray:
 
 
 def assert_dots_are_exact(name: str, codes: np.ndarray, x: np.ndarray) -> None:
-    """(16, 32) codes, (tokens, 32) activations."""
-    count = len(x)
-    panel = packed(name, codes)
+    """(16, 32) codes, (tokens, 32) activations; without a bias and with that of some format."""
+    count, panel = len(x), packed(name, codes)
     quads = np.ascontiguousarray(x.astype(np.int8).reshape(count, 8, 4).transpose(1, 0, 2))
+    sums = np.array([x[:, :16].sum(1), x[:, 16:].sum(1), x.sum(1)], np.int32)
     out = np.empty((3, count, 16), np.float32)
-    block_dots(name, count)(panel.ctypes.data, quads.ctypes.data, out.ctypes.data)
-    values = np.array(CODES[name].table or range(256))[codes]
-    np.testing.assert_array_equal(out[0], x @ values.T)
-    np.testing.assert_array_equal(out[1], x[:, :16] @ values[:, :16].T)
-    np.testing.assert_array_equal(out[2], x[:, 16:] @ values[:, 16:].T)
+    for bias in {0, BIASES[name]}:
+        block_dots(name, bias, count)(panel.ctypes.data, quads.ctypes.data, sums.ctypes.data, out.ctypes.data)
+        values = np.array(CODES[name].table or range(256))[codes] - bias
+        np.testing.assert_array_equal(out[0], x @ values.T)
+        np.testing.assert_array_equal(out[1], x[:, :16] @ values[:, :16].T)
+        np.testing.assert_array_equal(out[2], x[:, 16:] @ values[:, 16:].T)
 
 
 @every_count

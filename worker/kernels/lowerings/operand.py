@@ -12,13 +12,18 @@ from worker.kernels.codes import QUAD_BYTES, Code, Plane
 
 @dataclass(frozen=True)
 class Operand:
-    """What a product is of: `quads` of the block at `panel`, and the block's activations of `count` tokens at `x`."""
+    """What a product is of: `quads` of the block at `panel`, and the block's activations of `count` tokens at `x`.
+
+    Codes less `bias` are multiplied; the tokens' sums of activations over the quads are at `sums`.
+    """
 
     code: Code
+    bias: int
     quads: range
     count: int
     panel: Any
     x: Any
+    sums: Any
 
     def activation(self, b: Any, quad: int | Any, token: int, lanes: int) -> Any:
         """The four bytes of a quad and token in each of `lanes` lanes of i32."""
@@ -30,6 +35,15 @@ class Operand:
         distance = QUAD_BYTES * (plane.position + quad // plane.quads_per_vector) + part * width
         return llvm.load(b, llvm.offset(b, self.panel, distance), ir.VectorType(llvm.I8, width), 1)
 
+    def less_bias(self, b: Any, dots: list[Any], done: int = 0) -> list[Any]:
+        """Each token's products of codes less the bias, from those of codes less `done`."""
+        if self.bias == done:
+            return dots
+        bias = llvm.constant(dots[0].type, self.bias - done)
+        sums = [llvm.load(b, llvm.offset(b, self.sums, 4 * token), llvm.I32, 4) for token in range(self.count)]
+        return [b.sub(dot, b.mul(llvm.splat(b, sum_, bias.type.count), bias))
+                for dot, sum_ in zip(dots, sums, strict=True)]
+
     def codes(self, b: Any, quad: int, part: int, width: int) -> Any:
         """Codes of a quad, of the rows in bytes part * width and on: <width x i8>, before any table."""
         return functools.reduce(b.or_, [
@@ -39,15 +53,11 @@ class Operand:
 
 def take_field(b: Any, packed: Any, plane: Plane, quad: int) -> Any:
     """A quad's bits of a plane's vector, moved to their place in the code."""
-    return take_bits(b, packed, plane.bits, plane.shift(quad), plane.position)
-
-
-def take_bits(b: Any, packed: Any, bits: int, position: int, target: int) -> Any:
-    """`bits` of each byte, moved from `position` to `target`."""
-    if bits == 8:
+    if plane.bits == 8:
         return packed
     words = b.bitcast(packed, ir.VectorType(llvm.I16, packed.type.count // 2))
-    distance = position - target
+    distance = plane.shift(quad) - plane.position
     if distance:
         words = (b.lshr if distance > 0 else b.shl)(words, llvm.constant(words.type, abs(distance)))
-    return b.and_(b.bitcast(words, packed.type), llvm.constant(packed.type, ((1 << bits) - 1) << target))
+    mask = ((1 << plane.bits) - 1) << plane.position
+    return b.and_(b.bitcast(words, packed.type), llvm.constant(packed.type, mask))

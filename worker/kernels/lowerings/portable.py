@@ -18,7 +18,7 @@ def dot(b: Any, o: Operand) -> list[Any]:
             for token in range(o.count):
                 value = llvm.load(b, llvm.offset(b, o.x, 4 * (quad * o.count + token) + byte), llvm.I8, 1)
                 sums[token] = b.add(sums[token], b.mul(weights, llvm.splat(b, b.sext(value, llvm.I32), LANES)))
-    return sums
+    return o.less_bias(b, sums)
 
 
 def _select_bytes(b: Any, table: Sequence[int], codes: Any) -> Any:

@@ -27,6 +27,6 @@ def dot_of_width(width: int) -> Callable[[Any, Operand], list[Any]]:
                 for part in range(parts):
                     sums[part][token] = llvm.call(b, instruction, lane_vector,
                                                   sums[part][token], weights[part], activation)
-        return whole(b, sums)
+        return o.less_bias(b, whole(b, sums))
 
     return lower
