@@ -28,6 +28,7 @@ from router.supervision.runfolder import writable_base
 
 PACKAGES = ("corral", "grpcio", "numba", "llvmlite")
 INSTRUCTION_SETS: Mapping[str, frozenset[str]] = {  # as workers choose, by what the system says of the processor
+    "amx-int8": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni", "amx_tile", "amx_int8"}),
     "avx512-vnni": frozenset({"avx512f", "avx512bw", "avx512vl", "avx512_vnni"}),
     "avx-vnni": frozenset({"avx2", "fma", "f16c", "avx_vnni"}),
     "avx2": frozenset({"avx2", "fma", "f16c"}),

@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding
 
 from worker.errors import UnsupportedModel
-from worker.kernels.lowerings import avx2, portable, vnni
+from worker.kernels.lowerings import amx, avx2, portable, vnni
 from worker.kernels.lowerings.operand import Operand
 
 
@@ -27,6 +27,7 @@ class InstructionSet:
     attention_rows: int  # queries of attention's wide tile
     panels_abreast: int  # that a single token reads side by side, if their codes are read quickly enough
     dot: Callable[[Any, Operand], list[Any]]  # the lowering of dots.block_dot: 16 x i32 for each token
+    unpacked_tile: int = 0  # of tokens, for products with unpacked weights, as lowerings.amx takes them; 0: none
 
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
@@ -36,6 +37,8 @@ _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl"})
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     row.name: row
     for row in (
+        InstructionSet("amx-int8", _AVX512 | {"avx512vnni", amx.TILES, "amx-int8"}, (12, 4, 2, 1), 12, 8, 4,
+                       vnni.dot_of_width(512), amx.TOKENS),
         InstructionSet("avx512-vnni", _AVX512 | {"avx512vnni"}, (12, 4, 2, 1), 12, 8, 4, vnni.dot_of_width(512)),
         InstructionSet("avx-vnni", _AVX2 | {"avxvnni"}, (6, 4, 2, 1), 4, 6, 4, vnni.dot_of_width(256)),
         InstructionSet("avx2", _AVX2, (8, 4, 2, 1), 4, 6, 4, avx2.dot),
@@ -60,5 +63,10 @@ def choose(wanted: str, features: frozenset[str]) -> InstructionSet:
     return INSTRUCTION_SETS[wanted or names[0]]
 
 
-FEATURES = frozenset(name for name, on in llvmlite.binding.get_host_cpu_features().items() if on)
+def _features() -> frozenset[str]:
+    found = {name for name, on in llvmlite.binding.get_host_cpu_features().items() if on}
+    return frozenset(found if amx.TILES not in found or amx.is_permitted() else found - {amx.TILES})
+
+
+FEATURES = _features()
 INSTRUCTION_SET = choose(os.environ.get("CORRAL_ISA", ""), FEATURES)

@@ -30,6 +30,8 @@ from numba.core.caching import FunctionCache
 from numba.core.ccallback import CFunc
 from numba.extending import intrinsic
 
+from worker.kernels.instruction_sets import INSTRUCTION_SET
+
 
 def cache_folder() -> Path:
     """Where this user's Corral keeps what it can make again."""
@@ -46,7 +48,7 @@ def _kernel_folder() -> Path:
             digest.update(source.name.encode() + b"\0" + text)
     features = llvmlite.binding.get_host_cpu_features().flatten()
     facts = (numba.__version__, platform.machine(), llvmlite.binding.get_host_cpu_name(), features,
-             os.environ.get("CORRAL_ISA", ""))
+             INSTRUCTION_SET.name)
     digest.update("\0".join(facts).encode())
     return cache_folder() / "kernels" / digest.hexdigest()[:20]
 

@@ -27,6 +27,14 @@ def store(b: Any, value: Any, address: Any, align: int) -> None:
     b.store(value, pointer(b, address, value.type)).align = align
 
 
+def room(b: Any, num_bytes: int) -> Any:
+    """Address of so many bytes on the stack, aligned to 64, which hold anything."""
+    with b.goto_entry_block():
+        place = b.alloca(ir.ArrayType(I8, num_bytes))
+        place.align = 64
+        return b.ptrtoint(place, I64)
+
+
 def scatter(b: Any, values: Any, address: Any, stride: Any) -> None:
     """Writes the lanes of a vector `stride` bytes apart."""
     for lane in range(values.type.count):

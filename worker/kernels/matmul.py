@@ -9,15 +9,30 @@ from typing import Any
 import numpy as np
 from numba.extending import overload
 
-from worker.kernels.activations import FACTOR_BYTES
+from worker.kernels.activations import FACTOR_BYTES, num_unpacked
 from worker.kernels.codes import BLOCK, CODES
-from worker.kernels.dots import block_dot
+from worker.kernels.dots import (
+    UNPACKED_BYTES,
+    begin_unpacked,
+    block_dot,
+    end_unpacked,
+    unpack_block,
+)
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, call, inlined, kernel
-from worker.kernels.memory import load_rows, prefetch, splats, splats_i32, splats_strided, store_rows
+from worker.kernels.memory import (
+    load_rows,
+    prefetch,
+    room,
+    splats,
+    splats_i32,
+    splats_strided,
+    store,
+    store_rows,
+)
 from worker.kernels.number_formats import load_each
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
-from worker.kernels.simd import LANES, fma, to_float, zeros
+from worker.kernels.simd import LANES, fma, splat, to_float, zeros
 
 LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
 
@@ -27,22 +42,25 @@ AHEAD = 2048
 _LINE = 64
 
 _ROWS_BYTES = 4 * LANES  # of a panel's results
+_NOTHING = np.float32(0)
 
 # Tokens computed before the next panel is read: their codes stay in the second-level cache.
 TOKENS_AT_ONCE = 96
+UNPACKED_AT_ONCE = 1024  # columns of a panel, a multiple of every span, which stay in the first-level cache
 
 
 @kernel
-def _ask_ahead(address, num_lines):
-    """Lets what lies AHEAD of an address come into the cache."""
+def _ask_ahead(address, distance, num_lines):
+    """Lets what lies so many bytes ahead of an address come into the cache."""
     for line in range(num_lines):
-        prefetch(address + AHEAD + line * _LINE)
+        prefetch(address + distance + line * _LINE)
 
 
 def _tile_product(format: PanelFormat, panels: int, size: int) -> Any:
     """One panel with a tile of `size` tokens, whose activations begin at the addresses, or several with one token.
 
-    The panels lie `stride` bytes apart. Tile(f32, panels * size) of 16 rows.
+    The panels lie `stride` bytes apart; what they were unpacked to, if the tile takes it, is at `unpacked`. Adds to
+    `total`: Tile(f32, panels * size) of 16 rows.
     """
     if format.unpack is None:
         return _of_numbers(format, panels, size)
@@ -55,13 +73,12 @@ def _lines(num_bytes: int) -> int:
 
 
 def _of_numbers(format: PanelFormat, panels: int, size: int) -> Any:
-    number, distance, count = format.name, LANES * format.number_bytes, panels * size
+    number, distance = format.name, LANES * format.number_bytes
 
-    def multiply(panel, stride, num_columns, values, codes, factors):
-        total = zeros(count)
+    def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns):
             if panels == 1:
-                _ask_ahead(panel, 1)
+                _ask_ahead(panel, AHEAD, 1)
             weights = load_each(number, panel, stride, panels)
             total = fma(weights, splats_strided(values, num_columns * 4, size), total)
             panel += distance
@@ -74,18 +91,17 @@ def _of_numbers(format: PanelFormat, panels: int, size: int) -> Any:
 def _of_codes(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k under one scale."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
-    is_small, codes_bytes, factors_bytes, count = span > BLOCK, BLOCK * size, FACTOR_BYTES * size, panels * size
-    header_lines, block_lines = _lines(header), _lines(block)
+    is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
+    header_lines, block_lines, asks = _lines(header), _lines(block), panels == 1
 
-    def multiply(panel, stride, num_columns, values, codes, factors):
-        total = zeros(count)
+    def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns // span):
             span_scale = load_each(scale_type, panel, stride, panels)
             span_minimum = load_each("F16", panel + minima_at, stride, panels)
             scale, minimum = span_scale, span_minimum
             small, small_minimum = panel + small_at, panel + small_minima_at
-            if panels == 1:
-                _ask_ahead(panel, header_lines)
+            if asks:
+                _ask_ahead(panel, ahead, header_lines)
             panel += header
             for _ in range(span // BLOCK):
                 if is_small:
@@ -93,13 +109,14 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
                     minimum = span_minimum * load_each("I8", small_minimum, stride, panels)
                     small += LANES
                     small_minimum += LANES
-                if panels == 1:
-                    _ask_ahead(panel, block_lines)
-                dots = block_dot(code, bias, 0, 8, panels, size, panel, stride, codes, factors + 8 * size)
+                if asks:
+                    _ask_ahead(panel, ahead, block_lines)
+                dots = block_dot(code, bias, 0, 8, panels, size, panel, stride, unpacked, codes, factors + 8 * size)
                 total = fma(to_float(dots), scale * splats(factors, size), total)
                 if has_minimum:
                     total = fma(minimum, splats(factors + 4 * size, size), total)
                 panel += block
+                unpacked += UNPACKED_BYTES
                 codes += codes_bytes
                 factors += factors_bytes
         return total
@@ -110,23 +127,22 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
 def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k whose halves have each their small scale, and with it their small minimum."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
-    codes_bytes, factors_bytes, smalls_bytes, count = BLOCK * size, FACTOR_BYTES * size, 2 * LANES, panels * size
-    header_lines, block_lines = _lines(header), _lines(block)
+    codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
+    header_lines, block_lines, asks = _lines(header), _lines(block), panels == 1
 
-    def multiply(panel, stride, num_columns, values, codes, factors):
-        total = zeros(count)
+    def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns // span):
             scale = load_each(scale_type, panel, stride, panels)
             minimum = load_each("F16", panel + minima_at, stride, panels)
             small, small_minimum = panel + small_at, panel + small_minima_at
-            if panels == 1:
-                _ask_ahead(panel, header_lines)
+            if asks:
+                _ask_ahead(panel, ahead, header_lines)
             panel += header
             for _ in range(span // BLOCK):
-                if panels == 1:
-                    _ask_ahead(panel, block_lines)
-                first = block_dot(code, bias, 0, 4, panels, size, panel, stride, codes, factors + 12 * size)
-                last = block_dot(code, bias, 4, 8, panels, size, panel, stride, codes, factors + 16 * size)
+                if asks:
+                    _ask_ahead(panel, ahead, block_lines)
+                first = block_dot(code, bias, 0, 4, panels, size, panel, stride, unpacked, codes, factors + 12 * size)
+                last = block_dot(code, bias, 4, 8, panels, size, panel, stride, unpacked, codes, factors + 16 * size)
                 sums = to_float(first) * (scale * load_each("I8", small, stride, panels))
                 sums = fma(to_float(last), scale * load_each("I8", small + LANES, stride, panels), sums)
                 if has_minimum:
@@ -138,6 +154,7 @@ def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
                 small += smalls_bytes
                 small_minimum += smalls_bytes
                 panel += block
+                unpacked += UNPACKED_BYTES
                 codes += codes_bytes
                 factors += factors_bytes
         return total
@@ -161,20 +178,80 @@ def _panel_products(
     name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any, out: Any,
     out_stride: Any, adds: Any, token: Any, end: Any,
 ) -> Any:  # fmt: skip
-    count = size.literal_value
-    multiply = inlined(_tile_product(FORMATS[name.literal_value], 1, count))
+    format, count = FORMATS[name.literal_value], size.literal_value
+    multiply = inlined(_tile_product(format, 1, count))
     write = inlined(_writer(count))
 
     def products(name, size, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
         factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
         while end - token >= count:
-            total = multiply(panel, 0, num_columns, values + token * num_columns * 4, codes + token * num_columns,
-                             factors + token * factors_bytes)
+            total = multiply(zeros(count), panel, 0, AHEAD, 0, num_columns, values + token * num_columns * 4,
+                             codes + token * num_columns, factors + token * factors_bytes)
             write(out + token * out_stride, out_stride, adds, total)
             token += count
         return token
 
     return products
+
+
+def unpacked_products(
+    name: str, panel: int, num_columns: int, codes: int, factors: int, out: int, out_stride: int, adds: int,
+    token: int, end: int,
+) -> int:  # fmt: skip
+    """One panel with the tiles from `token` to `end`, which take unpacked weights, if this format has such; `end` then.
+
+    name: a constant, that of a format. A part of the panel is unpacked for all tiles together, and then the next one.
+    """
+    raise NotImplementedError("only in kernels")
+
+
+@overload(unpacked_products, prefer_literal=True, strict=False)
+def _unpacked_products(
+    name: Any, panel: Any, num_columns: Any, codes: Any, factors: Any, out: Any, out_stride: Any, adds: Any,
+    token: Any, end: Any,
+) -> Any:  # fmt: skip
+    format, count = FORMATS[name.literal_value], INSTRUCTION_SET.unpacked_tile
+    if not _unpacks(format):
+        return lambda name, panel, num_columns, codes, factors, out, out_stride, adds, token, end: token
+    layout = format.layout
+    multiply, write = inlined(_tile_product(format, 1, count)), inlined(_writer(count))
+    code, bias, span, header, block = layout.code, layout.bias, layout.span, layout.header_bytes, layout.block_bytes
+    span_bytes = layout.span_bytes
+    weights_bytes, totals_bytes = UNPACKED_AT_ONCE * LANES, TOKENS_AT_ONCE * _ROWS_BYTES
+
+    def products(name, panel, num_columns, codes, factors, out, out_stride, adds, token, end):
+        if token >= end:
+            return token
+        weights, totals = room(weights_bytes), room(totals_bytes)
+        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
+        for place in range(0, (end - token) * _ROWS_BYTES, _ROWS_BYTES):
+            store(totals + place, splat(_NOTHING))
+        for first in range(0, num_columns, UNPACKED_AT_ONCE):
+            num = min(UNPACKED_AT_ONCE, num_columns - first)
+            part_bytes, unpacked = num // span * span_bytes, weights
+            for index in range(num // span):
+                blocks = panel + index * span_bytes + header
+                for _ in range(span // BLOCK):
+                    unpack_block(code, bias, blocks, unpacked)
+                    blocks += block
+                    unpacked += UNPACKED_BYTES
+            for t in range(token, end, count):
+                rows = totals + (t - token) * _ROWS_BYTES
+                total = multiply(load_rows(rows, _ROWS_BYTES, count), panel, 0, part_bytes, weights, num, 0,
+                                 codes + t * num_columns + first * count,
+                                 factors + t * factors_bytes + first // BLOCK * FACTOR_BYTES * count)
+                if first + num < num_columns:
+                    store_rows(rows, _ROWS_BYTES, total)
+                else:
+                    write(out + t * out_stride, out_stride, adds, total)
+            panel += part_bytes
+        return end
+
+    return products
+
+
+def _unpacks(format: PanelFormat) -> bool:
+    return format.unpack is not None and INSTRUCTION_SET.unpacked_tile > 0
 
 
 def _writer(count: int) -> Any:
@@ -223,7 +300,7 @@ def _abreast_products(
         part = (last - first) // count
         for index in range(first, first + part):
             panel, rows = panels + index * panel_bytes, out + index * _ROWS_BYTES
-            total = multiply(panel, part * panel_bytes, num_columns, values, codes, factors)
+            total = multiply(zeros(count), panel, part * panel_bytes, AHEAD, 0, num_columns, values, codes, factors)
             write(rows, part * _ROWS_BYTES, adds, total)
         return first + part * count
 
@@ -232,7 +309,7 @@ def _abreast_products(
 
 def _product(name: str) -> Native:
     """Its closure holds plain constants alone, by which the cache finds it again."""
-    large = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE
+    large, unpacks = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE, _unpacks(FORMATS[name])
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
@@ -240,18 +317,25 @@ def _product(name: str) -> Native:
         if num_tokens == 1:
             first = abreast_products(
                 name, panels, panel_bytes, num_columns, values, codes, factors, out, adds, first, last)
+        unpacked = num_unpacked(num_tokens) if unpacks else 0
+        if unpacked > 0:
+            begin_unpacked()
         for done in range(0, num_tokens, TOKENS_AT_ONCE):
             end = min(num_tokens, done + TOKENS_AT_ONCE)
             for index in range(first, last):
                 panel, target = panels + index * panel_bytes, out + index * _ROWS_BYTES
+                token = unpacked_products(
+                    name, panel, num_columns, codes, factors, target, out_stride, adds, done, min(end, unpacked))
                 token = panel_products(
-                    name, large, panel, num_columns, values, codes, factors, target, out_stride, adds, done, end)
+                    name, large, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
                 token = panel_products(
                     name, MIDDLE, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
                 token = panel_products(
                     name, SMALL, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
                 panel_products(
                     name, 1, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
+        if unpacked > 0:
+            end_unpacked()
 
     return Native(f"product of {name}", "i" * 12, product)
 

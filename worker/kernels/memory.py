@@ -116,21 +116,6 @@ def store_i8(typing: Any, address: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_quads(typing: Any, address: Any, stride: Any, value: Any) -> Any:
-    """Writes 16 i32 lanes, which must be in range, as int8: four at address, four at address + stride, and so on."""
-
-    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
-        address, distance, lanes = arguments
-        quads = b.bitcast(b.trunc(lanes, ir.VectorType(llvm.I8, LANES)), ir.VectorType(llvm.I32, 4))
-        for quad in range(4):
-            target = b.add(address, b.mul(distance, llvm.I64(quad)))
-            llvm.store(b, b.extract_element(quads, llvm.I32(quad)), target, 1)
-        return context.get_dummy_value()
-
-    return types.void(types.intp, types.intp, I32), lower
-
-
-@intrinsic
 def scatter_bytes(typing: Any, address: Any, stride: Any, value: Any) -> Any:
     """Writes the lowest byte of 16 i32 lanes, `stride` bytes apart."""
 
@@ -175,6 +160,13 @@ store_scalar_f16 = _storer(types.float32, lambda b, value: b.fptrunc(value, llvm
 store_scalar_i32 = _storer(types.int32, lambda b, value: value)
 store_scalar_i64 = _storer(types.int64, lambda b, value: value)
 store_scalar_u8 = _storer(types.int32, lambda b, value: b.trunc(value, llvm.I8))
+
+
+@intrinsic(prefer_literal=True)
+def room(typing: Any, num_bytes: Any) -> Any:
+    """Address of so many bytes (a constant) on the stack, aligned to 64, which are the caller's until it returns."""
+
+    return types.intp(num_bytes), lambda context, b, signature, arguments: llvm.room(b, num_bytes.literal_value)
 
 
 @intrinsic

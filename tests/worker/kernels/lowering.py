@@ -23,21 +23,25 @@ def digest(values: np.ndarray) -> str:
 
 
 def block_dots() -> str:
-    """Blocks of every kind of code, which are exact or fail; with two tokens, to compile little."""
+    """Blocks of every kind of code, which are exact or fail; with two tokens, to compile little.
+
+    Also with as many as take unpacked weights, where there are such.
+    """
     dots = importlib.import_module("tests.worker.kernels.test_dots")
     rng = np.random.default_rng(0)
-    for name, code in dots.CODES.items():
-        codes, x = rng.integers(0, 1 << code.bits, (16, 32)), rng.integers(-127, 128, (2, 32))
-        dots.assert_dots_are_exact(name, codes, x)
-        highest = np.full((16, 32), (1 << code.bits) - 1)
-        dots.assert_dots_are_exact(name, highest, np.repeat([[127], [-127]], 32, axis=1))
+    for count in filter(lambda count: count == 2 or dots.takes_unpacked(count), dots.COUNTS):
+        for name, code in dots.CODES.items():
+            codes, x = rng.integers(0, 1 << code.bits, (16, 32)), rng.integers(-127, 128, (count, 32))
+            dots.assert_dots_are_exact(name, codes, x)
+            highest = np.full((16, 32), (1 << code.bits) - 1)
+            dots.assert_dots_are_exact(name, highest, np.repeat([[127], [-127]] * (count // 2), 32, axis=1))
     return "exact"
 
 
 def product() -> str:
-    """A product with 29 tokens: all sizes of tiles."""
+    """A product with 47 tokens: tiles of all sizes, but of four where 32 tokens take unpacked weights."""
     matrix = importlib.import_module("tests.worker.kernels.callers").random_matrix("Q4_1", 37, 96)
-    x = np.random.default_rng(0).standard_normal((29, 96))
+    x = np.random.default_rng(0).standard_normal((47, 96))
     return digest(importlib.import_module("tests.worker.kernels.test_matmul").product(matrix, x))
 
 

@@ -39,8 +39,8 @@ def quantised(values: np.ndarray) -> tuple[naive.Quantised, np.ndarray, np.ndarr
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         within = token - first
-        tile = codes[first * num_columns : (first + size) * num_columns].reshape(num_blocks, 8, size, 4)
-        out.codes[token] = tile[:, :, within].reshape(num_blocks, 32)
+        tile = codes[first * num_columns : (first + size) * num_columns].reshape(num_blocks, size, 32)
+        out.codes[token] = tile[:, within]
         begin = first * num_blocks * 5
         of_tile = factors[begin : begin + size * num_blocks * 5].reshape(num_blocks, 5, size)
         out.scales[token], scaled[token] = of_tile[:, 0, within], of_tile[:, 1, within]
@@ -99,18 +99,30 @@ def test_tiles_partition_the_tokens_in_order_largest_first(num_tokens):
     assert [first for first, _ in tiles] == np.cumsum([0, *(size for _, size in tiles[:-1])]).tolist()
     assert sum(size for _, size in tiles) == num_tokens
     sizes = [size for _, size in tiles]
-    assert sizes == sorted(sizes, reverse=True) and set(sizes) <= set(INSTRUCTION_SET.tile_sizes)
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) <= {*INSTRUCTION_SET.tile_sizes, INSTRUCTION_SET.unpacked_tile}
     for token in range(num_tokens):
         first, size = tile_of(token, num_tokens)
         assert first <= token < first + size
 
 
-@pytest.mark.parametrize("sizes", sorted({row.tile_sizes for row in INSTRUCTION_SETS.values()}))
-def test_no_tile_of_any_instruction_set_crosses_what_is_computed_at_once(sizes, monkeypatch):
+@pytest.mark.parametrize("row", INSTRUCTION_SETS.values(), ids=INSTRUCTION_SETS)
+def test_no_tile_of_any_instruction_set_crosses_what_is_computed_at_once(row, monkeypatch):
+    sizes = row.tile_sizes
     monkeypatch.setattr(activations, "_LARGEST", sizes[0])
     monkeypatch.setattr(activations, "_SMALLER", sizes[1:])
+    monkeypatch.setattr(activations, "_UNPACKED", row.unpacked_tile)
+    monkeypatch.setattr(activations, "num_unpacked", activations.num_unpacked.py_func)
     for num_tokens in (TOKENS_AT_ONCE - 1, TOKENS_AT_ONCE + 1, 2 * TOKENS_AT_ONCE + sizes[0] + sizes[1] + 1):
         for token in range(num_tokens):
             first, size = activations.tile_at.py_func(token, num_tokens)
-            assert first <= token < first + size <= num_tokens and size in sizes
+            assert first <= token < first + size <= num_tokens and size in (*sizes, row.unpacked_tile)
             assert first // TOKENS_AT_ONCE == (first + size - 1) // TOKENS_AT_ONCE
+
+
+def test_tiles_take_unpacked_weights_where_two_of_them_share_these(monkeypatch):
+    monkeypatch.setattr(activations, "_UNPACKED", 16)
+    num_unpacked = activations.num_unpacked.py_func
+    assert [num_unpacked(number) for number in (1, 16, 31, 32, 33, 63, 64)] == [0, 0, 0, 32, 32, 48, 64]
+    monkeypatch.setattr(activations, "_UNPACKED", 0)
+    assert num_unpacked(1000) == 0

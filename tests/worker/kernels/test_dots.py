@@ -8,14 +8,21 @@ from numba import types
 
 from tests.worker.kernels.callers import compiled
 from worker.kernels.codes import CODES
-from worker.kernels.dots import block_dot
+from worker.kernels.dots import (
+    UNPACKED_BYTES,
+    begin_unpacked,
+    block_dot,
+    end_unpacked,
+    takes_unpacked,
+    unpack_block,
+)
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Entry, entry
-from worker.kernels.memory import store_rows
+from worker.kernels.memory import room, store_rows
 from worker.kernels.panels import FORMATS
 from worker.kernels.simd import to_float
 
-COUNTS = sorted({*INSTRUCTION_SET.tile_sizes, 3})
+COUNTS = sorted({*INSTRUCTION_SET.tile_sizes, INSTRUCTION_SET.unpacked_tile or 1, 3})
 BIASES = {format.code: format.bias for format in sorted(FORMATS.values(), key=lambda each: each.bias) if format.code}
 ACTIVATIONS = {"lowest": -127, "highest": 127, "nothing": 0}
 
@@ -30,13 +37,20 @@ def block_dots(name: str, bias: int, count: int) -> Entry:
     sums: those of activations, of the first half, the second and the whole.
     """
 
+    unpacks = takes_unpacked(count)
+
     @entry(types.void(types.intp, types.intp, types.intp, types.intp))
     def block_dots(panel, x, sums, out):  # all sums are below 2^24: exact
-        last = sums + 4 * count
+        last, u = sums + 4 * count, room(UNPACKED_BYTES)
         whole = last + 4 * count
-        store_rows(out, 64, to_float(block_dot(name, bias, 0, 8, 1, count, panel, 0, x, whole)))
-        store_rows(out + 64 * count, 64, to_float(block_dot(name, bias, 0, 4, 1, count, panel, 0, x, sums)))
-        store_rows(out + 128 * count, 64, to_float(block_dot(name, bias, 4, 8, 1, count, panel, 0, x, last)))
+        if unpacks:
+            begin_unpacked()
+            unpack_block(name, bias, panel, u)
+        store_rows(out, 64, to_float(block_dot(name, bias, 0, 8, 1, count, panel, 0, u, x, whole)))
+        store_rows(out + 64 * count, 64, to_float(block_dot(name, bias, 0, 4, 1, count, panel, 0, u, x, sums)))
+        store_rows(out + 128 * count, 64, to_float(block_dot(name, bias, 4, 8, 1, count, panel, 0, u, x, last)))
+        if unpacks:
+            end_unpacked()
 
     return compiled(block_dots)
 
@@ -57,11 +71,13 @@ def packed(name: str, codes: np.ndarray) -> np.ndarray:
 def assert_dots_are_exact(name: str, codes: np.ndarray, x: np.ndarray) -> None:
     """(16, 32) codes, (tokens, 32) activations; without a bias and with that of some format."""
     count, panel = len(x), packed(name, codes)
-    quads = np.ascontiguousarray(x.astype(np.int8).reshape(count, 8, 4).transpose(1, 0, 2))
+    activations = x.astype(np.int8)
     sums = np.array([x[:, :16].sum(1), x[:, 16:].sum(1), x.sum(1)], np.int32)
     out = np.empty((3, count, 16), np.float32)
     for bias in {0, BIASES[name]}:
-        block_dots(name, bias, count)(panel.ctypes.data, quads.ctypes.data, sums.ctypes.data, out.ctypes.data)
+        if takes_unpacked(count) and CODES[name].largest - bias > 127:
+            continue  # no format has it
+        block_dots(name, bias, count)(panel.ctypes.data, activations.ctypes.data, sums.ctypes.data, out.ctypes.data)
         values = np.array(CODES[name].table or range(256))[codes] - bias
         np.testing.assert_array_equal(out[0], x @ values.T)
         np.testing.assert_array_equal(out[1], x[:, :16] @ values[:, :16].T)

@@ -43,6 +43,7 @@ def test_an_instruction_set_that_this_processor_lacks_gives_the_same_bits_when_e
 
 
 AVX512 = {*INSTRUCTION_SETS["avx512-vnni"].features, "avx512dq", "avx2", "fma", "f16c"}
+AMX = INSTRUCTION_SETS["amx-int8"].features
 AVX_VNNI = INSTRUCTION_SETS["avx-vnni"].features
 
 
@@ -86,6 +87,23 @@ def test_avx512_takes_weights_from_registers_and_broadcasts_activations_from_mem
     largest = innermost_loops(text)[tokens.index(12)]
     spills = [line for line in largest if re.match(r"vmov\w+\s+%zmm\d+, -?\d*\(%r[sb]p\)", line)]
     assert len(spills) <= most_spills
+
+
+@pytest.mark.parametrize(("format", "most_spills"), [("Q4_0", 0), ("Q4_1", 4), ("Q8_0", 0)])
+def test_amx_multiplies_a_block_with_16_tokens_in_one_instruction(tmp_path, format, most_spills):
+    """The tile's sums are converted where they lie; smaller tiles have the instruction of AVX512."""
+    text = assembly(tmp_path, "amx-int8", "sapphirerapids", AVX512 | AMX, format)
+    (loop,) = [loop for loop in innermost_loops(text) if any("tdpbssd" in line for line in loop)]
+    tiles = [line.split()[0] for line in loop if "tmm" in line]
+    assert tiles == ["tilezero", "tileloadd", "tileloadd", "tdpbssd", "tilestored"]
+    assert sum(bool(re.match(r"vcvtdq2ps\s+\d*\(%rsp", line)) for line in loop) == 16
+    spills = [line for line in loop if re.match(r"vmov\w+\s+%zmm\d+, -?\d*\(%r[sb]p\)", line)]
+    assert len(spills) <= most_spills
+    row, dots = INSTRUCTION_SETS["amx-int8"], [
+        sum(line.startswith("vpdpbusd") for line in loop) // QUADS for loop in innermost_loops(text)
+    ]
+    assert [number for number in dots if number] == [row.panels_abreast, *row.tile_sizes]
+    assert text.count("ldtilecfg") == text.count("tilerelease") == 1
 
 
 def test_avx_vnni_has_its_256_bit_instruction_and_nothing_of_avx512(tmp_path):

@@ -93,6 +93,16 @@ def test_products_of_more_tokens_than_are_computed_at_once_are_right(name):
     assert_product_is_right(random_matrix(name, 37, x.shape[1]), x)
 
 
+@every_format
+def test_products_of_rows_longer_than_what_is_unpacked_at_once_are_right_and_the_same_alone(name):
+    num_columns = 2 * matmul.UNPACKED_AT_ONCE + block_length(name)
+    x = np.random.default_rng(0).standard_normal((35, num_columns))
+    matrix = random_matrix(name, 37, num_columns)
+    assert_product_is_right(matrix, x)
+    alone = np.concatenate([product(matrix, row[None]) for row in x])
+    np.testing.assert_array_equal(product(matrix, x), alone)
+
+
 @pytest.mark.parametrize("name", QUANTISED)
 def test_products_of_whole_numbers_are_exact(name):
     """Scales of 1 on both sides: every partial sum is an integer below 2^24, and f32 must not lose any."""
@@ -126,7 +136,7 @@ def test_a_token_has_the_same_bits_alone_and_among_others(name, num_tokens):
 
 
 @every_format
-@pytest.mark.parametrize("num_tokens", [1, 7])
+@pytest.mark.parametrize("num_tokens", [1, 7, 33])
 def test_adding_gives_what_was_there_plus_the_product(name, num_tokens):
     rng = np.random.default_rng(3)
     x = rng.standard_normal((num_tokens, block_length(name)))

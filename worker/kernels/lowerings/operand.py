@@ -7,7 +7,7 @@ from typing import Any
 from llvmlite import ir
 
 from worker.kernels import llvm
-from worker.kernels.codes import QUAD_BYTES, Code, Plane
+from worker.kernels.codes import BLOCK, QUAD_BYTES, Code, Plane
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,11 @@ class Operand:
 
     def activation(self, b: Any, quad: int | Any, token: int, lanes: int) -> Any:
         """The four bytes of a quad and token in each of `lanes` lanes of i32."""
-        address = llvm.offset(b, llvm.at(b, self.x, quad, 4 * self.count), 4 * token)
-        return llvm.splat(b, llvm.load(b, address, llvm.I32, 4), lanes)
+        return llvm.splat(b, llvm.load(b, self.activation_at(b, quad, token), llvm.I32, 4), lanes)
+
+    def activation_at(self, b: Any, quad: int | Any, token: int) -> Any:
+        """The address of the four bytes of a quad and token."""
+        return llvm.offset(b, llvm.at(b, self.x, quad, 4), BLOCK * token)
 
     def packed(self, b: Any, plane: Plane, quad: int, part: int, width: int) -> Any:
         """The bytes part * width and on of the vector that has a quad of a plane: <width x i8>."""

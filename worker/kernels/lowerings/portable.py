@@ -16,7 +16,7 @@ def dot(b: Any, o: Operand) -> list[Any]:
         for byte in range(4):
             weights = b.and_(b.lshr(lanes, llvm.constant(I32.llvm, 8 * byte)), llvm.constant(I32.llvm, 255))
             for token in range(o.count):
-                value = llvm.load(b, llvm.offset(b, o.x, 4 * (quad * o.count + token) + byte), llvm.I8, 1)
+                value = llvm.load(b, llvm.offset(b, o.activation_at(b, quad, token), byte), llvm.I8, 1)
                 sums[token] = b.add(sums[token], b.mul(weights, llvm.splat(b, b.sext(value, llvm.I32), LANES)))
     return o.less_bias(b, sums)
 
