@@ -12,7 +12,7 @@ FlashAttention-2, arXiv 2307.08691).
 
 import numpy as np
 
-from worker.kernels.cache_pages import score_page, weigh_column
+from worker.kernels.cache_pages import keys_abreast, score_pages, values_abreast, weigh_columns
 from worker.kernels.cache_types import CACHE_TYPES, PAGE, ROW_BYTES, page_offset
 from worker.kernels.instruction_sets import INSTRUCTION_SET
 from worker.kernels.jit import Native, kernel, native
@@ -22,6 +22,7 @@ from worker.kernels.memory import (
     load_scalar_i64,
     prefetch,
     store,
+    store_columns,
     store_rows,
     store_scalar,
     store_scalar_i64,
@@ -136,6 +137,7 @@ def _fetch(page, num_bytes):
 def _attend(key_type: str, value_type: str, rows: int) -> Native:
     key_column_bytes = CACHE_TYPES[key_type].page_bytes(2 * LANES) // 2
     value_column_bytes = CACHE_TYPES[value_type].page_bytes(2 * LANES) // 2
+    pages_abreast, columns_abreast = keys_abreast(key_type, rows), values_abreast(value_type, rows)
 
     def attend(
         query, query_stride, first_row, num_rows, group, context, window, head_dim, keys, key_bytes, values,
@@ -153,14 +155,20 @@ def _attend(key_type: str, value_type: str, rows: int) -> Native:
         first_page = max(chunk * CHUNK, first) // PAGE
         pages = (min((chunk + 1) * CHUNK, end) + PAGE - 1) // PAGE - first_page
         table += 4 * first_page
-        for index in range(pages):
-            page = keys + page_offset(table, index, key_bytes)
+        whole = pages - pages % pages_abreast
+        for index in range(0, whole, pages_abreast):
             if num_rows <= 2 * rows:  # no other tile has brought them near
-                following = min(index + 1, pages - 1)
-                _fetch(keys + page_offset(table, following, key_bytes), key_page_bytes)
-                _fetch(values + page_offset(table, index, value_bytes), value_page_bytes)
+                for page in range(index, index + pages_abreast):
+                    following = min(page + pages_abreast, pages - 1)
+                    _fetch(keys + page_offset(table, following, key_bytes), key_page_bytes)
+                    _fetch(values + page_offset(table, page, value_bytes), value_page_bytes)
+            store_rows(scores + index * page_scores, ROW_BYTES, score_pages(
+                key_type, rows, pages_abreast, keys, key_bytes, table, index, head_dim, queries))
+        for index in range(whole, pages):
+            store_rows(scores + index * page_scores, ROW_BYTES, score_pages(
+                key_type, rows, 1, keys, key_bytes, table, index, head_dim, queries))
+        for index in range(pages):
             place = scores + index * page_scores
-            store_rows(place, ROW_BYTES, score_page(key_type, rows, page, head_dim, queries))
             if softcap > _NOTHING:
                 _cap_scores(place, rows, softcap)
             position = (first_page + index) * PAGE
@@ -171,9 +179,13 @@ def _attend(key_type: str, value_type: str, rows: int) -> Native:
             top, total = soften(scores + row * ROW_BYTES, page_scores, pages)
             store(state + row * state_stride + 4 * head_dim, splat(total))
             store_scalar(state + row * state_stride + 4 * (head_dim + LANES), top)
-        for column in range(head_dim // LANES):
-            store_rows(state + column * (4 * LANES), state_stride, weigh_column(
-                value_type, rows, values, value_bytes, table, pages, column, scores, scaled))
+        whole = head_dim // LANES - head_dim // LANES % columns_abreast
+        for column in range(0, whole, columns_abreast):
+            store_columns(state + column * (4 * LANES), state_stride, rows, weigh_columns(
+                value_type, rows, columns_abreast, values, value_bytes, table, pages, column, scores, scaled))
+        for column in range(whole, head_dim // LANES):
+            store_rows(state + column * (4 * LANES), state_stride, weigh_columns(
+                value_type, rows, 1, values, value_bytes, table, pages, column, scores, scaled))
         if joins:
             for row in range(rows):
                 join(states + row * state_stride, spare + row * state_stride, head_dim)

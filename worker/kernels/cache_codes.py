@@ -23,7 +23,7 @@ from worker.kernels.memory import (
     store_scalar_f16,
     store_scalar_u8,
 )
-from worker.kernels.number_formats import load_numbers
+from worker.kernels.number_formats import load_from, load_numbers
 from worker.kernels.simd import (
     LANES,
     absolute,
@@ -32,6 +32,7 @@ from worker.kernels.simd import (
     max_lanes,
     maximum,
     minimum,
+    repeated,
     round_even,
     shift_left,
     splat,
@@ -44,33 +45,35 @@ _NOTHING = np.float32(0)
 _CODES = {8: ("I8", "I8"), 4: ("LOW4", "HIGH4")}
 
 
-def scorer(cache_type: CacheType, rows: int) -> Any:
-    """score(page, head_dim, queries), as cache_pages.score_page."""
+def scorer(cache_type: CacheType, rows: int, count: int) -> Any:
+    """score(pages, head_dim, queries), as cache_pages.score_pages; pages: a tuple of `count` addresses."""
     low, high = _CODES[cache_type.code_bits]
     half, half_distance = BLOCK // 2, LANES * (BLOCK // 2) if cache_type.code_bits == 8 else 0
-    group_bytes = cache_type.group_bytes
+    group_bytes, num_sums = cache_type.group_bytes, rows * count
 
-    def score(page, head_dim, queries):
-        total = zeros(rows)
-        for _ in range(head_dim // BLOCK):
-            codes = page + 2 * LANES
-            sums = zeros(rows)
+    def score(pages, head_dim, queries):
+        total = zeros(num_sums)
+        for group in range(0, head_dim // BLOCK * group_bytes, group_bytes):
+            codes = group + 2 * LANES
+            sums = zeros(num_sums)
             for i in range(half):
-                sums = fma(load_numbers(low, codes + i * LANES), splats(queries + i * (4 * rows), rows), sums)
+                keys = repeated(load_from(low, pages, codes + i * LANES), rows)
+                sums = fma(keys, splats(queries + i * (4 * rows), rows), sums)
             codes += half_distance
             queries += half * (4 * rows)
             for i in range(half):
-                sums = fma(load_numbers(high, codes + i * LANES), splats(queries + i * (4 * rows), rows), sums)
+                keys = repeated(load_from(high, pages, codes + i * LANES), rows)
+                sums = fma(keys, splats(queries + i * (4 * rows), rows), sums)
             queries += half * (4 * rows)
-            total = fma(sums, load_numbers("F16", page), total)
-            page += group_bytes
+            total = fma(sums, repeated(load_from("F16", pages, group), rows), total)
         return total
 
     return score
 
 
-def weigher(cache_type: CacheType, rows: int) -> Any:
-    """weigh(values, page_bytes, table, pages, column, weights, scaled), as cache_pages.weigh_column."""
+def weigher(cache_type: CacheType, rows: int, columns: int) -> Any:
+    """weigh(values, page_bytes, table, pages, column, weights, scaled), as cache_pages.weigh_columns, of one column."""
+    assert columns == 1, "columns have scales of their own"
     low, high = _CODES[cache_type.code_bits]
     column_bytes = PAGE * LANES if cache_type.code_bits == 8 else 0
     group_bytes = cache_type.group_bytes

@@ -11,35 +11,36 @@ import numpy as np
 
 from worker.kernels.cache_types import PAGE, ROW_BYTES, CacheType, bounded, page_offset
 from worker.kernels.memory import load, splats, splats_strided, store_scalar_u8
-from worker.kernels.number_formats import load_numbers, scatter_numbers, store_numbers
-from worker.kernels.simd import LANES, fma, zeros
+from worker.kernels.number_formats import load_each, load_from, scatter_numbers, store_numbers
+from worker.kernels.simd import LANES, fma, repeated, zeros
 
 
-def scorer(cache_type: CacheType, rows: int) -> Any:
-    """score(page, head_dim, queries), as cache_pages.score_page."""
-    number, distance = cache_type.number, LANES * cache_type.number_bytes
+def scorer(cache_type: CacheType, rows: int, count: int) -> Any:
+    """score(pages, head_dim, queries), as cache_pages.score_pages; pages: a tuple of `count` addresses."""
+    number, distance, num_sums = cache_type.number, LANES * cache_type.number_bytes, rows * count
 
-    def score(page, head_dim, queries):
-        total = zeros(rows)
-        for _ in range(head_dim):
-            total = fma(load_numbers(number, page), splats(queries, rows), total)
-            page += distance
+    def score(pages, head_dim, queries):
+        total = zeros(num_sums)
+        for place in range(0, head_dim * distance, distance):
+            total = fma(repeated(load_from(number, pages, place), rows), splats(queries, rows), total)
             queries += 4 * rows
         return total
 
     return score
 
 
-def weigher(cache_type: CacheType, rows: int) -> Any:
-    """weigh(values, page_bytes, table, pages, column, weights, scaled), as cache_pages.weigh_column."""
-    number, distance = cache_type.number, LANES * cache_type.number_bytes
+def weigher(cache_type: CacheType, rows: int, columns: int) -> Any:
+    """weigh(values, page_bytes, table, pages, column, weights, scaled), as cache_pages.weigh_columns."""
+    number, distance, num_sums = cache_type.number, LANES * cache_type.number_bytes, rows * columns
+    column_bytes = PAGE * distance
 
     def weigh(values, page_bytes, table, pages, column, weights, scaled):
-        total = zeros(rows)
+        total = zeros(num_sums)
         for index in range(pages):
-            value = values + page_offset(table, index, page_bytes) + column * (PAGE * distance)
+            value = values + page_offset(table, index, page_bytes) + column * column_bytes
             for _ in range(PAGE):
-                total = fma(load_numbers(number, value), splats_strided(weights, ROW_BYTES, rows), total)
+                numbers = load_each(number, value, column_bytes, columns)
+                total = fma(repeated(numbers, rows), splats_strided(weights, ROW_BYTES, rows), total)
                 value += distance
                 weights += 4
             weights += (rows - 1) * ROW_BYTES

@@ -6,9 +6,13 @@ and cache_codes.py say what that is byte for byte; cache_pages.py is what attent
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
+from worker.kernels import llvm
 from worker.kernels.codes import BLOCK
 from worker.kernels.jit import kernel
 from worker.kernels.memory import load_scalar_i32
@@ -57,6 +61,21 @@ CACHE_TYPES: dict[str, CacheType] = {
 def page_offset(table, index, page_bytes):
     """Bytes from the first page of the cache to the one that stands at `index` of a table of i32 page numbers."""
     return np.int64(load_scalar_i32(table + 4 * index)) * page_bytes
+
+
+@intrinsic(prefer_literal=True)
+def pages_at(typing: Any, first: Any, page_bytes: Any, table: Any, index: Any, count: Any) -> Any:
+    """Addresses of the pages at `index` of a table and behind it, `count` of them (a constant); first: of page 0."""
+    number = count.literal_value
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        first, page_bytes, table, index, _ = arguments
+        entries = b.add(table, b.mul(index, llvm.I64(4)))
+        numbers = [llvm.load(b, llvm.offset(b, entries, 4 * place), llvm.I32, 4) for place in range(number)]
+        places = [b.add(first, b.mul(b.sext(each, llvm.I64), page_bytes)) for each in numbers]
+        return context.make_tuple(b, signature.return_type, places)
+
+    return types.UniTuple(types.intp, number)(*(types.intp,) * 4, count), lower
 
 
 @kernel

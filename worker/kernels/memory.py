@@ -60,6 +60,22 @@ def store_rows(typing: Any, address: Any, stride: Any, tile: Any) -> Any:
     return types.void(types.intp, types.intp, tile), lower
 
 
+@intrinsic(prefer_literal=True)
+def store_columns(typing: Any, address: Any, stride: Any, rows: Any, tile: Any) -> Any:
+    """Writes a tile of columns, of `rows` vectors each (a constant), `stride` bytes apart; columns are side by side."""
+    num_rows = rows.literal_value
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        address, distance, _, values = arguments
+        for index in range(tile.count):
+            column, row = divmod(index, num_rows)
+            place = b.add(llvm.offset(b, address, 4 * LANES * column), b.mul(distance, llvm.I64(row)))
+            llvm.store(b, b.extract_value(values, index), place, 4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, types.intp, rows, tile), lower
+
+
 def _splat_at(b: Any, address: Any, element: Any) -> Any:
     return llvm.splat(b, llvm.load(b, address, element, 4), LANES)
 

@@ -97,6 +97,23 @@ def load_each(typing: Any, name: Any, address: Any, stride: Any, count: Any) -> 
 
 
 @intrinsic(prefer_literal=True)
+def load_from(typing: Any, name: Any, addresses: Any, distance: Any) -> Any:
+    """16 numbers of the format with this name (a constant) `distance` bytes behind each of a tuple of addresses.
+
+    Tile(f32, number of addresses).
+    """
+    element, widen = _NUMBERS[name.literal_value]
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        _, addresses, distance = arguments
+        places = [b.add(address, distance) for address in cgutils.unpack_tuple(b, addresses)]
+        numbers = ir.VectorType(element, LANES)
+        return cgutils.pack_array(b, [widen(b, llvm.load(b, place, numbers, 1)) for place in places])
+
+    return Tile(F32, addresses.count)(name, addresses, types.intp), lower
+
+
+@intrinsic(prefer_literal=True)
 def load_number(typing: Any, name: Any, address: Any) -> Any:
     """One number of the format with this name (a constant), as f32."""
     element, widen = _NUMBERS[name.literal_value]

@@ -81,6 +81,18 @@ def pick(typing: Any, tile: Any, index: Any) -> Any:
     return tile.vector(tile, index), lambda context, b, signature, arguments: b.extract_value(arguments[0], position)
 
 
+@intrinsic(prefer_literal=True)
+def repeated(typing: Any, tile: Any, count: Any) -> Any:
+    """Each vector of a tile `count` times (a constant), before the next one: to combine each with all of another."""
+    result = Tile(tile.vector, tile.count * count.literal_value)
+
+    def lower(context: Any, b: Any, signature: Any, arguments: Any) -> Any:
+        vectors = [b.extract_value(arguments[0], index) for index in range(tile.count)]
+        return cgutils.pack_array(b, [vector for vector in vectors for _ in range(count.literal_value)])
+
+    return result(tile, count), lower
+
+
 def _by_vectors(operation: Callable[..., Any], result: Vector | None = None) -> Callable[..., Any]:
     """From types of operands to (signature, lowering) that applies `operation` to every vector; None for other types.
 

@@ -6,8 +6,15 @@ from numba import types
 
 from tests.worker.kernels.callers import compiled
 from worker.kernels.jit import entry
-from worker.kernels.memory import load, store, store_scalar
-from worker.kernels.number_formats import load_number, load_numbers, scatter_numbers, store_numbers
+from worker.kernels.memory import load, store, store_rows, store_scalar
+from worker.kernels.number_formats import (
+    load_each,
+    load_from,
+    load_number,
+    load_numbers,
+    scatter_numbers,
+    store_numbers,
+)
 
 
 @entry(types.void(types.intp, types.intp))
@@ -27,6 +34,20 @@ def narrow(x, out):
     store_numbers("F16", out, load(x))
     store_numbers("BF16", out + 32, load(x))
     scatter_numbers("F16", out + 64, 6, load(x))
+
+
+@entry(types.void(types.intp, types.intp))
+def widen_some(x, out):
+    store_rows(out, 64, load_each("I8", x, 5, 3))
+    store_rows(out + 192, 64, load_from("I8", (x + 40, x + 2), 7))
+
+
+def test_numbers_at_several_places_are_those_of_each_place():
+    data = np.random.default_rng(6).integers(-128, 128, 64).astype(np.int8)
+    out = np.zeros((5, 16), np.float32)
+    compiled(widen_some)(data.ctypes.data, out.ctypes.data)
+    for number, place in enumerate((0, 5, 10, 47, 9)):
+        np.testing.assert_array_equal(out[number], data[place : place + 16])
 
 
 def widened(data: np.ndarray) -> np.ndarray:
