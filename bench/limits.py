@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _MILLISECONDS = 300  # of one measurement
-_SUMS = 8  # independent sums, enough to hide the latency of a product
 _ACTIVATIONS = 4096  # bytes, a part of the first-level cache
+_LINE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,7 @@ class _Product:
     and activations x."""
 
     features: frozenset[str]
+    num_sums: int  # independent ones, enough to hide the latency of a product, a power of two
     num_bytes: int
     accumulator: str
     declarations: str
@@ -80,6 +81,7 @@ def _vnni(bits: int, features: set[str]) -> _Product:
     operand = f"<{bits // 8} x i8>"
     return _Product(
         frozenset(features),
+        bits // 32,
         bits // 8,
         kind,
         f"declare {kind} {name}({kind}, {operand}, {operand})",
@@ -93,6 +95,7 @@ _PRODUCTS = (
     _vnni(256, {"avxvnni"}),
     _Product(
         frozenset({"avx2"}),
+        8,
         32,
         "<16 x i16>",
         "declare <16 x i16> @llvm.x86.avx2.pmadd.ub.sw(<32 x i8>, <32 x i8>)",
@@ -110,10 +113,16 @@ def _product_rate(num_threads: int) -> float:
         return 0.0
     engine, function = _compile(product)
     trips = 20_000
-    activations = [np.ones(_ACTIVATIONS, np.int8) for _ in range(num_threads)]
+    activations = [_aligned_ones(_ACTIVATIONS) for _ in range(num_threads)]
     rate = _rate([functools.partial(function, x.ctypes.data, trips) for x in activations])
     del engine
-    return rate * num_threads * trips * _SUMS * product.num_bytes
+    return rate * num_threads * trips * product.num_sums * product.num_bytes
+
+
+def _aligned_ones(num_bytes: int) -> NDArray[np.int8]:
+    """From the beginning of a cache line on: a load that crosses into the next one takes two."""
+    memory = np.ones(num_bytes + _LINE, np.int8)
+    return memory[-memory.ctypes.data % _LINE :][:num_bytes]
 
 
 def _compile(product: _Product) -> tuple[llvm.ExecutionEngine, Callable[[int, int], int]]:
@@ -130,11 +139,11 @@ def _compile(product: _Product) -> tuple[llvm.ExecutionEngine, Callable[[int, in
 
 
 def _loop(product: _Product) -> str:
-    """`_SUMS` sums; each trip multiplies the same weights with as many registers of activations from the cache."""
+    """Several sums; each trip multiplies the same weights with as many registers of activations from the cache."""
     kind, operand = product.accumulator, f"<{product.num_bytes} x i8>"
-    stride = product.num_bytes * _SUMS
+    stride = product.num_bytes * product.num_sums
     phis, body = "", ""
-    for i in range(_SUMS):
+    for i in range(product.num_sums):
         phis += f"  %a{i} = phi {kind} [zeroinitializer, %entry], [%n{i}, %loop]\n"
         body += f"  %o{i} = add i64 %place, {i * product.num_bytes}\n"
         body += f"  %p{i} = getelementptr i8, ptr %x, i64 %o{i}\n"
@@ -142,7 +151,7 @@ def _loop(product: _Product) -> str:
         body += product.code.format(next=f"%n{i}", a=f"%a{i}", w="%w", x=f"%x{i}")
     total = "%n0"
     ends = ""
-    for i in range(1, _SUMS):
+    for i in range(1, product.num_sums):
         ends += f"  %s{i} = add {kind} {total}, %n{i}\n"
         total = f"%s{i}"
     element = kind.removesuffix(">").split(" x ")[1]

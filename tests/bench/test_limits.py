@@ -13,8 +13,8 @@ def test_products_compile_and_count_what_they_multiply() -> None:
 def test_every_lowering_reads_all_its_activations() -> None:
     for product in limits._PRODUCTS:
         text = limits._loop(product)
-        assert text.count(f"load <{product.num_bytes} x i8>") == limits._SUMS + 1
-        assert limits._ACTIVATIONS % (product.num_bytes * limits._SUMS) == 0
+        assert text.count(f"load <{product.num_bytes} x i8>") == product.num_sums + 1
+        assert limits._ACTIVATIONS % (product.num_bytes * product.num_sums) == 0
 
 
 def test_every_thread_works_on_its_own_part() -> None:
