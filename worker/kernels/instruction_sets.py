@@ -26,7 +26,8 @@ class InstructionSet:
     number_tile: int  # of tokens, for products with numbers
     attention_rows: int  # queries of attention's wide tile
     attention_sums: int  # that attention fills by taking pages or columns abreast; 0: it takes one after the other
-    panels_abreast: int  # that a single token reads side by side, if their codes are read quickly enough
+    panels_abreast: int  # that a single token reads side by side
+    asks_abreast: bool  # whether it asks ahead for all of these; else only quickly read codes lie abreast
     dot: Callable[[Any, Operand], list[Any]]  # the lowering of dots.block_dot: 16 x i32 for each token
     unpacked_tile: int = 0  # of tokens, for products with unpacked weights, as lowerings.amx takes them; 0: none
 
@@ -38,12 +39,12 @@ _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl"})
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     row.name: row
     for row in (
-        InstructionSet("amx-int8", _AVX512 | {"avx512vnni", amx.TILES, "amx-int8"}, (12, 4, 2, 1), 12, 8, 16, 4,
+        InstructionSet("amx-int8", _AVX512 | {"avx512vnni", amx.TILES, "amx-int8"}, (12, 4, 2, 1), 12, 8, 16, 4, True,
                        vnni.dot_of_width(512), amx.TOKENS),
-        InstructionSet("avx512-vnni", _AVX512 | {"avx512vnni"}, (12, 4, 2, 1), 12, 8, 16, 4, vnni.dot_of_width(512)),
-        InstructionSet("avx-vnni", _AVX2 | {"avxvnni"}, (6, 4, 2, 1), 4, 6, 0, 4, vnni.dot_of_width(256)),
-        InstructionSet("avx2", _AVX2, (8, 4, 2, 1), 4, 6, 0, 4, avx2.dot),
-        InstructionSet("portable", frozenset(), (6, 4, 2, 1), 4, 4, 0, 1, portable.dot),
+        InstructionSet("avx512-vnni", _AVX512 | {"avx512vnni"}, (12, 4, 2, 1), 12, 8, 16, 4, True, vnni.dot_of_width(512)),
+        InstructionSet("avx-vnni", _AVX2 | {"avxvnni"}, (6, 4, 2, 1), 4, 6, 0, 4, False, vnni.dot_of_width(256)),
+        InstructionSet("avx2", _AVX2, (8, 4, 2, 1), 4, 6, 0, 4, False, avx2.dot),
+        InstructionSet("portable", frozenset(), (6, 4, 2, 1), 4, 4, 0, 1, False, portable.dot),
     )
 }
 

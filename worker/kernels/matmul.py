@@ -50,10 +50,16 @@ UNPACKED_AT_ONCE = 1024  # columns of a panel, a multiple of every span, which s
 
 
 @kernel
-def _ask_ahead(address, distance, num_lines):
-    """Lets what lies so many bytes ahead of an address come into the cache."""
-    for line in range(num_lines):
-        prefetch(address + distance + line * _LINE)
+def _ask_ahead(panel, distance, num_lines, stride, panels):
+    """Lets what lies so many bytes ahead of each panel come into the cache."""
+    for _ in range(panels):
+        for line in range(num_lines):
+            prefetch(panel + distance + line * _LINE)
+        panel += stride
+
+
+def _asks(panels: int) -> bool:
+    return panels == 1 or INSTRUCTION_SET.asks_abreast
 
 
 def _tile_product(format: PanelFormat, panels: int, size: int) -> Any:
@@ -73,12 +79,12 @@ def _lines(num_bytes: int) -> int:
 
 
 def _of_numbers(format: PanelFormat, panels: int, size: int) -> Any:
-    number, distance = format.name, LANES * format.number_bytes
+    number, distance, asks = format.name, LANES * format.number_bytes, _asks(panels)
 
     def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns):
-            if panels == 1:
-                _ask_ahead(panel, AHEAD, 1)
+            if asks:
+                _ask_ahead(panel, AHEAD, 1, stride, panels)
             weights = load_each(number, panel, stride, panels)
             total = fma(weights, splats_strided(values, num_columns * 4, size), total)
             panel += distance
@@ -92,7 +98,7 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k under one scale."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     is_small, codes_bytes, factors_bytes = span > BLOCK, BLOCK * size, FACTOR_BYTES * size
-    header_lines, block_lines, asks = _lines(header), _lines(block), panels == 1
+    header_lines, block_lines, asks = _lines(header), _lines(block), _asks(panels)
 
     def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns // span):
@@ -101,7 +107,7 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
             scale, minimum = span_scale, span_minimum
             small, small_minimum = panel + small_at, panel + small_minima_at
             if asks:
-                _ask_ahead(panel, ahead, header_lines)
+                _ask_ahead(panel, ahead, header_lines, stride, panels)
             panel += header
             for _ in range(span // BLOCK):
                 if is_small:
@@ -110,7 +116,7 @@ def _of_codes(layout: Layout, panels: int, size: int) -> Any:
                     small += LANES
                     small_minimum += LANES
                 if asks:
-                    _ask_ahead(panel, ahead, block_lines)
+                    _ask_ahead(panel, ahead, block_lines, stride, panels)
                 dots = block_dot(code, bias, 0, 8, panels, size, panel, stride, unpacked, codes, factors + 8 * size)
                 total = fma(to_float(dots), scale * splats(factors, size), total)
                 if has_minimum:
@@ -128,7 +134,7 @@ def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
     """Blocks of 32 k whose halves have each their small scale, and with it their small minimum."""
     code, bias, scale_type, has_minimum, span, _, minima_at, small_at, small_minima_at, header, block = layout
     codes_bytes, factors_bytes, smalls_bytes = BLOCK * size, FACTOR_BYTES * size, 2 * LANES
-    header_lines, block_lines, asks = _lines(header), _lines(block), panels == 1
+    header_lines, block_lines, asks = _lines(header), _lines(block), _asks(panels)
 
     def multiply(total, panel, stride, ahead, unpacked, num_columns, values, codes, factors):
         for _ in range(num_columns // span):
@@ -136,11 +142,11 @@ def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
             minimum = load_each("F16", panel + minima_at, stride, panels)
             small, small_minimum = panel + small_at, panel + small_minima_at
             if asks:
-                _ask_ahead(panel, ahead, header_lines)
+                _ask_ahead(panel, ahead, header_lines, stride, panels)
             panel += header
             for _ in range(span // BLOCK):
                 if asks:
-                    _ask_ahead(panel, ahead, block_lines)
+                    _ask_ahead(panel, ahead, block_lines, stride, panels)
                 first = block_dot(code, bias, 0, 4, panels, size, panel, stride, unpacked, codes, factors + 12 * size)
                 last = block_dot(code, bias, 4, 8, panels, size, panel, stride, unpacked, codes, factors + 16 * size)
                 sums = to_float(first) * (scale * load_each("I8", small, stride, panels))
@@ -266,11 +272,11 @@ def _writer(count: int) -> Any:
 def _num_abreast(format: PanelFormat) -> int:
     """Panels that a single token takes together, each from its own part of the thread's.
 
-    A core that reads at several places gets more from memory than one that reads at one and asks ahead there. Codes of
-    several planes keep it computing meanwhile, so that what it asks for ahead is worth more.
+    A core that reads at several places gets more from memory than one that reads at one. Where it does not ask ahead at
+    all of them, codes of several planes, which keep it computing meanwhile, are better off with asking at one.
     """
     is_quick = format.unpack is None or len(CODES[format.code].planes) == 1
-    return INSTRUCTION_SET.panels_abreast if is_quick else 1
+    return INSTRUCTION_SET.panels_abreast if is_quick or INSTRUCTION_SET.asks_abreast else 1
 
 
 def abreast_products(
