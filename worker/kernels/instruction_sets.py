@@ -33,15 +33,18 @@ class InstructionSet:
 
 
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
-_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl"})
+_AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
+_WITH_32_REGISTERS: dict[str, Any] = {
+    "tile_sizes": (12, 4, 2, 1), "number_tile": 12, "attention_rows": 8, "attention_sums": 16,
+    "panels_abreast": 4, "asks_abreast": True, "dot": vnni.dot_of_width(512),
+}  # fmt: skip
 
 # The fastest first.
 INSTRUCTION_SETS: dict[str, InstructionSet] = {
     row.name: row
     for row in (
-        InstructionSet("amx-int8", _AVX512 | {"avx512vnni", amx.TILES, "amx-int8"}, (12, 4, 2, 1), 12, 8, 16, 4, True,
-                       vnni.dot_of_width(512), amx.TOKENS),
-        InstructionSet("avx512-vnni", _AVX512 | {"avx512vnni"}, (12, 4, 2, 1), 12, 8, 16, 4, True, vnni.dot_of_width(512)),
+        InstructionSet("amx-int8", _AVX512 | {amx.TILES, "amx-int8"}, **_WITH_32_REGISTERS, unpacked_tile=amx.TOKENS),
+        InstructionSet("avx512-vnni", _AVX512, **_WITH_32_REGISTERS),
         InstructionSet("avx-vnni", _AVX2 | {"avxvnni"}, (6, 4, 2, 1), 4, 6, 0, 4, False, vnni.dot_of_width(256)),
         InstructionSet("avx2", _AVX2, (8, 4, 2, 1), 4, 6, 0, 4, False, avx2.dot),
         InstructionSet("portable", frozenset(), (6, 4, 2, 1), 4, 4, 0, 1, False, portable.dot),
