@@ -22,7 +22,7 @@ class InstructionSet:
 
     name: str
     features: frozenset[str]  # that the processor must have
-    tile_sizes: tuple[int, int, int, int]  # of tokens, for products with codes: the largest uses all registers
+    tile_sizes: tuple[int, ...]  # of tokens, for products with codes: from one that uses all registers down to 1
     number_tile: int  # of tokens, for products with numbers
     attention_rows: int  # queries of attention's wide tile
     attention_sums: int  # that attention fills by taking pages or columns abreast; 0: it takes one after the other
@@ -35,7 +35,7 @@ class InstructionSet:
 _AVX2 = frozenset({"avx2", "fma", "f16c"})
 _AVX512 = frozenset({"avx512f", "avx512bw", "avx512vl", "avx512vnni"})
 _WITH_32_REGISTERS: dict[str, Any] = {
-    "tile_sizes": (12, 4, 2, 1), "number_tile": 12, "attention_rows": 8, "attention_sums": 16,
+    "tile_sizes": (12, 8, 4, 2, 1), "number_tile": 12, "attention_rows": 8, "attention_sums": 16,
     "panels_abreast": 4, "asks_abreast": True, "dot": vnni.dot_of_width(512),
 }  # fmt: skip
 

@@ -34,8 +34,6 @@ from worker.kernels.number_formats import load_each
 from worker.kernels.panels import FORMATS, Layout, PanelFormat
 from worker.kernels.simd import LANES, fma, splat, to_float, zeros
 
-LARGE, MIDDLE, SMALL, _ = INSTRUCTION_SET.tile_sizes
-
 # Bytes between what a thread computes and what it asks memory for: a processor's own prefetching stops at the end of
 # each page of 4 KiB. Weights are read front to back, so that one panel's end asks for the next one's beginning.
 AHEAD = 2048
@@ -169,35 +167,50 @@ def _of_codes_in_halves(layout: Layout, panels: int, size: int) -> Any:
 
 
 def panel_products(
-    name: str, size: int, panel: int, num_columns: int, values: int, codes: int, factors: int, out: int,
-    out_stride: int, adds: int, token: int, end: int,
+    name: str, panel: int, num_columns: int, values: int, codes: int, factors: int, out: int, out_stride: int,
+    adds: int, token: int, end: int,
 ) -> int:  # fmt: skip
-    """One panel with the tiles of `size` tokens that are whole from `token` to `end`; the first token left over.
-
-    name, size: constants, the first of a format.
-    """
+    """One panel with the tiles from `token` to `end`, the largest first; `end`. name: a constant, that of a format."""
     raise NotImplementedError("only in kernels")
 
 
 @overload(panel_products, prefer_literal=True, strict=False)  # strict would compare annotations
 def _panel_products(
-    name: Any, size: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any, out: Any,
-    out_stride: Any, adds: Any, token: Any, end: Any,
+    name: Any, panel: Any, num_columns: Any, values: Any, codes: Any, factors: Any, out: Any, out_stride: Any,
+    adds: Any, token: Any, end: Any,
 ) -> Any:  # fmt: skip
-    format, count = FORMATS[name.literal_value], size.literal_value
-    multiply = inlined(_tile_product(format, 1, count))
-    write = inlined(_writer(count))
+    format = FORMATS[name.literal_value]
+    largest = INSTRUCTION_SET.number_tile if format.unpack is None else INSTRUCTION_SET.tile_sizes[0]
+    smaller = [size for size in INSTRUCTION_SET.tile_sizes if size < largest]
+    tiles: Any = None
+    for size in reversed((largest, *smaller)):
+        tiles = kernel(_tiles(format, size, tiles))
 
-    def products(name, size, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
-        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
-        while end - token >= count:
-            total = multiply(zeros(count), panel, 0, AHEAD, 0, num_columns, values + token * num_columns * 4,
-                             codes + token * num_columns, factors + token * factors_bytes)
-            write(out + token * out_stride, out_stride, adds, total)
-            token += count
-        return token
+    def products(name, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
+        return tiles(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
 
     return products
+
+
+def _tiles(format: PanelFormat, size: int, smaller: Any) -> Any:
+    """The tiles of `size` tokens that are whole from `token` to `end`, and then smaller ones, if there are any."""
+    multiply, write = inlined(_tile_product(format, 1, size)), inlined(_writer(size))
+
+    def tiles(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
+        factors_bytes = num_columns // BLOCK * FACTOR_BYTES  # of a token
+        while end - token >= size:
+            total = multiply(zeros(size), panel, 0, AHEAD, 0, num_columns, values + token * num_columns * 4,
+                             codes + token * num_columns, factors + token * factors_bytes)
+            write(out + token * out_stride, out_stride, adds, total)
+            token += size
+        return token
+
+    def all_tiles(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
+        token = own(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
+        return smaller(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
+
+    own = inlined(tiles)
+    return tiles if smaller is None else all_tiles
 
 
 def unpacked_products(
@@ -315,7 +328,7 @@ def _abreast_products(
 
 def _product(name: str) -> Native:
     """Its closure holds plain constants alone, by which the cache finds it again."""
-    large, unpacks = INSTRUCTION_SET.number_tile if FORMATS[name].unpack is None else LARGE, _unpacks(FORMATS[name])
+    unpacks = _unpacks(FORMATS[name])
 
     def product(
         panels, panel_bytes, num_columns, values, codes, factors, out, out_stride, adds, num_tokens, first, last
@@ -332,14 +345,7 @@ def _product(name: str) -> Native:
                 panel, target = panels + index * panel_bytes, out + index * _ROWS_BYTES
                 token = unpacked_products(
                     name, panel, num_columns, codes, factors, target, out_stride, adds, done, min(end, unpacked))
-                token = panel_products(
-                    name, large, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
-                token = panel_products(
-                    name, MIDDLE, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
-                token = panel_products(
-                    name, SMALL, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
-                panel_products(
-                    name, 1, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
+                panel_products(name, panel, num_columns, values, codes, factors, target, out_stride, adds, token, end)
         if unpacked > 0:
             end_unpacked()
 
