@@ -26,8 +26,8 @@ CONTROL_BYTES = 64 * 8
 MOST_THREADS = 1 << 10  # less one: the ticket's low digits are a number of threads
 _MOST_STEPS = 1 << 21  # numbers of steps before they begin again
 
-# Turns of a spin, about 20 nanoseconds each.
-_FEWEST_SPINS, _MOST_SPINS, _SPINS_WON = 400, 8000, 40
+# Turns of a spin, 20 to 40 nanoseconds each; even, because the lowest bit says that the last spin was in vain.
+_FEWEST_SPINS, _MOST_SPINS, _SPINS_WON = 400, 8000, 400
 _MACHINE = platform.machine()
 _FUTEX_CALL = {"x86_64": 202, "aarch64": 98}[_MACHINE]
 _WAIT_PRIVATE, _WAKE_PRIVATE = 128, 129
@@ -89,17 +89,20 @@ def _futex(typing: Any, address: Any, operation: Any, value: Any) -> Any:
 def _wait_for_change(word, old, sleepers, patience):
     """Returns when the word no longer holds `old`.
 
-    patience: address of the turns to spin before sleeping. It grows while spins end well and halves when one was in
-    vain: where every thread has its core, a sleep (tens of microseconds to wake from) is worth avoiding; where not, a
-    spinning thread may hold the very core that the one it waits for needs.
+    patience: address of the turns to spin before sleeping. It grows while spins end well and halves when two in a row
+    were in vain: where every thread has its core, a sleep (tens of microseconds to wake from) is worth avoiding, also
+    after somebody else has had one for a moment; where not, a spinning thread may hold the very core that the one it
+    waits for needs.
     """
-    turns = _read(patience)
+    held = _read(patience)
+    turns, was_in_vain = held // 2 * 2, held % 2 == 1
     for _ in range(turns):
         if _read(word) != old:
             _write(patience, np.int32(min(_MOST_SPINS, turns + _SPINS_WON)))
             return
         _pause()
-    _write(patience, np.int32(max(_FEWEST_SPINS, turns // 2)))
+    fewer = max(_FEWEST_SPINS, turns // 2) if was_in_vain else turns
+    _write(patience, np.int32(fewer // 2 * 2 + 1))
     _fetch_add(sleepers, np.int32(1))
     while _read(word) == old:
         _futex(word, np.int32(_WAIT_PRIVATE), old)
