@@ -15,7 +15,7 @@ from worker.kernels.instruction_sets import FEATURES, INSTRUCTION_SET, INSTRUCTI
 from worker.kernels.jit import cache_folder
 
 OTHERS = [name for name in usable(FEATURES) if name != INSTRUCTION_SET.name]
-LACKED = [name for name in INSTRUCTION_SETS if name not in usable(FEATURES)]
+EMULATED = ("amx-int8", "avx512-vnni", "avx-vnni")
 
 digest = lru_cache(lambda part: lowering.PARTS[part]())
 
@@ -33,8 +33,8 @@ def test_every_usable_instruction_set_gives_the_same_bits(name):
     assert answer == {"set": name} | {part: digest(part) for part in lowering.PARTS}
 
 
-@pytest.mark.parametrize("name", LACKED)
-def test_an_instruction_set_that_this_processor_lacks_gives_the_same_bits_when_emulated(name):
+@pytest.mark.parametrize("name", EMULATED)
+def test_an_instruction_set_that_a_processor_may_lack_gives_the_same_bits_when_emulated(name):
     """They have a cache of their own, because its name does not know that a test has changed the instruction set."""
     cache = cache_folder() / "tests" / f"emulated-{name}"
     parts = ("block_dots", "product")
