@@ -1,8 +1,10 @@
 """python -m worker.warm: compiles the kernels whose names come on standard input into the cache, for compilation.py.
 
-Says "ready" when it waits for a name and "done" when that kernel is compiled. Ends with its input.
+Says "ready" when it waits for a name and "done" when that kernel is compiled. Ends with its input, or when nobody
+listens.
 """
 
+import os
 import sys
 
 from worker import sampler
@@ -34,10 +36,13 @@ KERNELS = {kernel.name: kernel for kernel in _ALL}
 
 
 def main() -> None:
-    print("ready", flush=True)
-    for line in sys.stdin:
-        KERNELS[line.rstrip("\n")].compile()
-        print("done", "ready", sep="\n", flush=True)
+    try:
+        print("ready", flush=True)
+        for line in sys.stdin:
+            KERNELS[line.rstrip("\n")].compile()
+            print("done", "ready", sep="\n", flush=True)
+    except BrokenPipeError:  # what could not be said is said to nobody when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":
