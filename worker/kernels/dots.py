@@ -1,8 +1,8 @@
 """The integer product of a block of codes with a tile of activations: what each processor does its own way.
 
-matmul.py calls `block_dot`. Activations are int8, [token][32]: the four bytes of a quad of a token are broadcast to all
-lanes and meet a quad of 16 rows. Invariant: the result is the exact integer in every lowering (lowerings/), so the
-instruction set changes the speed and never a bit.
+tile_products.py calls `block_dot`, matmul.py what unpacks for it. Activations are int8, [token][32]: the four bytes of
+a quad of a token are broadcast to all lanes and meet a quad of 16 rows. Invariant: the result is the exact integer in
+every lowering (lowerings/), so the instruction set changes the speed and never a bit.
 """
 
 from collections.abc import Callable

@@ -45,7 +45,7 @@ def _panel_products(
     smaller = [size for size in INSTRUCTION_SET.tile_sizes if size < largest]
     tiles: Any = None
     for size in reversed((largest, *smaller)):
-        tiles = kernel(_tiles(format, size, tiles))
+        tiles = inlined(_tiles(format, size, tiles))
 
     def products(name, panel, num_columns, values, codes, factors, out, out_stride, adds, token, end):
         return tiles(panel, num_columns, values, codes, factors, out, out_stride, adds, token, end)
